@@ -1,0 +1,35 @@
+//! The one place that reads time, so that everything else can be given a time.
+use std::time::{Duration, Instant};
+
+/// A monotonic stopwatch.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch {
+    start: Instant,
+}
+
+impl Stopwatch {
+    /// Starts now.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this module is the clock")]
+    pub fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// Returns the time since the start.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Returns the nanoseconds since the start, saturating after 584 years.
+    #[must_use]
+    pub fn elapsed_ns(&self) -> u64 {
+        u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Returns the present moment as RFC 3339 text in UTC, milliseconds kept.
+#[must_use]
+pub fn timestamp() -> String {
+    format!("{:.3}", jiff::Timestamp::now())
+}

@@ -1,0 +1,123 @@
+//! Engines: everything that turns tokens into logits, behind one trait.
+//!
+//! A step takes a batch of sequences, each at its own position. No engine keeps state outside a
+//! sequence, so two sequences on one model give what each gives alone.
+use crate::model::spec::ModelSpec;
+
+/// A sequence an engine holds context for.
+pub type SequenceId = u32;
+
+/// Which positions of a chunk give logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogitRows {
+    /// The last one: what sampling needs.
+    Last,
+    /// All of them: what scoring needs. `reference` computes them one position at a time.
+    All,
+}
+
+/// The next tokens of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk<'a> {
+    /// The sequence, from [`LanguageModel::open`].
+    pub sequence: SequenceId,
+    /// Its next tokens, at least one.
+    pub tokens: &'a [u32],
+    /// Which of them give logits.
+    pub logits: LogitRows,
+}
+
+/// Logits of one chunk, row-major.
+///
+/// # Shapes
+///
+/// `values` is `[rows, V]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logits {
+    /// Positions.
+    pub rows: usize,
+    /// V.
+    pub vocab_size: usize,
+    /// The values.
+    pub values: Vec<f32>,
+}
+
+impl Logits {
+    /// Returns the logits of one position.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is not below `rows`.
+    #[must_use]
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.vocab_size..][..self.vocab_size]
+    }
+}
+
+/// Why an engine could not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A sequence outgrew its room.
+    #[error("sequence of {needed} tokens does not fit the context of {context_length}")]
+    ContextFull {
+        /// Tokens with the new ones.
+        needed: usize,
+        /// Tokens there is room for.
+        context_length: usize,
+    },
+    /// A token the vocabulary does not have.
+    #[error("token {token} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// The token.
+        token: u32,
+        /// V.
+        vocab_size: usize,
+    },
+    /// No such sequence is open.
+    #[error("sequence {0} is not open")]
+    UnknownSequence(SequenceId),
+    /// A chunk without tokens.
+    #[error("a chunk needs at least one token")]
+    EmptyChunk,
+    /// Something the engine cannot do.
+    #[error("the {engine} engine cannot {what}")]
+    Unsupported {
+        /// Its name.
+        engine: &'static str,
+        /// What was asked.
+        what: String,
+    },
+    /// The weights lack something or have it in another shape.
+    #[error("weights: {0}")]
+    Weights(String),
+    /// candle said no.
+    #[error("candle: {0}")]
+    Candle(#[from] candle_core::Error),
+}
+
+/// A loaded model.
+pub trait LanguageModel {
+    /// Returns its shape.
+    fn spec(&self) -> &ModelSpec;
+
+    /// Returns how many tokens a sequence may hold.
+    fn context_length(&self) -> usize;
+
+    /// Opens an empty sequence.
+    ///
+    /// # Errors
+    ///
+    /// If there is no room for another.
+    fn open(&mut self) -> Result<SequenceId, EngineError>;
+
+    /// Closes a sequence and frees its room; closing twice does nothing.
+    fn close(&mut self, sequence: SequenceId);
+
+    /// Appends each chunk to its sequence and returns their logits, in the chunks' order.
+    ///
+    /// # Errors
+    ///
+    /// If a sequence is not open, a token is not in the vocabulary, a chunk is empty or the
+    /// context is full. All chunks are checked first, so such an error changes no sequence.
+    fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError>;
+}

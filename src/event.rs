@@ -1,0 +1,210 @@
+//! The one stream between running and everything that watches: journal, collector, progress.
+use serde::{Deserialize, Serialize};
+
+/// What a measurement belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Opening and preparing weights.
+    Load,
+    /// Processing a prompt.
+    Prefill,
+    /// Generating tokens.
+    Decode,
+    /// Scoring text.
+    Eval,
+    /// The process as a whole.
+    Process,
+}
+
+impl Phase {
+    /// Returns its name, as stored.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+            Self::Eval => "eval",
+            Self::Process => "process",
+        }
+    }
+}
+
+/// Which side of a comparison a launch measures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arm {
+    /// The thing under test; every plain run.
+    #[default]
+    Candidate,
+    /// What it is compared with.
+    Baseline,
+}
+
+impl Arm {
+    /// Returns its name, as stored.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Candidate => "candidate",
+            Self::Baseline => "baseline",
+        }
+    }
+}
+
+/// One measured value. Its unit, direction and definition are the metric registry's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The metric's registered name.
+    pub metric: String,
+    /// What it belongs to.
+    pub phase: Phase,
+    /// Which workload of the recipe, by its label (`decode(p128,n64)`); empty for the process.
+    pub workload: String,
+    /// Repetition inside the launch, from 0.
+    pub rep: u32,
+    /// Whether it warms up and does not count.
+    pub warmup: bool,
+    /// The value, in the metric's unit.
+    pub value: f64,
+    /// Tokens or items behind the value.
+    pub n: u64,
+    /// Nanoseconds since the launch began.
+    pub t_ns: u64,
+    /// Position inside the workload (a window of the perplexity text, a training step).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
+}
+
+/// One generated token and its time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenTime {
+    /// Position in the sequence, from 0 for the first prompt token.
+    pub position: u32,
+    /// The token.
+    pub token_id: u32,
+    /// Nanoseconds from the request to this token.
+    pub t_ns: u64,
+}
+
+/// Every token of one request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenTrace {
+    /// Which workload of the recipe, by its label.
+    pub workload: String,
+    /// Repetition inside the launch, from 0.
+    pub rep: u32,
+    /// Sequence inside the batch, from 0.
+    pub request: u32,
+    /// Whether it warms up and does not count.
+    pub warmup: bool,
+    /// The generated tokens, in order.
+    pub tokens: Vec<TokenTime>,
+}
+
+/// How a launch ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Every workload was measured.
+    Complete,
+    /// It failed, for this reason.
+    Failed {
+        /// The exit code the failure asks for.
+        exit_code: u8,
+        /// The whole error, in one text.
+        reason: String,
+    },
+}
+
+/// Something that happened. One line of the journal each, `Progress` excepted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// A process began to write this run: the first, or one that resumes it.
+    SessionStarted {
+        /// RFC 3339, UTC.
+        at: String,
+        /// The writing process.
+        pid: u32,
+        /// `ruvlab`'s version and commit.
+        build: String,
+    },
+    /// A launch began.
+    LaunchStarted {
+        /// Number inside the run, from 0, never used again.
+        launch: u32,
+        /// Which side it measures.
+        arm: Arm,
+        /// Number of the pair or round it belongs to.
+        block: u32,
+        /// Its place in the order of execution inside the block.
+        slot: u32,
+        /// RFC 3339, UTC.
+        at: String,
+    },
+    /// A measured value of a launch.
+    Sample {
+        /// The launch.
+        launch: u32,
+        /// The value.
+        sample: Sample,
+    },
+    /// The tokens of one request of a launch.
+    Tokens {
+        /// The launch.
+        launch: u32,
+        /// The tokens.
+        trace: TokenTrace,
+    },
+    /// How far a launch is; for people, never stored.
+    Progress {
+        /// The launch.
+        launch: u32,
+        /// The workload's label.
+        workload: String,
+        /// Units done.
+        done: u64,
+        /// Units in all.
+        total: u64,
+    },
+    /// Something was not measured, and why (energy counters not readable, say).
+    Unavailable {
+        /// The launch.
+        launch: u32,
+        /// The metric's registered name.
+        metric: String,
+        /// Why.
+        reason: String,
+    },
+    /// A launch ended.
+    LaunchFinished {
+        /// The launch.
+        launch: u32,
+        /// How.
+        outcome: Outcome,
+        /// Wall time of the process, milliseconds.
+        wall_ms: u64,
+    },
+}
+
+impl Event {
+    /// Returns whether the journal keeps it.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        !matches!(self, Self::Progress { .. })
+    }
+}
+
+/// Anything that watches events.
+pub trait Sink {
+    /// Takes note of one event.
+    fn event(&mut self, event: &Event);
+}
+
+impl<F: FnMut(&Event)> Sink for F {
+    fn event(&mut self, event: &Event) {
+        self(event);
+    }
+}

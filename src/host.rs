@@ -1,0 +1,222 @@
+//! Facts about the machine and the build, as far as they can be read without privileges.
+use std::{collections::BTreeMap, fs};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+
+/// What a result was measured on and by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// BLAKE3, in 16 hexadecimal digits, of the facts that make timings comparable.
+    pub host_id: String,
+    /// Operating system and kernel release.
+    pub os: String,
+    /// Processor architecture.
+    pub arch: String,
+    /// Processor model.
+    pub cpu: String,
+    /// Threads the process may use.
+    pub cpus: u16,
+    /// Instruction sets this code can use.
+    pub cpu_features: Vec<String>,
+    /// Frequency governor, where the kernel tells.
+    pub governor: Option<String>,
+    /// Physical memory, bytes.
+    pub memory_bytes: u64,
+    /// Transparent huge pages setting.
+    pub transparent_hugepage: Option<String>,
+    /// `ruvlab`'s version.
+    pub ruvlab: String,
+    /// The commit it was built from, or `unknown`.
+    pub commit: String,
+    /// The compiler it was built with.
+    pub rustc: String,
+    /// The profile it was built with.
+    pub profile: String,
+    /// Versions of the libraries that compute.
+    pub libraries: BTreeMap<String, String>,
+}
+
+/// What the machine was busy with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// Load averages over 1, 5 and 15 minutes, where the kernel tells.
+    pub load_average: Option<[f64; 3]>,
+    /// Share of time another guest of the same processor took since boot.
+    pub steal_share: Option<f64>,
+    /// Memory free for use, bytes.
+    pub memory_available_bytes: Option<u64>,
+}
+
+fn read(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':').map(str::trim))
+}
+
+fn kib_field(text: &str, name: &str) -> Option<u64> {
+    field(text, name)?.strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn cpu_features() -> Vec<String> {
+    let mut found = Vec::new();
+    macro_rules! look {
+        ($($name:tt),*) => { $(if std::is_x86_feature_detected!($name) { found.push($name.to_owned()); })* };
+    }
+    look!("sse4.2", "avx", "avx2", "fma", "f16c", "avxvnni", "avx512f", "avx512bw", "avx512vnni", "avx512bf16");
+    found
+}
+
+#[cfg(target_arch = "aarch64")]
+fn cpu_features() -> Vec<String> {
+    let mut found = Vec::new();
+    macro_rules! look {
+        ($($name:tt),*) => { $(if std::arch::is_aarch64_feature_detected!($name) { found.push($name.to_owned()); })* };
+    }
+    look!("neon", "dotprod", "i8mm", "bf16", "fp16", "sve", "sve2");
+    found
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn cpu_features() -> Vec<String> {
+    Vec::new()
+}
+
+impl Host {
+    /// Reads the facts of this machine and this build.
+    #[must_use]
+    pub fn detect() -> Self {
+        let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
+        let meminfo = read("/proc/meminfo").unwrap_or_default();
+        let mut host = Self {
+            host_id: String::new(),
+            os: format!("{} {}", std::env::consts::OS, read("/proc/sys/kernel/osrelease").unwrap_or_default()),
+            arch: std::env::consts::ARCH.to_owned(),
+            cpu: field(&cpuinfo, "model name").unwrap_or("unknown").to_owned(),
+            cpus: crate::units::Threads::Auto.resolve(),
+            cpu_features: cpu_features(),
+            governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            memory_bytes: kib_field(&meminfo, "MemTotal").unwrap_or(0),
+            transparent_hugepage: read("/sys/kernel/mm/transparent_hugepage/enabled"),
+            ruvlab: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: env!("RUVLAB_COMMIT").to_owned(),
+            rustc: env!("RUVLAB_RUSTC").to_owned(),
+            profile: env!("RUVLAB_PROFILE").to_owned(),
+            libraries: BTreeMap::from([("candle".to_owned(), env!("RUVLAB_CANDLE").to_owned())]),
+        };
+        host.host_id = host.identity();
+        host
+    }
+
+    /// Returns the digest of what makes timings comparable: the machine, not the build.
+    fn identity(&self) -> String {
+        // The kernel reports total memory a little differently after each boot: whole GiB are stable.
+        let gib = (self.memory_bytes as f64 / f64::from(1u32 << 30)).round();
+        let facts = format!("{}|{}|{}|{}|{:?}|{gib}", self.os, self.arch, self.cpu, self.cpus, self.cpu_features);
+        blake3::hash(facts.as_bytes()).to_hex()[..16].to_owned()
+    }
+
+    /// Returns version and commit in one text.
+    #[must_use]
+    pub fn build(&self) -> String {
+        format!("{} ({})", self.ruvlab, self.commit)
+    }
+}
+
+impl Load {
+    /// Reads what the machine is busy with now.
+    #[must_use]
+    pub fn now() -> Self {
+        let averages = read("/proc/loadavg").and_then(|text| {
+            let mut numbers = text.split(' ').map_while(|word| word.parse::<f64>().ok());
+            Some([numbers.next()?, numbers.next()?, numbers.next()?])
+        });
+        let steal = read("/proc/stat").and_then(|text| {
+            let times: Vec<f64> =
+                text.lines().next()?.split_whitespace().skip(1).map_while(|word| word.parse().ok()).collect();
+            let total: f64 = times.iter().take(8).sum();
+            (total > 0.0).then(|| times.get(7).map(|steal| steal / total))?
+        });
+        let meminfo = read("/proc/meminfo").unwrap_or_default();
+        Self {
+            at: clock::timestamp(),
+            load_average: averages,
+            steal_share: steal,
+            memory_available_bytes: kib_field(&meminfo, "MemAvailable"),
+        }
+    }
+}
+
+/// Returns the most resident memory this process has had, bytes, where the kernel tells.
+#[must_use]
+pub fn peak_rss_bytes() -> Option<u64> {
+    kib_field(&read("/proc/self/status")?, "VmHWM")
+}
+
+/// A reading of the package energy counters (RAPL).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnergyReading {
+    /// Microjoules and the value at which the counter wraps, by package.
+    packages: Vec<(u64, u64)>,
+}
+
+impl EnergyReading {
+    /// Reads the counters.
+    ///
+    /// # Errors
+    ///
+    /// Says why when there are none or they may not be read.
+    pub fn now() -> Result<Self, String> {
+        let mut packages = Vec::new();
+        for package in 0.. {
+            let folder = format!("/sys/class/powercap/intel-rapl:{package}");
+            if !std::path::Path::new(&folder).exists() {
+                break;
+            }
+            let number = |name: &str| {
+                let path = format!("{folder}/{name}");
+                let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+                text.trim().parse::<u64>().map_err(|error| format!("{path}: {error}"))
+            };
+            packages.push((number("energy_uj")?, number("max_energy_range_uj")?));
+        }
+        if packages.is_empty() {
+            return Err("this machine shows no RAPL energy counters (/sys/class/powercap/intel-rapl:0)".to_owned());
+        }
+        Ok(Self { packages })
+    }
+
+    /// Returns the joules since `earlier`, at most one wrap of a counter between the two.
+    #[must_use]
+    pub fn joules_since(&self, earlier: &Self) -> f64 {
+        let difference = |(now, range): &(u64, u64), (before, _): &(u64, u64)| {
+            if now >= before { now - before } else { range.saturating_sub(*before) + now }
+        };
+        let microjoules: u64 = self.packages.iter().zip(&earlier.packages).map(|(a, b)| difference(a, b)).sum();
+        microjoules as f64 * 1.0e-6
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn energy_counters_may_wrap_once() {
+        let before = EnergyReading { packages: vec![(900, 1000), (5, 1000)] };
+        let after = EnergyReading { packages: vec![(100, 1000), (25, 1000)] };
+        assert!((after.joules_since(&before) - 220.0e-6).abs() <= 1e-12);
+    }
+
+    #[test]
+    fn this_machine_has_an_identity_that_stays() {
+        assert_eq!(Host::detect(), Host::detect());
+        assert_eq!(Host::detect().host_id.len(), 16);
+    }
+}

@@ -1,0 +1,2 @@
+//! ruvlab
+fn main() {}

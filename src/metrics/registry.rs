@@ -1,0 +1,123 @@
+//! Every metric there is.
+
+/// Raised when a definition changes, so that old results are not compared with new ones.
+pub const METRIC_SCHEMA_VERSION: u32 = 1;
+
+/// Which way is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// More is better.
+    Higher,
+    /// Less is better.
+    Lower,
+    /// Neither: a fact, not a goal.
+    Neutral,
+}
+
+/// What repeats the measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replication {
+    /// Process launches vary it: statistics over launches.
+    Launch,
+    /// The same in every launch of a cell: compared as it is.
+    Deterministic,
+}
+
+/// A metric's definition.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Metric {
+    /// Its name, with the unit as suffix where there is one.
+    pub name: &'static str,
+    /// A heading for people.
+    pub title: &'static str,
+    /// Its unit; empty for ratios.
+    pub unit: &'static str,
+    /// Which way is better.
+    pub direction: Direction,
+    /// What repeats it.
+    pub replication: Replication,
+    /// The relative change for the worse that fails a gate, when the metric is gated by default.
+    pub gate: Option<f64>,
+    /// What exactly it is.
+    pub definition: &'static str,
+}
+
+use Direction::{Higher, Lower, Neutral};
+use Replication::{Deterministic, Launch};
+
+const fn metric(
+    name: &'static str,
+    title: &'static str,
+    unit: &'static str,
+    direction: Direction,
+    replication: Replication,
+    gate: Option<f64>,
+    definition: &'static str,
+) -> Metric {
+    Metric { name, title, unit, direction, replication, gate, definition }
+}
+
+/// All metrics, in the order they are shown.
+pub const METRICS: &[Metric] = &[
+    metric("prefill_tok_s", "prompt speed", "tokens/s", Higher, Launch, Some(0.03),
+        "prompt tokens of all sequences divided by the time from the first engine step of the prompt to its last logits"),
+    metric("decode_tok_s", "generation speed", "tokens/s", Higher, Launch, Some(0.03),
+        "generated tokens of all sequences but the first of each, divided by the time from the first token to the last"),
+    metric("ttft_ms", "time to first token", "ms", Lower, Launch, Some(0.05),
+        "from the request (text in hand) to the first sampled token: tokenization, prompt and sampling"),
+    metric("tpot_ms", "time per output token", "ms", Lower, Launch, None,
+        "(end to end - time to first token) / (output tokens - 1), one sequence"),
+    metric("itl_p50_ms", "inter-token latency p50", "ms", Lower, Launch, None,
+        "median of the gaps between neighbouring output tokens of one repetition"),
+    metric("itl_p95_ms", "inter-token latency p95", "ms", Lower, Launch, None,
+        "95th percentile of the gaps between neighbouring output tokens of one repetition"),
+    metric("itl_p99_ms", "inter-token latency p99", "ms", Lower, Launch, Some(0.10),
+        "99th percentile of the gaps between neighbouring output tokens of one repetition"),
+    metric("e2e_ms", "end to end", "ms", Lower, Launch, None,
+        "from the request to the last output token"),
+    metric("load_ms", "load time", "ms", Lower, Launch, None,
+        "from opening the file to an engine ready for its first step, requantisation included"),
+    metric("peak_rss_bytes", "peak memory", "bytes", Lower, Launch, Some(0.01),
+        "the kernel's high-water mark of the process's resident memory at the end of a timed launch"),
+    metric("energy_j", "energy", "J", Lower, Launch, None,
+        "package energy (RAPL) over the measured repetitions, idle power included"),
+    metric("perplexity", "perplexity", "", Lower, Deterministic, Some(0.005),
+        "exp of the mean negative log-likelihood of the scored tokens: second half of each window of n_ctx tokens, windows side by side (llama.cpp's convention)"),
+    metric("nll", "negative log-likelihood", "nats/token", Lower, Deterministic, None,
+        "mean negative log-likelihood of the scored tokens; with a step, of that window alone"),
+    metric("bits_per_byte", "bits per byte", "bits/byte", Lower, Deterministic, None,
+        "negative log-likelihood of the scored tokens in bits divided by their UTF-8 bytes"),
+    metric("verify_nmse", "kernel error", "", Lower, Deterministic, None,
+        "sum of squared differences between the kernel set's logits and the reference set's, divided by the sum of squared reference logits, on 32 tokens of builtin:heldout"),
+    metric("tokens_digest", "generated tokens", "", Neutral, Deterministic, None,
+        "first 48 bits of the BLAKE3 of the generated token ids: equal numbers, equal text"),
+    metric("weights_bytes", "weights", "bytes", Lower, Deterministic, None,
+        "bytes of all tensors as they run"),
+];
+
+/// Returns the metric of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Metric> {
+    METRICS.iter().find(|metric| metric.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_carry_their_unit() {
+        for (i, metric) in METRICS.iter().enumerate() {
+            assert!(METRICS[i + 1..].iter().all(|other| other.name != metric.name), "{} twice", metric.name);
+            let suffix = match metric.unit {
+                "ms" => "_ms",
+                "bytes" => "_bytes",
+                "tokens/s" => "_tok_s",
+                "J" => "_j",
+                _ => "",
+            };
+            assert!(metric.name.ends_with(suffix), "{} should end with {suffix}", metric.name);
+            assert!(!metric.definition.is_empty());
+        }
+    }
+}

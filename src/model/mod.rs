@@ -1,0 +1,5 @@
+//! What a model is, apart from who computes it: shapes, families, tokens, files.
+//!
+//! Shape letters, here and everywhere: B batch, T query tokens, S cached tokens, H query heads,
+//! K key/value heads, D head width, E model width, V vocabulary.
+pub mod spec;

@@ -1,0 +1,84 @@
+//! What a recipe means on this machine: a serialisable list of cells that any process can run.
+mod launch;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    recipe::{Recipe, schema::KernelSet},
+    units::Bytes,
+};
+
+pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
+
+/// A recipe, resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The recipe's name.
+    pub recipe: String,
+    /// The recipe file as written, for the run directory.
+    pub source_text: String,
+    /// What is to be run, in the order of the matrix.
+    pub cells: Vec<Cell>,
+}
+
+/// One point of a matrix with one seed: the unit of caching, storage and comparison.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// BLAKE3, in 64 hexadecimal digits, of everything that can change a result but the machine:
+    /// the resolved recipe without cosmetic keys, weights, texts, metric versions.
+    pub hash: String,
+    /// The matrix keys and this cell's values; empty without a matrix. `seed` is among them when
+    /// the recipe has several.
+    pub axes: IndexMap<String, serde_json::Value>,
+    /// The random seed.
+    pub seed: u64,
+    /// The recipe at this point: no matrix, no `extends`, paths absolute.
+    pub recipe: Recipe,
+    /// The kernel set that runs; never `auto`.
+    pub kernel_set: KernelSet,
+    /// Worker threads.
+    pub threads: u16,
+    /// The weights.
+    pub model: ModelIdentity,
+    /// The texts, each with its BLAKE3.
+    pub texts: IndexMap<String, String>,
+    /// Estimate of the memory a launch needs.
+    pub estimated_memory: Bytes,
+}
+
+impl Cell {
+    /// Returns the axis values in one short text, such as `kernels.set=candle seed=1`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        axes_label(&self.axes)
+    }
+}
+
+/// Returns axis values in one short text.
+#[must_use]
+pub fn axes_label(axes: &IndexMap<String, serde_json::Value>) -> String {
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    axes.iter().map(|(key, value)| format!("{key}={}", text(value))).collect::<Vec<_>>().join(" ")
+}
+
+/// Which weights, by content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    /// The source as the recipe names it.
+    pub source: String,
+    /// The model's own name for itself.
+    pub name: String,
+    /// The architecture, in the file's term (`llama`).
+    pub architecture: String,
+    /// BLAKE3 of the file and, when requantised, of the target format.
+    pub weights_hash: String,
+    /// The most common format among the matrices as they run, such as `q8_0`.
+    pub format: String,
+    /// Bytes of all tensors as they run.
+    pub weights_bytes: u64,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Tokens of context to make room for.
+    pub context_length: u32,
+}

@@ -1,0 +1,103 @@
+//! Low-rank adapters, in PEFT's terms.
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A LoRA adapter (arXiv 2106.09685): `W x + (lora_alpha / r) B A x`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Adapter {
+    /// The kind.
+    #[serde(rename = "type", default)]
+    pub kind: AdapterType,
+    /// The rank.
+    #[serde(default = "default_rank")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub r: u32,
+    /// The numerator of the scale.
+    #[serde(default = "default_alpha")]
+    #[schemars(range(min = 0.0))]
+    pub lora_alpha: f64,
+    /// The share of inputs dropped while training.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub lora_dropout: f64,
+    /// The linear layers that get one.
+    pub target_modules: Vec<TargetModule>,
+    /// Scale by `lora_alpha / sqrt(r)` instead (rsLoRA, arXiv 2312.03732).
+    #[serde(default)]
+    pub use_rslora: bool,
+    /// A PEFT directory to start from.
+    #[serde(default)]
+    pub init: Option<String>,
+}
+
+fn default_rank() -> u32 {
+    16
+}
+
+fn default_alpha() -> f64 {
+    32.0
+}
+
+/// A kind of adapter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AdapterType {
+    /// Plain low-rank adaptation.
+    #[default]
+    Lora,
+    /// Weight-decomposed (arXiv 2402.09353).
+    Dora,
+}
+
+/// A linear layer an adapter can attach to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are transformers'")]
+pub enum TargetModule {
+    QProj,
+    KProj,
+    VProj,
+    OProj,
+    GateProj,
+    UpProj,
+    DownProj,
+    LmHead,
+}
+
+/// An adapter of rank 1 or 2 that learns from single requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MicroLora {
+    /// The rank.
+    #[serde(default = "default_micro_rank")]
+    #[schemars(range(min = 1, max = 2))]
+    pub r: u32,
+    /// The numerator of the scale.
+    #[serde(default = "default_micro_alpha")]
+    #[schemars(range(min = 0.0))]
+    pub lora_alpha: f64,
+    /// The linear layers that get one.
+    #[serde(default = "default_micro_targets")]
+    pub target_modules: Vec<TargetModule>,
+    /// The step size.
+    #[serde(default = "default_micro_learning_rate")]
+    #[schemars(range(min = 0.0))]
+    pub learning_rate: f64,
+}
+
+fn default_micro_rank() -> u32 {
+    2
+}
+
+fn default_micro_alpha() -> f64 {
+    4.0
+}
+
+fn default_micro_targets() -> Vec<TargetModule> {
+    vec![TargetModule::LmHead]
+}
+
+fn default_micro_learning_rate() -> f64 {
+    2.0e-3
+}

@@ -1,0 +1,87 @@
+//! The key-value cache and what happens when it fills.
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::Bytes;
+
+/// The key-value cache.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KvCache {
+    /// The type of stored keys; absent takes the engine's own.
+    pub type_k: Option<KvType>,
+    /// The type of stored values; absent takes the engine's own.
+    pub type_v: Option<KvType>,
+    /// Tokens in a page.
+    #[schemars(range(min = 1, max = 4096))]
+    pub page_tokens: u32,
+    /// The most memory the cache may take; absent means no limit but the context length.
+    pub budget: Option<Bytes>,
+    /// What happens when the budget runs out.
+    pub pressure: Option<Pressure>,
+}
+
+impl Default for KvCache {
+    fn default() -> Self {
+        Self { type_k: None, type_v: None, page_tokens: 32, budget: None, pressure: None }
+    }
+}
+
+/// A type of cached keys or values, in llama.cpp's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are llama.cpp's")]
+pub enum KvType {
+    F32,
+    F16,
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    #[serde(rename = "q5_1")]
+    Q5_1,
+    #[serde(rename = "q4_0")]
+    Q4_0,
+}
+
+/// What happens when the cache's budget runs out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pressure {
+    /// The policy.
+    pub policy: PressurePolicy,
+    /// The share of the budget at which it starts to act.
+    #[serde(default = "default_high_watermark")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub high_watermark: f64,
+    /// First tokens of a sequence that are never evicted (attention sinks, arXiv 2309.17453).
+    #[serde(default = "default_sinks")]
+    pub sinks: u32,
+    /// The policies of `hybrid`, in the order they are tried.
+    #[serde(default)]
+    pub stages: Vec<PressurePolicy>,
+}
+
+fn default_high_watermark() -> f64 {
+    0.8
+}
+
+fn default_sinks() -> u32 {
+    4
+}
+
+/// A policy for a full cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PressurePolicy {
+    /// Drops tokens between the sinks and the recent window.
+    Evict,
+    /// Drops the tokens that attention used least (H2O, arXiv 2306.14048).
+    H2o,
+    /// Stores cold pages in a narrower type.
+    Quantize,
+    /// Refuses new sequences that could not finish.
+    Reject,
+    /// Moves cold pages to a file.
+    Spill,
+    /// Several of these, one after the other.
+    Hybrid,
+}

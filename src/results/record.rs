@@ -1,0 +1,98 @@
+//! What is known of a run.
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::{host::Host, metrics::SampleRow, plan::ModelIdentity, recipe::schema::KernelSet};
+
+/// Why a run was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunKind {
+    /// To measure a cell.
+    #[default]
+    Run,
+    /// To compare a cell with its baseline, both arms interleaved.
+    Check,
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// A process is writing it, or was killed while it did.
+    Running,
+    /// All launches asked for were measured.
+    Complete,
+    /// A launch failed; what was measured is kept.
+    Failed,
+    /// The kernel set's numbers differ from the reference's; its times do not count.
+    Invalid,
+    /// Stopped by a signal after a clean flush; the next run goes on.
+    Interrupted,
+}
+
+/// `manifest.json`: one run of one cell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the run directory's layout.
+    pub format_version: u32,
+    /// UUIDv7.
+    pub run_id: String,
+    /// Why it was made.
+    pub kind: RunKind,
+    /// Where it stands.
+    pub state: RunState,
+    /// The recipe's name.
+    pub recipe: String,
+    /// The cell's content hash.
+    pub cell_hash: String,
+    /// The cell's matrix values.
+    pub axes: IndexMap<String, serde_json::Value>,
+    /// The random seed.
+    pub seed: u64,
+    /// The kernel set that ran.
+    pub kernel_set: KernelSet,
+    /// Worker threads.
+    pub threads: u16,
+    /// The weights.
+    pub model: ModelIdentity,
+    /// The machine and build it was begun on.
+    pub host: Host,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// RFC 3339, UTC; absent while running.
+    pub ended_at: Option<String>,
+    /// Launches that finished well.
+    pub launches_complete: u32,
+    /// Launches that did not.
+    pub launches_failed: u32,
+    /// Why it failed or is invalid.
+    pub reason: Option<String>,
+}
+
+/// A run with its samples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunRecord {
+    /// What it is.
+    pub manifest: Manifest,
+    /// What was measured, invalid rows included.
+    pub samples: Vec<SampleRow>,
+}
+
+/// One generated token: a row of `tokens.parquet`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the columns of design.md section 5")]
+pub struct TokenRow {
+    pub run_id: String,
+    pub arm: String,
+    pub launch: u32,
+    pub workload: String,
+    pub rep: u32,
+    pub warmup: bool,
+    pub request: u32,
+    pub position: u32,
+    pub token_id: u32,
+    pub t_ns: u64,
+    /// Gap to the token before; absent for the first.
+    pub itl_ns: Option<u64>,
+}

@@ -1,0 +1,1 @@
+//! Carries out a plan: launches in child processes, journal, resume.

@@ -1,0 +1,1 @@
+//! The workloads, each in one file, and the launch that runs them in a child process.
