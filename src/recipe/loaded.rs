@@ -80,11 +80,14 @@ impl Loaded {
         &self.text
     }
 
-    /// Returns where the value at a dotted path was set, or what encloses it.
+    /// Returns where the value at a dotted path was set, or the section that encloses it; nothing
+    /// when no part of the path was written.
     #[must_use]
     pub fn place(&self, path: &str) -> Option<Place> {
         let path = shape::follow(path).map(|(path, _)| path).ok().or_else(|| KeyPath::parse(path).ok())?;
-        self.layers(Vec::new()).place(&path, On::Value)
+        let layers = self.layers(Vec::new());
+        layers.origin(&path).filter(|(_, found)| !found.0.is_empty())?;
+        layers.place(&path, On::Value)
     }
 
     /// Returns the recipe at one point of its matrix with one seed: without matrix and `extends`,

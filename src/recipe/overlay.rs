@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::path::{KeyPath, Segment};
 use super::problem::{On, Problem};
-use super::spans::Spans;
+use super::spans::{MAX_PROBLEMS, Spans};
 use crate::diag::{Diagnostic, Place};
 
 /// One value set at one path: a whole file at the top, or one `--set`.
@@ -108,7 +108,12 @@ impl Layers {
             let place = diagnostic.place.clone().or_else(|| self.place(&path, on));
             diagnostic.at(place)
         };
-        problems.into_iter().map(place).collect()
+        let more = problems.len().saturating_sub(MAX_PROBLEMS);
+        let mut located: Vec<_> = problems.into_iter().take(MAX_PROBLEMS).map(place).collect();
+        if more > 0 {
+            located.push(Diagnostic::error("more", format!("{more} more problems are not shown")));
+        }
+        located
     }
 
     /// Returns the folder that a relative path written at `path` starts from.

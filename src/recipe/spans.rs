@@ -10,7 +10,11 @@ use crate::diag::{Diagnostic, Place};
 /// Levels of nesting allowed; recipes need about seven.
 const MAX_DEPTH: usize = 32;
 /// Values allowed once every alias is expanded.
-const MAX_VALUES: usize = 100_000;
+const MAX_VALUES: usize = 20_000;
+/// Characters of the longest key. Together the three limits bound the memory positions take.
+const MAX_KEY: usize = 128;
+/// Problems reported at once; who has more than that has one.
+pub(crate) const MAX_PROBLEMS: usize = 100;
 
 /// The part of a text that is meant, in 1-based lines and 0-based characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +150,13 @@ impl Scanner {
                 const ONE: Size = Size { values: 1, height: 0 };
                 self.anchors.insert(anchor, ONE);
                 let range = range(&span, &text, style);
-                if self.takes_key(&text, range) { Ok(()) } else { self.leaf(ONE, range, span) }
+                if !self.takes_key(&text, range) {
+                    return self.leaf(ONE, range, span);
+                }
+                if text.chars().count() > MAX_KEY {
+                    return self.fatal(span, "yaml-key", format!("a key of more than {MAX_KEY} characters"), "");
+                }
+                self.count(ONE, span)
             }
             Event::Alias(anchor) => {
                 let Some(size) = self.anchors.get(&anchor).copied() else {
@@ -190,6 +200,9 @@ impl Scanner {
         let first = self.spans.entries.get(&path).and_then(|entry| entry.key).map_or(1, |first| first.line);
         let within = path.parent().filter(|parent| *parent != KeyPath::default());
         let within = within.map_or_else(String::new, |parent| format!(" in `{parent}`"));
+        if self.problems.len() >= MAX_PROBLEMS {
+            return true;
+        }
         self.problems.push(
             Diagnostic::error("duplicate-key", format!("duplicate key `{text}`{within}"))
                 .at(Some(self.spans.place(range)))

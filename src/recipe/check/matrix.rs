@@ -10,7 +10,7 @@ use super::super::shape;
 const MAX_CELLS: usize = 10_000;
 
 /// Keys that a matrix may not vary, and why.
-const FIXED: [(&str, &str); 9] = [
+pub(crate) const FIXED: [(&str, &str); 9] = [
     ("baseline", "the comparison is made over all cells"),
     ("description", "it changes nothing that is measured"),
     ("extends", "layers are joined before the matrix"),

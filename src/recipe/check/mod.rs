@@ -4,7 +4,7 @@ mod learning;
 mod matrix;
 mod run;
 
-pub(crate) use matrix::check as matrix;
+pub(crate) use matrix::{FIXED, check as matrix};
 
 use serde_json::Value;
 

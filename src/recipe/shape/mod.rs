@@ -5,7 +5,7 @@ mod unknown;
 
 use serde_json::{Map, Number, Value};
 
-pub(crate) use node::{Field, Node, description, field, root};
+pub(crate) use node::{Field, Node, all_keys, description, field, root};
 
 use super::path::{KeyPath, Segment};
 use super::problem::Problem;
