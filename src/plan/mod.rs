@@ -1,6 +1,5 @@
 //! What a recipe means on this machine: a serialisable list of cells that any process can run.
 mod launch;
-mod matrix;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -10,8 +9,8 @@ use crate::{
     units::Bytes,
 };
 
+pub use crate::recipe::expand;
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
-pub use matrix::expand;
 
 /// A recipe, resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

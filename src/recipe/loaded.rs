@@ -8,7 +8,8 @@ use super::path::KeyPath;
 use super::problem::{On, Problem};
 use super::schema::{AxisPoint, Matrix, Recipe, Workload, same_value};
 use super::source::{self, Environment, SourceError};
-use super::{check, extends, overlay, shape};
+use super::spans::MAX_PROBLEMS;
+use super::{check, expand, extends, overlay, shape};
 use crate::diag::{Diagnostic, Place};
 
 /// A recipe that was read and found sound, with all it takes to show where each value was set.
@@ -52,18 +53,18 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, Vec<Diagnostic>> {
         }
     };
     problems.extend(layers.locate(expand_sources(&mut recipe, &layers, &|name| std::env::var(name).ok())));
-    let matrix_problems = check::matrix(&recipe);
-    let sound_matrix = matrix_problems.is_empty();
-    problems.extend(layers.locate(matrix_problems));
+    let in_matrix = layers.locate(check::matrix(&recipe, &given));
+    let varied = recipe.matrix.as_ref().map(expand).filter(|_| in_matrix.is_empty());
     let mut loaded = Loaded { recipe, warnings: Vec::new(), text, stem, files, sets };
-    match loaded.first_point().filter(|_| sound_matrix) {
-        // With a matrix the recipe as written is run by no cell, so its first point is checked.
-        Some(point) => match loaded.resolve(&point) {
-            Ok((_, warnings)) => problems.extend(warnings),
-            Err(more) => problems.extend(more),
-        },
-        None => problems.extend(layers.locate(check::recipe(&loaded.recipe, &given))),
+    match varied {
+        // No cell runs the recipe as written, so it is what the cells run that must be sound.
+        Some(points) if points.iter().any(|point| !point.is_empty()) => problems.extend(loaded.at_points(&points)),
+        Some(_) | None if in_matrix.is_empty() => {
+            problems.extend(layers.locate(check::recipe(&loaded.recipe, &given)));
+        }
+        _ => {}
     }
+    problems.extend(in_matrix);
     let problems = in_order(problems);
     if problems.iter().any(Diagnostic::is_error) {
         return Err(problems);
@@ -162,9 +163,31 @@ impl Loaded {
         from_axes().or_else(from_zip).or_else(from_include)
     }
 
-    fn first_point(&self) -> Option<AxisPoint> {
-        let point = first_values(self.recipe.matrix.as_ref()?);
-        (!point.is_empty()).then_some(point)
+    /// Returns what is wrong at any point, each once; what is not wrong at all of them names the
+    /// first point it is wrong at.
+    fn at_points(&self, points: &[AxisPoint]) -> Vec<Diagnostic> {
+        let mut found: Vec<(Diagnostic, &AxisPoint, usize)> = Vec::new();
+        for point in points {
+            for problem in self.resolve(point).map_or_else(|problems| problems, |(_, warnings)| warnings) {
+                if let Some((_, _, times)) = found.iter_mut().find(|(known, ..)| *known == problem) {
+                    *times += 1;
+                } else if found.len() < MAX_PROBLEMS {
+                    found.push((problem, point, 1));
+                }
+            }
+        }
+        let located = found.into_iter().map(|(problem, point, times)| {
+            if times == points.len() {
+                return problem;
+            }
+            let settings = point.iter().map(|(key, value)| match value {
+                Value::String(text) => format!("`{key}: {text}`"),
+                value => format!("`{key}: {value}`"),
+            });
+            let settings = settings.collect::<Vec<_>>().join(", ");
+            Diagnostic { message: format!("{}, at the matrix point {settings}", problem.message), ..problem }
+        });
+        located.collect()
     }
 
     /// A `--set` of an axis leaves one value of it: every other cell would be the same again.
@@ -184,8 +207,7 @@ impl Loaded {
 /// Returns every axis' first value.
 fn first_values(matrix: &Matrix) -> AxisPoint {
     let lists = matrix.axes.iter().chain(matrix.zip.iter().flatten());
-    let mut point: AxisPoint =
-        lists.filter_map(|(key, values)| Some((key.clone(), values.first()?.clone()))).collect();
+    let mut point: AxisPoint = lists.filter_map(|(key, values)| Some((key.clone(), values.first()?.clone()))).collect();
     if point.is_empty() {
         point = matrix.include.first().cloned().unwrap_or_default();
     }

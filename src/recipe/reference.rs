@@ -259,7 +259,10 @@ mod tests {
     fn every_key_has_a_meaning() {
         for key in all_keys() {
             let (_, schema) = follow(&key.replace("[]", "[0]")).unwrap();
-            assert!(!type_description(schema).is_empty() || !description(schema).is_empty(), "{key} has no doc comment");
+            assert!(
+                !type_description(schema).is_empty() || !description(schema).is_empty(),
+                "{key} has no doc comment"
+            );
         }
     }
 

@@ -142,7 +142,12 @@ impl Scanner {
             _ => None,
         };
         if let Some(tag) = tag {
-            return self.fatal(span, "yaml-tag", format!("the YAML tag `{tag}` is not used in recipes"), "leave it out");
+            return self.fatal(
+                span,
+                "yaml-tag",
+                format!("the YAML tag `{tag}` is not used in recipes"),
+                "leave it out",
+            );
         }
         match event {
             Event::DocumentStart(_) => self.document(span),
@@ -282,7 +287,9 @@ impl Scanner {
         }
         // A block without a key of its own, such as a list's item, is shown by its first line.
         let entry = self.spans.entries.entry(path).or_insert(Entry { key: None, value: first });
-        if let Some(range) = &mut entry.value && flow_end {
+        if let Some(range) = &mut entry.value
+            && flow_end
+        {
             let to_line_end = self.spans.lines.get(range.line - 1).map_or(0, |line| line.chars().count());
             let end = if span.end.line() == range.line { span.end.col() } else { to_line_end };
             range.length = end.saturating_sub(range.column).max(1);
@@ -316,7 +323,8 @@ impl Scanner {
 
 /// Returns what a parser's message means to a person, and the way out.
 fn explanation(info: &str) -> Option<(&'static str, &'static str)> {
-    const WORDS: [(&str, &str, &str); 11] = [
+    const QUOTE: (&str, &str) = ("a quote is opened here and never closed", "close it on the same line");
+    const WORDS: [(&str, &str, &str); 12] = [
         (
             "mapping values are not allowed",
             "a second `:` in one value, or a key indented deeper than the line above allows",
@@ -332,7 +340,8 @@ fn explanation(info: &str) -> Option<(&'static str, &'static str)> {
             "this line belongs to a list, and does not start with `-`",
             "items of one list start with `-` in the same column",
         ),
-        ("unexpected end of stream", "a quote is opened here and never closed", "close it on the same line"),
+        ("in quoted scalar", QUOTE.0, QUOTE.1),
+        ("unexpected end of stream", QUOTE.0, QUOTE.1),
         (
             "invalid trailing content",
             "text follows the closing quote",
@@ -342,8 +351,16 @@ fn explanation(info: &str) -> Option<(&'static str, &'static str)> {
         ("expected ',' or ']'", "this `[` list is not closed", "separate items with `,` and close with `]`"),
         ("illegal placement of ':'", "a `:` inside a list; is a `]` missing above?", "close the list with `]`"),
         ("unexpected character", "a value cannot start with this character", "put the value in quotes"),
-        ("unknown anchor", "an alias without an anchor of that name above it", "to mean a text that starts with `*`, quote it"),
-        ("unprintable character", "a control character, which YAML does not allow", "remove it, or write it as an escape in double quotes"),
+        (
+            "unknown anchor",
+            "an alias without an anchor of that name above it",
+            "to mean a text that starts with `*`, quote it",
+        ),
+        (
+            "unprintable character",
+            "a control character, which YAML does not allow",
+            "remove it, or write it as an escape in double quotes",
+        ),
     ];
     WORDS.iter().find(|(part, ..)| info.contains(part)).map(|(_, message, hint)| (*message, *hint))
 }
@@ -366,7 +383,6 @@ fn line_range(span: &Span) -> Range {
 fn at(start: Marker, length: usize) -> Range {
     Range { line: start.line(), column: start.col(), length: length.max(1) }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -394,14 +410,17 @@ mod tests {
     #[test]
     fn a_duplicate_key_is_shown_at_its_second_place() {
         let scan = scan("x.yaml", "a: 1\nb: {c: 1, c: 2}\na: 3\n");
-        let found: Vec<_> = scan.problems.iter().map(|d| (d.message.as_str(), d.place.as_ref().unwrap().line)).collect();
+        let found: Vec<_> =
+            scan.problems.iter().map(|d| (d.message.as_str(), d.place.as_ref().unwrap().line)).collect();
         assert_eq!(found, [("duplicate key `c` in `b`", 2), ("duplicate key `a`", 3)]);
     }
 
     #[test]
     fn aliases_are_counted_as_what_they_stand_for() {
         let bomb = "a: &a [1,1,1,1,1,1,1,1,1,1]\n".to_owned()
-            + &('b'..='h').map(|c| format!("{c}: &{c} [{}]\n", format!("*{},", char::from(c as u8 - 1)).repeat(10))).collect::<String>();
+            + &('b'..='h')
+                .map(|c| format!("{c}: &{c} [{}]\n", format!("*{},", char::from(c as u8 - 1)).repeat(10)))
+                .collect::<String>();
         let scan = scan("x.yaml", &bomb);
         assert!(scan.fatal);
         assert_eq!(scan.problems[0].code, "yaml-size");
@@ -410,10 +429,8 @@ mod tests {
 
     #[test]
     fn nesting_through_aliases_counts_as_nesting() {
-        let mut text = "k0: &k0 [1]\n".to_owned();
-        for level in 1..40 {
-            text += &format!("k{level}: &k{level} [*k{}]\n", level - 1);
-        }
+        let levels = (1..40).map(|level| format!("k{level}: &k{level} [*k{}]\n", level - 1));
+        let text = "k0: &k0 [1]\n".to_owned() + &levels.collect::<String>();
         let scan = scan("x.yaml", &text);
         assert!(scan.fatal);
         assert_eq!(scan.problems[0].code, "yaml-depth");

@@ -18,9 +18,11 @@ pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
         KernelSet::Neon => Some("ruvlab's NEON kernels"),
         KernelSet::Cuda => Some("ruvlab's CUDA kernels"),
     };
-    let verifies = recipe.kernels.verify.reference.is_some_and(|set| {
-        !matches!(set, KernelSet::Auto | KernelSet::Reference | KernelSet::Candle)
-    });
+    let verifies = recipe
+        .kernels
+        .verify
+        .reference
+        .is_some_and(|set| !matches!(set, KernelSet::Auto | KernelSet::Reference | KernelSet::Candle));
     let uses = [
         ("model.source", source.starts_with("hf:"), "models from the Hugging Face hub"),
         ("model.source", source.starts_with("synthetic:"), "synthetic weights"),

@@ -1,4 +1,5 @@
 //! Shipped recipes are sound, broken ones are explained, and what is generated is current.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 use std::path::{Path, PathBuf};
 
 use rand::{Rng, SeedableRng};
@@ -29,13 +30,15 @@ fn every_shipped_recipe_loads_and_every_point_of_it_resolves() {
     let names: Vec<_> = files.iter().map(|file| file.strip_prefix("recipes").unwrap().to_str().unwrap()).collect();
     assert_eq!(names, SHIPPED);
     for file in &files {
-        let loaded = recipe::load(file, &[]).unwrap_or_else(|problems| panic!("{}", diagnostics::render(&problems, false)));
+        let loaded =
+            recipe::load(file, &[]).unwrap_or_else(|problems| panic!("{}", diagnostics::render(&problems, false)));
         assert!(loaded.warnings.is_empty(), "{}", diagnostics::render(&loaded.warnings, false));
         let matrix = loaded.recipe.matrix.clone().unwrap_or_default();
         let points = plan::expand(&matrix);
         assert!(!points.is_empty());
         for point in points {
-            let cell = loaded.at(&point, 7).unwrap_or_else(|problems| panic!("{}", diagnostics::render(&problems, false)));
+            let cell =
+                loaded.at(&point, 7).unwrap_or_else(|problems| panic!("{}", diagnostics::render(&problems, false)));
             assert_eq!((cell.seeds, cell.matrix, cell.extends.len()), (vec![7], None, 0));
         }
         let used = recipe::unimplemented(&loaded.recipe);
@@ -151,7 +154,10 @@ fn layers_win_in_order_and_places_name_the_file_that_won() {
         std::fs::write(&path, text).unwrap();
         path
     };
-    write("base/a.yaml", "schema: ruvlab/v1\nname: a\nmodel: {source: a.gguf}\nkernels: {set: reference, threads: 1}\nmeasure: {warmup: 3}\n");
+    write(
+        "base/a.yaml",
+        "schema: ruvlab/v1\nname: a\nmodel: {source: a.gguf}\nkernels: {set: reference, threads: 1}\nmeasure: {warmup: 3}\n",
+    );
     write("base/b.yaml", "schema: ruvlab/v1\nkernels: {set: candle}\n");
     let path = write(
         "mine.yaml",
@@ -208,7 +214,8 @@ fn survives(path: &Path, bytes: &[u8]) {
 #[test]
 fn no_mutation_of_a_recipe_makes_the_loader_panic() {
     const PIECES: [&str; 20] = [
-        "\t", "\n", ": ", "- ", "[", "]", "{", "}", "&a ", "*a", "!t ", "'", "\"", "#", "|\n", "? ", "\u{0}", "é", "null", "---\n",
+        "\t", "\n", ": ", "- ", "[", "]", "{", "}", "&a ", "*a", "!t ", "'", "\"", "#", "|\n", "? ", "\u{0}", "é",
+        "null", "---\n",
     ];
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mutated.yaml");
@@ -245,7 +252,8 @@ fn random_bytes_do_not_make_the_loader_panic() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     for _ in 0..1000 {
         let length = rng.random_range(0..200);
-        let bytes: Vec<u8> = (0..length).map(|_| b" \n:-[]{},&*a1\"'#\t?|>!%@`\x00\xff"[rng.random_range(0..26)]).collect();
+        let bytes: Vec<u8> =
+            (0..length).map(|_| b" \n:-[]{},&*a1\"'#\t?|>!%@`\x00\xff"[rng.random_range(0..26)]).collect();
         survives(&path, &bytes);
     }
 }
@@ -256,7 +264,9 @@ fn large_hostile_files_are_refused_quickly_and_with_few_words() {
     let path = folder.path().join("large.yaml");
     let many_keys: String = (0..15_000).map(|key| format!("k{key}: 1\n")).collect();
     let one_line = format!("schema: ruvlab/v1\ntags: [{}]\n", "1,".repeat(9_000));
-    for text in [many_keys, one_line, "[".repeat(1 << 20), "a".repeat(2 << 20), "- ".repeat(400_000), "a: &a\n".repeat(100_000)] {
+    for text in
+        [many_keys, one_line, "[".repeat(1 << 20), "a".repeat(2 << 20), "- ".repeat(400_000), "a: &a\n".repeat(100_000)]
+    {
         std::fs::write(&path, text).unwrap();
         let problems = recipe::load(&path, &[]).unwrap_err();
         assert!((1..=102).contains(&problems.len()), "{} problems", problems.len());

@@ -1,7 +1,7 @@
 //! Rules of the matrix and of the baseline cell that refers to it.
 use serde_json::Value;
 
-use super::super::path::KeyPath;
+use super::super::path::{KeyPath, Segment};
 use super::super::problem::Problem;
 use super::super::schema::{AxisPoint, Matrix, Recipe, same_value};
 use super::super::shape;
@@ -23,7 +23,7 @@ pub(crate) const FIXED: [(&str, &str); 9] = [
 ];
 
 /// Reports what is wrong with a recipe's matrix and its baseline's cell.
-pub(crate) fn check(recipe: &Recipe) -> Vec<Problem> {
+pub(crate) fn check(recipe: &Recipe, given: &Value) -> Vec<Problem> {
     let mut problems = Vec::new();
     let empty = Matrix::default();
     let matrix = recipe.matrix.as_ref().unwrap_or(&empty);
@@ -43,7 +43,8 @@ pub(crate) fn check(recipe: &Recipe) -> Vec<Problem> {
         }
         let lengths: Vec<_> = group.iter().map(|(key, values)| format!("`{key}` has {}", values.len())).collect();
         if group.values().any(|values| values.len() != group[0].len()) {
-            let message = format!("the lists of a `zip` group move together, and differ in length: {}", lengths.join(", "));
+            let message =
+                format!("the lists of a `zip` group move together, and differ in length: {}", lengths.join(", "));
             problems.push(Problem::value(at, "matrix", message).hint("give them one length, or make them `axes`"));
         } else if group.is_empty() {
             problems.push(Problem::value(at, "matrix", "this `zip` group is empty").hint("leave it out"));
@@ -53,10 +54,23 @@ pub(crate) fn check(recipe: &Recipe) -> Vec<Problem> {
         check_point(point, &at.key("include").index(index), &mut problems);
     }
     let keys = axis_keys(matrix);
+    for (key, _) in &keys {
+        if let Ok((path, _)) = shape::follow(key)
+            && let Some((list, items)) = too_short(&path, given)
+        {
+            let items = if items == 1 { "1 item".to_owned() } else { format!("{items} items") };
+            let message = format!("`{list}` has {items}, counted from 0; `{key}` is in none of them");
+            problems
+                .push(Problem::key(at.key("axes").key(key.as_str()), "matrix", message).hint("vary one that is there"));
+        }
+    }
     for (index, point) in matrix.exclude.iter().enumerate() {
         let at = at.key("exclude").index(index);
         if point.is_empty() {
-            problems.push(Problem::value(at.clone(), "matrix", "an empty `exclude` entry matches every cell").hint("leave it out"));
+            problems.push(
+                Problem::value(at.clone(), "matrix", "an empty `exclude` entry matches every cell")
+                    .hint("leave it out"),
+            );
         }
         for (key, value) in point {
             match keys.iter().find(|(axis, _)| *axis == key) {
@@ -153,6 +167,19 @@ fn check_setting<'a>(
             Problem { path: KeyPath([&place.0, below].concat()), ..problem }
         }));
     }
+}
+
+/// Returns the list that has no such entry, and how many it has.
+fn too_short(path: &KeyPath, given: &Value) -> Option<(KeyPath, usize)> {
+    let indexed = |(depth, segment): (usize, &Segment)| match segment {
+        Segment::Index(index) => {
+            let list = KeyPath(path.0[..depth].to_vec());
+            let items = list.get(given).and_then(Value::as_array).map_or(0, Vec::len);
+            (*index >= items).then_some((list, items))
+        }
+        Segment::Key(_) => None,
+    };
+    path.0.iter().enumerate().find_map(indexed)
 }
 
 /// Reports axes that write to one another's place.
