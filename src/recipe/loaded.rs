@@ -33,7 +33,7 @@ pub struct Loaded {
 ///
 /// Every problem that can be found without weights, each with its place and a way out.
 pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, Vec<Diagnostic>> {
-    let extends::Files { settings: files, mut problems, text, .. } = extends::collect(path);
+    let extends::Files { settings: files, mut problems, text, incomplete, .. } = extends::collect(path);
     let (sets, set_problems) = overlay::sets(sets);
     problems.extend(set_problems);
     if files.is_empty() {
@@ -47,11 +47,16 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, Vec<Diagnostic>> {
     let typed = typed(value, &layers);
     let (mut recipe, given) = match typed {
         Ok(typed) => typed,
-        Err(more) => {
+        Err(mut more) => {
+            // What is missing here may stand in the file that could not be read.
+            more.retain(|problem| !(incomplete && problem.code == "missing-key"));
             problems.extend(more);
             return Err(in_order(problems));
         }
     };
+    if incomplete {
+        return Err(in_order(problems));
+    }
     problems.extend(layers.locate(expand_sources(&mut recipe, &layers, &|name| std::env::var(name).ok())));
     let in_matrix = layers.locate(check::matrix(&recipe, &given));
     let varied = recipe.matrix.as_ref().map(expand).filter(|_| in_matrix.is_empty());
@@ -192,13 +197,24 @@ impl Loaded {
 
     /// A `--set` of an axis leaves one value of it: every other cell would be the same again.
     fn narrow_matrix(&mut self) {
-        let set = self.sets.iter().map(|setting| (setting.at.to_string(), setting.value.clone()));
+        let set = self.sets.iter().map(|setting| {
+            let place = match &setting.places {
+                Places::One { key, .. } => key.clone(),
+                Places::Spans(_) => None,
+            };
+            (setting.at.to_string(), setting.value.clone(), place)
+        });
         let set: Vec<_> = set.collect();
+        let baseline = self.recipe.baseline.clone().unwrap_or_default();
         let Some(matrix) = &mut self.recipe.matrix else { return };
-        for (key, value) in set {
+        for (key, value, place) in set {
             if let Some(values) = matrix.axes.get_mut(&key) {
                 *values = vec![value.clone()];
-                matrix.exclude.retain(|point| point.get(&key).is_none_or(|excluded| same_value(excluded, &value)));
+                if baseline.cell.get(&key).is_some_and(|named| !same_value(named, &value)) {
+                    let message = format!("no cell is left that `baseline.cell` names, since `{key}` is set");
+                    let hint = "to compare with none, add `--set baseline.cell=null`";
+                    self.warnings.push(Diagnostic::warning("baseline", message).at(place).hint(hint));
+                }
             }
         }
     }

@@ -150,9 +150,8 @@ fn check_setting<'a>(
     }
     let (target, schema) = match shape::follow(key) {
         Ok(found) => found,
-        Err(Problem { diagnostic, .. }) => {
-            let path = at.clone();
-            problems.push(Problem { path, on: super::super::problem::On::Key, diagnostic });
+        Err(problem) => {
+            problems.push(Problem { path: at.clone(), ..*problem });
             return;
         }
     };
@@ -209,7 +208,10 @@ fn check_baseline_cell(recipe: &Recipe, matrix: &Matrix, keys: &Axes<'_>, proble
         match known {
             None if matrix == &Matrix::default() => {
                 let message = "`baseline.cell` names a cell of the matrix, and there is no matrix";
-                problems.push(Problem::key(at, "baseline", message).hint("add `matrix: {axes: {…}}`, or leave it out"));
+                problems.push(
+                    Problem::key(at, "baseline", message)
+                        .hint("leave `baseline.cell` out, or add the axis to `matrix`"),
+                );
             }
             None => problems.push(not_an_axis(key, at, keys)),
             Some((_, values)) if !values.iter().any(|known| same_value(known, value)) => {

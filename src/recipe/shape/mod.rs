@@ -247,7 +247,7 @@ pub(crate) fn prune(schema: &'static Value, value: &mut Value) {
 /// # Errors
 ///
 /// Fails when no recipe has that path.
-pub(crate) fn follow(text: &str) -> Result<(KeyPath, &'static Value), Problem> {
+pub(crate) fn follow(text: &str) -> Result<(KeyPath, &'static Value), Box<Problem>> {
     let whole = KeyPath::parse(text)
         .map_err(|error| Problem::key(KeyPath::default(), "bad-path", error.to_string()).hint("write `kernels.set`"))?;
     let mut path = KeyPath::default();
@@ -286,14 +286,16 @@ pub(crate) fn follow(text: &str) -> Result<(KeyPath, &'static Value), Problem> {
             }
             (Node::List(_), Segment::Key(key)) => {
                 let message = format!("`{path}` is a list, and `{key}` is no place in it");
-                return Err(Problem::key(path.clone(), "unknown-key", message).hint(format!("write `{path}[0].{key}`")));
+                return Err(Problem::key(path.clone(), "unknown-key", message)
+                    .hint(format!("write `{path}[0].{key}`"))
+                    .into());
             }
             (_, Segment::Index(_)) => {
-                return Err(Problem::key(path.clone(), "unknown-key", format!("`{path}` is not a list")));
+                return Err(Problem::key(path.clone(), "unknown-key", format!("`{path}` is not a list")).into());
             }
             (_, Segment::Key(key)) => {
                 let message = format!("`{path}` is a single value, and has no key `{key}`");
-                return Err(Problem::key(path.clone(), "unknown-key", message));
+                return Err(Problem::key(path.clone(), "unknown-key", message).into());
             }
         }
     }
