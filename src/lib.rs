@@ -16,6 +16,7 @@ pub mod recipe;
 pub mod report;
 pub mod results;
 pub mod run;
+pub mod text;
 pub mod ui;
 pub mod units;
 pub mod workload;
