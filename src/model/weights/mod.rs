@@ -224,3 +224,6 @@ fn map(path: &str) -> io::Result<memmap2::Mmap> {
     // this process with SIGBUS: model files are not written to while they are used.
     unsafe { memmap2::Mmap::map(&file) }
 }
+
+#[cfg(test)]
+mod tests;
