@@ -4,7 +4,11 @@
 //! how they are made. A quantised matrix is multiplied by activations rounded to 8 bits there and
 //! in candle, so a change in the last bit of a float can flip a rounding: close is the most two
 //! engines can be on quantised weights, while on f32 weights they must agree to f32's precision.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests stop at what they cannot do and print what they measure"
+)]
 
 use std::env;
 
@@ -241,7 +245,7 @@ fn more_context_than_there_is_is_refused() {
 }
 
 /// Returns a launch of these workloads.
-fn launch_spec(task: LaunchTask, source: &str, set: &str, format: &str, workloads: serde_json::Value) -> LaunchSpec {
+fn launch_spec(task: LaunchTask, source: &str, set: &str, format: &str, workloads: &serde_json::Value) -> LaunchSpec {
     let weights = Weights::open(source).unwrap();
     let spec = weights.spec();
     let outline = weights.outline(TensorType::from_name(format));
@@ -281,7 +285,7 @@ fn a_timed_launch_reports_every_metric_of_its_workloads_and_the_same_tokens_each
         {"decode": {"prompt_tokens": 17, "output_tokens": 9, "batch_size": 2, "repetitions": 2}},
     ]);
     for set in ["reference", "candle"] {
-        let spec = launch_spec(LaunchTask::Speed, "builtin:pico", set, "as_is", workloads.clone());
+        let spec = launch_spec(LaunchTask::Speed, "builtin:pico", set, "as_is", &workloads);
         let (events, again) = (run(&spec).unwrap(), run(&spec).unwrap());
         for (metric, count) in [
             ("load_ms", 1),
@@ -345,7 +349,7 @@ fn perplexity_is_that_of_llama_cpp() {
         ("candle", "as_is", PICO_NLL, 2e-3),
         ("reference", "as_is", PICO_NLL, 2e-3),
     ] {
-        let spec = launch_spec(LaunchTask::Quality, "builtin:pico", set, format, workloads.clone());
+        let spec = launch_spec(LaunchTask::Quality, "builtin:pico", set, format, &workloads);
         let events = run(&spec).unwrap();
         let nll = samples(&events, "nll");
         assert_eq!(nll.iter().map(|sample| sample.step).collect::<Vec<_>>(), [Some(0), Some(1), Some(2), None]);
@@ -361,7 +365,7 @@ fn perplexity_is_that_of_llama_cpp() {
 
 #[test]
 fn verification_passes_good_kernels_and_fails_a_bound_no_kernel_can_meet() {
-    let mut spec = launch_spec(LaunchTask::Verify, "builtin:pico", "candle", "as_is", serde_json::json!([]));
+    let mut spec = launch_spec(LaunchTask::Verify, "builtin:pico", "candle", "as_is", &serde_json::json!([]));
     let events = run(&spec).unwrap();
     let error = samples(&events, "verify_nmse")[0].value;
     println!("NMSE of candle against reference: {error:e}");
@@ -375,7 +379,7 @@ fn verification_passes_good_kernels_and_fails_a_bound_no_kernel_can_meet() {
 #[test]
 fn failed_launches_say_what_to_do_and_ask_for_an_exit_code() {
     let workloads = serde_json::json!([{"perplexity": {"text": "builtin:kjv.test", "n_ctx": 512, "chunks": 1}}]);
-    let good = launch_spec(LaunchTask::Quality, "builtin:pico", "candle", "as_is", workloads);
+    let good = launch_spec(LaunchTask::Quality, "builtin:pico", "candle", "as_is", &workloads);
     let fails = |change: &dyn Fn(&mut LaunchSpec), code: u8, part: &str| {
         let mut spec = good.clone();
         change(&mut spec);
@@ -433,7 +437,7 @@ fn smollm2_tokens_are_those_of_llama_cpp() {
 fn compare_smollm2_perplexity(set: &str, format: &str, llama_cpp: f64, bound: f64) {
     let Some(path) = smollm2() else { return };
     let workloads = serde_json::json!([{"perplexity": {"n_ctx": 512, "chunks": 12}}]);
-    let spec = launch_spec(LaunchTask::Quality, &path, set, format, workloads);
+    let spec = launch_spec(LaunchTask::Quality, &path, set, format, &workloads);
     let found = samples(&run(&spec).unwrap(), "perplexity")[0].value;
     let off = (found / llama_cpp).ln().abs();
     println!("{set} {format}: perplexity {found}, llama.cpp {llama_cpp}, {:.4} % off", off * 100.0);
@@ -458,7 +462,7 @@ fn smollm2_perplexity_on_f32_is_that_of_llama_cpp() {
     compare_smollm2_perplexity("candle", "f32", SMOLLM2_F32_PERPLEXITY, 1e-4);
 }
 
-/// On f32 matrices the engines agree to f32's precision. On the file's Q4_1, whose 30 layers
+/// On f32 matrices the engines agree to f32's precision. On the file's `q4_1`, whose 30 layers
 /// amplify every flipped rounding, an engine is as far from the other as from itself with the
 /// prompt cut differently (and as llama.cpp is from itself with another type of cache).
 #[test]
