@@ -67,17 +67,19 @@ fn cut_anywhere_every_earlier_line_is_read_and_appending_goes_on() {
     for cut in 0..=bytes.len() {
         let kept = &bytes[..cut];
         let whole = kept.iter().filter(|byte| **byte == b'\n').count();
-        for tail in [&b""[..], &[0; 9], b"\xff\xfe{", b"\0\0\n"] {
-            fs::write(&path, [kept, tail].concat()).unwrap();
-            let torn = cut - kept.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1) + tail.len();
-            let (mut journal, replay) = Journal::open(&path).unwrap();
+        let torn = cut - kept.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        for tail in [&b""[..], &[0; 9], b"\xff\xfe{", b"\0\0\n", b"\0\n\0\n\0"] {
+            let replay = replay(&path, &[kept, tail].concat());
             assert!(replay.events().eq(&events[..whole]), "cut at {cut}, then {tail:?}");
-            assert_eq!((replay.torn_bytes, replay.damage().count()), (torn as u64, 0), "cut at {cut}, then {tail:?}");
-            journal.append(&events[5]).unwrap();
-            let after = read(&path).unwrap();
-            assert!(after.events().eq(events[..whole].iter().chain([&events[5]])), "cut at {cut}, then {tail:?}");
-            assert_eq!(after.torn_bytes, 0);
+            assert_eq!((replay.torn_bytes, replay.damage().count()), ((torn + tail.len()) as u64, 0), "{cut} {tail:?}");
         }
+        fs::write(&path, kept).unwrap();
+        let (mut journal, replay) = Journal::open(&path).unwrap();
+        assert_eq!(replay.torn_bytes, torn as u64);
+        journal.append(&events[5]).unwrap();
+        let after = read(&path).unwrap();
+        assert!(after.events().eq(events[..whole].iter().chain([&events[5]])), "cut at {cut}");
+        assert_eq!(after.torn_bytes, 0);
     }
 }
 

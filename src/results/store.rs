@@ -67,7 +67,7 @@ fn alternatives(nearest: &[String], unreadable: usize) -> String {
     let names = if nearest.is_empty() { String::new() } else { format!("; there is {}", nearest.join(", ")) };
     match unreadable {
         0 => names,
-        _ => format!("{names}; {unreadable} run directories could not be read, `ruvlab list` names them"),
+        _ => format!("{names}; {unreadable} run directories have problems, `ruvlab list` names them"),
     }
 }
 
