@@ -207,16 +207,15 @@ impl Store {
         let directory = self.run_dir(&manifest);
         // A name that starts with a dot is no run yet: a crash here leaves nothing that was measured.
         let unborn = directory.with_file_name(format!(".{}.new", manifest.run_id));
-        fs::create_dir_all(&unborn).map_err(FileError::of("create", &unborn))?;
-        let journal = Journal::create(&unborn.join(layout::JOURNAL))?.renamed(directory.join(layout::JOURNAL));
-        replace_text(&unborn.join(layout::RECIPE), files.source_text)?;
-        replace_text(&unborn.join(layout::RESOLVED), files.resolved_text)?;
-        replace_json(&unborn.join(layout::CELL), cell)?;
-        let environment = Environment { host: host.clone(), load_at_start: Load::now(), load_at_end: None };
-        replace_json(&unborn.join(layout::ENVIRONMENT), &environment)?;
-        manifest::write(&unborn, &manifest)?;
-        fs::rename(&unborn, &directory).map_err(FileError::of("create", &directory))?;
-        sync_directory(&directory)?;
+        let born = fill(&unborn, &manifest, cell, files).and_then(|journal| {
+            fs::rename(&unborn, &directory).map_err(FileError::of("create", &directory))?;
+            sync_directory(&directory)?;
+            Ok(journal.renamed(directory.join(layout::JOURNAL)))
+        });
+        if born.is_err() && fs::remove_dir_all(&unborn).is_err() {
+            // The first error is the one to tell; what is left is hidden and holds no results.
+        }
+        let journal = born?;
         let mut writer = RunWriter::begun(directory, manifest, journal);
         writer.session(host)?;
         Ok(writer)
@@ -390,6 +389,20 @@ impl Store {
         let reason = "the process that wrote it ended without finishing it".to_owned();
         Ok(Some(writer.finish(RunState::Interrupted, Some(reason))?.manifest))
     }
+}
+
+/// Makes the directory of a run with everything that is known before its first launch, the journal
+/// locked before anybody can see it.
+fn fill(directory: &Path, manifest: &Manifest, cell: &Cell, files: RunFiles<'_>) -> Result<Journal, StoreError> {
+    fs::create_dir_all(directory).map_err(FileError::of("create", directory))?;
+    let journal = Journal::create(&directory.join(layout::JOURNAL))?;
+    replace_text(&directory.join(layout::RECIPE), files.source_text)?;
+    replace_text(&directory.join(layout::RESOLVED), files.resolved_text)?;
+    replace_json(&directory.join(layout::CELL), cell)?;
+    let environment = Environment { host: manifest.host.clone(), load_at_start: Load::now(), load_at_end: None };
+    replace_json(&directory.join(layout::ENVIRONMENT), &environment)?;
+    manifest::write(directory, manifest)?;
+    Ok(journal)
 }
 
 /// Returns what newest means among runs of one cell: complete first, then by start.

@@ -11,7 +11,7 @@ use crate::{
     plan::{Cell, Plan},
 };
 
-fn cell(recipe: &str, hash: &str, axes: serde_json::Value) -> Cell {
+fn cell(recipe: &str, hash: &str, axes: &serde_json::Value) -> Cell {
     serde_json::from_value(serde_json::json!({
         "hash": hash.repeat(64 / hash.len()),
         "axes": axes,
@@ -111,7 +111,7 @@ fn assert_same(got: &[SampleRow], want: &[SampleRow]) {
 #[test]
 fn a_finished_run_is_read_back_as_it_was_written() {
     let fixture = fixture();
-    let mut writer = fixture.begin(&cell("a", "ab", serde_json::json!({"kernels.set": "reference"})));
+    let mut writer = fixture.begin(&cell("a", "ab", &serde_json::json!({"kernels.set": "reference"})));
     let extremes = [5e-324, f64::MAX, -0.0, 10.0 / 3.0, 281_474_976_710_655.0, f64::NAN, f64::INFINITY];
     for event in launch(0, Arm::Candidate, &extremes) {
         writer.append(&event).unwrap();
@@ -151,7 +151,7 @@ fn metrics_tokens(record: &RunRecord, replay: &journal::Replay) -> Vec<TokenRow>
 #[test]
 fn a_damaged_parquet_file_is_made_up_for_by_the_journal() {
     let fixture = fixture();
-    let manifest = fixture.complete(&cell("a", "ab", serde_json::json!({})));
+    let manifest = fixture.complete(&cell("a", "ab", &serde_json::json!({})));
     let want = fixture.store.load(&manifest).unwrap();
     fs::write(fixture.store.run_dir(&manifest).join("samples.parquet"), b"PAR1 and nothing else").unwrap();
     assert_same(&fixture.store.load(&manifest).unwrap().samples, &want.samples);
@@ -166,7 +166,7 @@ fn a_store_ignores_its_results_but_not_its_baselines() {
     let root = fixture.store.root().to_owned();
     assert!(!root.exists());
     assert_eq!(fixture.store.list().unwrap(), ListOutcome::default());
-    let manifest = fixture.complete(&cell("a", "ab", serde_json::json!({})));
+    let manifest = fixture.complete(&cell("a", "ab", &serde_json::json!({})));
     fixture.store.set_baseline("main", &[manifest]).unwrap();
     let git = |arguments: &[&str]| {
         let output = std::process::Command::new("git").arg("-C").arg(&root).args(arguments).output().unwrap();
@@ -184,7 +184,7 @@ fn a_store_ignores_its_results_but_not_its_baselines() {
 #[test]
 fn one_run_has_one_writer() {
     let fixture = fixture();
-    let writer = fixture.begin(&cell("a", "ab", serde_json::json!({})));
+    let writer = fixture.begin(&cell("a", "ab", &serde_json::json!({})));
     let manifest = writer.manifest().clone();
     let refused = fixture.store.reopen(&manifest).unwrap_err();
     assert!(matches!(refused, StoreError::Journal(JournalError::Locked(_))), "{refused}");
@@ -196,7 +196,7 @@ fn one_run_has_one_writer() {
 #[test]
 fn a_run_whose_process_is_gone_is_recovered_as_interrupted_and_can_go_on() {
     let fixture = fixture();
-    let mut writer = fixture.begin(&cell("a", "ab", serde_json::json!({})));
+    let mut writer = fixture.begin(&cell("a", "ab", &serde_json::json!({})));
     let manifest = writer.manifest().clone();
     let mut events = launch(0, Arm::Candidate, &[1.0]);
     events.extend(launch(1, Arm::Candidate, &[2.0]));
@@ -233,7 +233,7 @@ fn a_run_whose_process_is_gone_is_recovered_as_interrupted_and_can_go_on() {
 #[test]
 fn only_what_may_go_on_goes_on() {
     let fixture = fixture();
-    let cell = cell("a", "ab", serde_json::json!({}));
+    let cell = cell("a", "ab", &serde_json::json!({}));
     let complete = fixture.complete(&cell);
     let error = fixture.store.reopen(&complete).unwrap_err().to_string();
     assert!(error.contains("cannot go on: it is complete"), "{error}");
@@ -258,7 +258,7 @@ fn only_what_may_go_on_goes_on() {
 #[test]
 fn damage_in_the_journal_costs_the_launch_it_hit_and_is_told() {
     let fixture = fixture();
-    let mut writer = fixture.begin(&cell("a", "ab", serde_json::json!({})));
+    let mut writer = fixture.begin(&cell("a", "ab", &serde_json::json!({})));
     let manifest = writer.manifest().clone();
     for event in launch(0, Arm::Candidate, &[1.0]).into_iter().chain(launch(1, Arm::Candidate, &[2.0, 3.0])) {
         writer.append(&event).unwrap();
@@ -280,16 +280,16 @@ fn damage_in_the_journal_costs_the_launch_it_hit_and_is_told() {
 #[test]
 fn unreadable_and_incomplete_directories_are_named_beside_the_others() {
     let fixture = fixture();
-    let good = fixture.complete(&cell("a", "ab", serde_json::json!({})));
-    let lacking = fixture.complete(&cell("a", "cd", serde_json::json!({})));
+    let good = fixture.complete(&cell("a", "ab", &serde_json::json!({})));
+    let lacking = fixture.complete(&cell("a", "cd", &serde_json::json!({})));
     fs::remove_file(fixture.store.run_dir(&lacking).join("events.jsonl")).unwrap();
     fs::remove_file(fixture.store.run_dir(&lacking).join("cell.json")).unwrap();
-    let broken = fixture.complete(&cell("b", "ab", serde_json::json!({})));
+    let broken = fixture.complete(&cell("b", "ab", &serde_json::json!({})));
     fs::write(fixture.store.run_dir(&broken).join("manifest.json"), "{").unwrap();
-    let newer = fixture.complete(&cell("b", "cd", serde_json::json!({})));
+    let newer = fixture.complete(&cell("b", "cd", &serde_json::json!({})));
     let newer = Manifest { format_version: 9, ..newer };
     replace_json(&fixture.store.run_dir(&newer).join("manifest.json"), &newer).unwrap();
-    let moved = fixture.complete(&cell("c", "ab", serde_json::json!({})));
+    let moved = fixture.complete(&cell("c", "ab", &serde_json::json!({})));
     let directory = fixture.store.run_dir(&moved);
     fs::rename(&directory, directory.with_file_name("renamed")).unwrap();
     fs::create_dir_all(directory.with_file_name("empty")).unwrap();
@@ -319,7 +319,7 @@ fn listing_while_writing_sees_whole_runs_only() {
     let (store, host) = (fixture.store.clone(), fixture.host.clone());
     let writing = std::thread::spawn(move || {
         for _ in 0..30 {
-            let cell = cell("a", "ab", serde_json::json!({}));
+            let cell = cell("a", "ab", &serde_json::json!({}));
             let mut writer = store.create(&cell, RunKind::Run, FILES, &host).unwrap();
             for event in launch(0, Arm::Candidate, &[1.0]) {
                 writer.append(&event).unwrap();
@@ -346,7 +346,7 @@ fn listing_while_writing_sees_whole_runs_only() {
 fn a_run_is_selected_by_id_beginning_end_cell_and_recipe() {
     let fixture = fixture();
     let axes = |set: &str| serde_json::json!({"kernels.set": set});
-    let (auto, reference) = (cell("speed", "ab12", axes("auto")), cell("speed", "cd34", axes("reference")));
+    let (auto, reference) = (cell("speed", "ab12", &axes("auto")), cell("speed", "cd34", &axes("reference")));
     let old = fixture.complete(&auto);
     let new = fixture.complete(&auto);
     let other = fixture.complete(&reference);
@@ -376,7 +376,7 @@ fn a_run_is_selected_by_id_beginning_end_cell_and_recipe() {
     let plan = Plan { recipe: "speed".to_owned(), source_text: String::new(), cells: vec![reference, auto.clone()] };
     fixture.store.set_plan(&plan).unwrap();
     assert_eq!(ids("speed"), Ok(vec![other.run_id, new.run_id]));
-    fixture.store.set_plan(&Plan { cells: vec![cell("speed", "ef56", axes("auto"))], ..plan }).unwrap();
+    fixture.store.set_plan(&Plan { cells: vec![cell("speed", "ef56", &axes("auto"))], ..plan }).unwrap();
     let none = ids("speed").unwrap_err();
     assert!(none.contains("recipe speed has no complete run") && none.contains(&newest_failed.run_id), "{none}");
 }
@@ -384,7 +384,7 @@ fn a_run_is_selected_by_id_beginning_end_cell_and_recipe() {
 #[test]
 fn a_baseline_points_to_its_runs_and_can_be_run_without_them() {
     let fixture = fixture();
-    let cells = [cell("a", "ab", serde_json::json!({"x": 1})), cell("a", "cd", serde_json::json!({"x": 2}))];
+    let cells = [cell("a", "ab", &serde_json::json!({"x": 1})), cell("a", "cd", &serde_json::json!({"x": 2}))];
     let runs: Vec<Manifest> = cells.iter().map(|cell| fixture.complete(cell)).collect();
     let set = fixture.store.set_baseline("main", &runs).unwrap();
     assert_eq!(fixture.store.baseline("main").unwrap(), set);
@@ -405,11 +405,11 @@ fn a_baseline_points_to_its_runs_and_can_be_run_without_them() {
 #[test]
 fn a_baseline_is_of_complete_runs_of_one_recipe_and_machine() {
     let fixture = fixture();
-    let one = cell("a", "ab", serde_json::json!({}));
+    let one = cell("a", "ab", &serde_json::json!({}));
     let good = fixture.complete(&one);
     let failed = fixture.begin(&one).finish(RunState::Failed, None).unwrap().manifest;
     let again = fixture.complete(&one);
-    let stranger = fixture.complete(&cell("b", "cd", serde_json::json!({})));
+    let stranger = fixture.complete(&cell("b", "cd", &serde_json::json!({})));
     let problem = |name: &str, runs: &[&Manifest]| {
         let runs: Vec<Manifest> = runs.iter().map(|manifest| (*manifest).clone()).collect();
         fixture.store.set_baseline(name, &runs).unwrap_err().to_string()
@@ -427,7 +427,7 @@ fn a_baseline_is_of_complete_runs_of_one_recipe_and_machine() {
 #[test]
 fn a_place_that_cannot_be_written_is_named_and_loses_nothing() {
     let fixture = fixture();
-    let mut writer = fixture.begin(&cell("a", "ab", serde_json::json!({})));
+    let mut writer = fixture.begin(&cell("a", "ab", &serde_json::json!({})));
     for event in launch(0, Arm::Candidate, &[1.0]) {
         writer.append(&event).unwrap();
     }
@@ -445,7 +445,7 @@ fn a_place_that_cannot_be_written_is_named_and_loses_nothing() {
     let file = fixture.store.root().join("store.json");
     let error = Store::open(&file).and_then(|store| store.list().map(drop)).unwrap_err().to_string();
     assert!(error.contains("store.json"), "{error}");
-    let bad = cell("baselines", "ab", serde_json::json!({}));
+    let bad = cell("baselines", "ab", &serde_json::json!({}));
     let error = fixture.store.create(&bad, RunKind::Run, FILES, &fixture.host).unwrap_err().to_string();
     assert!(error.contains("\"baselines\" cannot name a recipe"), "{error}");
     assert!(Path::new(fixture.store.root()).join("a").exists());

@@ -33,12 +33,12 @@ fn cell() -> Cell {
         "texts": {},
         "estimated_memory": "1MiB",
     }))
-    .unwrap()
+    .expect("a cell")
 }
 
 fn begin(store: &Store) -> RunWriter {
     let files = RunFiles { source_text: "name: killed\n", resolved_text: "name: killed\n" };
-    store.create(&cell(), RunKind::Run, files, &Host::detect()).unwrap()
+    store.create(&cell(), RunKind::Run, files, &Host::detect()).expect("a new run")
 }
 
 fn started(launch: u32) -> Event {
@@ -67,9 +67,9 @@ fn finished(launch: u32) -> Event {
 }
 
 fn only_run(store: &Store) -> Manifest {
-    let outcome = store.list().unwrap();
+    let outcome = store.list().expect("a readable store");
     assert_eq!(outcome.problems, []);
-    let [manifest] = outcome.manifests.try_into().unwrap();
+    let [manifest] = outcome.manifests.try_into().expect("one run");
     manifest
 }
 
