@@ -377,7 +377,9 @@ impl Store {
     }
 
     fn recover_run(&self, manifest: &Manifest) -> Result<Option<Manifest>, StoreError> {
-        let mut writer = match RunWriter::resumed(&self.run_dir(manifest)) {
+        let directory = self.run_dir(manifest);
+        let last_written = fs::metadata(directory.join(layout::JOURNAL)).and_then(|metadata| metadata.modified());
+        let mut writer = match RunWriter::resumed(&directory) {
             Err(StoreError::Journal(JournalError::Locked(_) | JournalError::NoLocks { .. })) => return Ok(None),
             Err(StoreError::Journal(JournalError::File(error))) if error.is_read_only() => return Ok(None),
             writer => writer?,
@@ -387,7 +389,10 @@ impl Store {
         }
         writer.end_open_launches()?;
         let reason = "the process that wrote it ended without finishing it".to_owned();
-        Ok(Some(writer.finish(RunState::Interrupted, Some(reason))?.manifest))
+        // It ended when it was last heard of, not when somebody noticed.
+        let ended_at = last_written.ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
+        let ended_at = ended_at.map_or_else(clock::timestamp, |time| format!("{time:.3}"));
+        Ok(Some(writer.finish_at(ended_at, RunState::Interrupted, Some(reason))?.manifest))
     }
 }
 

@@ -205,12 +205,17 @@ fn a_run_whose_process_is_gone_is_recovered_as_interrupted_and_can_go_on() {
         writer.append(event).unwrap();
     }
     drop(writer);
+    let then = std::time::UNIX_EPOCH + std::time::Duration::from_millis(1_700_000_000_123);
+    let journal = fs::File::options().append(true).open(fixture.store.run_dir(&manifest).join("events.jsonl")).unwrap();
+    journal.set_modified(then).unwrap();
+    drop(journal);
     let [recovered] = fixture.store.recover().unwrap().try_into().unwrap();
     assert_eq!(
         (recovered.state, recovered.launches_complete, recovered.launches_failed),
         (RunState::Interrupted, 1, 1)
     );
-    assert!(recovered.ended_at.is_some() && recovered.reason.is_some());
+    assert_eq!(recovered.ended_at.as_deref(), Some("2023-11-14T22:13:20.123Z"));
+    assert!(recovered.reason.is_some());
     assert_eq!(fixture.store.recover().unwrap(), []);
     let values = |record: &RunRecord| record.samples.iter().map(|row| (row.value, row.valid)).collect::<Vec<_>>();
     assert_eq!(values(&fixture.store.load(&recovered).unwrap()), [(1.0, true), (2.0, false)]);

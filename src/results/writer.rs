@@ -152,7 +152,17 @@ impl RunWriter {
     ///
     /// If a file cannot be written. The run is then `running` on the disk with its journal whole,
     /// and the next [`super::Store::recover`] compacts it.
-    pub fn finish(mut self, state: RunState, reason: Option<String>) -> Result<RunRecord, StoreError> {
+    pub fn finish(self, state: RunState, reason: Option<String>) -> Result<RunRecord, StoreError> {
+        self.finish_at(clock::timestamp(), state, reason)
+    }
+
+    /// Ends the run as of a moment that may be long past.
+    pub(super) fn finish_at(
+        mut self,
+        ended_at: String,
+        state: RunState,
+        reason: Option<String>,
+    ) -> Result<RunRecord, StoreError> {
         if state == RunState::Running {
             return Err(StoreError::NotAnEnd { run_id: self.manifest.run_id });
         }
@@ -163,7 +173,7 @@ impl RunWriter {
         let failed = collector.launches().count() - complete;
         let reasons: Vec<String> = reason.into_iter().chain(replay.damage().map(ToString::to_string)).collect();
         self.manifest.state = state;
-        self.manifest.ended_at = Some(clock::timestamp());
+        self.manifest.ended_at = Some(ended_at);
         self.manifest.launches_complete = u32::try_from(complete).unwrap_or(u32::MAX);
         self.manifest.launches_failed = u32::try_from(failed).unwrap_or(u32::MAX);
         self.manifest.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
