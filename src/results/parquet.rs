@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use polars::prelude::{Column, DataFrame, NamedFrom, PolarsError, Series};
+use polars::prelude::{Column, CompatLevel, DataFrame, NamedFrom, PolarsError, SchemaExt, Series};
 use polars_io::{
     SerReader,
     parquet::{
@@ -18,6 +18,7 @@ use polars_io::{
         write::{KeyValueMetadata, ParquetCompression, ParquetWriter},
     },
 };
+use polars_parquet::write::{KeyValue, schema_to_metadata_key};
 
 use super::{
     durable::{FileError, replace},
@@ -95,11 +96,13 @@ fn signed(value: u64) -> i64 {
 
 fn write(path: &Path, columns: Vec<Column>) -> Result<(), ParquetError> {
     let mut frame = DataFrame::new_infer_height(columns).map_err(ParquetError::of(path))?;
-    let version = vec![(SCHEMA_KEY.to_owned(), SCHEMA_VERSION.to_string())];
+    // polars names text `string_view` in the Arrow schema it adds, a type pyarrow has no comparisons for.
+    let arrow = schema_to_metadata_key(&frame.schema().to_arrow(CompatLevel::oldest()));
+    let version = KeyValue { key: SCHEMA_KEY.to_owned(), value: Some(SCHEMA_VERSION.to_string()) };
     let mut bytes = Vec::new();
     ParquetWriter::new(&mut bytes)
         .with_compression(ParquetCompression::Zstd(None))
-        .with_key_value_metadata(Some(KeyValueMetadata::from_static(version)))
+        .with_key_value_metadata(Some(KeyValueMetadata::Static(vec![arrow, version])))
         .finish(&mut frame)
         .map_err(ParquetError::of(path))?;
     Ok(replace(path, |file| file.write_all(&bytes).map_err(FileError::of("write", path)))?)
