@@ -1,6 +1,7 @@
 //! Metrics: each registered once, with unit, direction, definition and version; the statistics on
 //! them; and how an event stream becomes rows.
 mod registry;
+pub mod stats;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,10 +1,12 @@
 //! Every metric there is.
+use serde::{Deserialize, Serialize};
 
 /// Raised when a definition changes, so that old results are not compared with new ones.
 pub const METRIC_SCHEMA_VERSION: u32 = 1;
 
 /// Which way is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// More is better.
     Higher,
@@ -15,7 +17,8 @@ pub enum Direction {
 }
 
 /// What repeats the measurement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Replication {
     /// Process launches vary it: statistics over launches.
     Launch,

@@ -1,1 +1,2 @@
 //! Everything a person sees: the only code that prints.
+pub mod table;
