@@ -1,0 +1,104 @@
+//! What the charts are drawn of: the cells with their names, summaries and colours.
+use super::palette::{self, Color};
+use crate::{
+    event::Arm,
+    report::{
+        label::{self, Axis},
+        summary::{MetricSummary, RunSummary, summarize},
+        tables::BaselineCell,
+    },
+    results::{Manifest, RunRecord, TokenRow},
+};
+
+/// One cell.
+pub(super) struct Cell<'a> {
+    pub(super) record: &'a RunRecord,
+    pub(super) tokens: &'a [TokenRow],
+    pub(super) label: String,
+    pub(super) summary: RunSummary,
+    pub(super) color: Color,
+    /// Whether its line is dashed, because the colours went round.
+    pub(super) dashed: bool,
+}
+
+/// All cells.
+pub(super) struct Cells<'a> {
+    pub(super) list: Vec<Cell<'a>>,
+    /// The one the others are compared with.
+    pub(super) baseline: Option<usize>,
+    /// What they have in common.
+    pub(super) facts: String,
+    /// Their recipe, or recipes.
+    pub(super) recipe: String,
+}
+
+impl<'a> Cells<'a> {
+    pub(super) fn new(records: &'a [(RunRecord, Vec<TokenRow>)], baseline: Option<&BaselineCell>) -> Self {
+        let manifests: Vec<&Manifest> = records.iter().map(|(record, _)| &record.manifest).collect();
+        let labels = label::cell_labels(&manifests);
+        let groups = color_groups(&label::varying_axes(&manifests), records.len());
+        let baseline = baseline.and_then(|wanted| manifests.iter().position(|m| label::matches(&m.axes, wanted)));
+        let mut recipes: Vec<&str> = manifests.iter().map(|manifest| manifest.recipe.as_str()).collect();
+        recipes.dedup();
+        let list = records
+            .iter()
+            .zip(labels)
+            .enumerate()
+            .map(|(at, ((record, tokens), label))| Cell {
+                record,
+                tokens,
+                label,
+                summary: summarize(record, Arm::Candidate),
+                color: if baseline == Some(at) { palette::BASELINE } else { palette::series(groups[at]) },
+                dashed: records.len() > palette::SERIES_COUNT && at / palette::SERIES_COUNT % 2 == 1,
+            })
+            .collect();
+        Self { list, baseline, facts: label::common_facts(&manifests), recipe: recipes.join(", ") }
+    }
+
+    /// Returns the workloads a metric was measured on, in order.
+    pub(super) fn workloads(&self, metric: &str) -> Vec<(String, String)> {
+        let mut found: Vec<(String, String)> = Vec::new();
+        for summary in self.list.iter().flat_map(|cell| cell.summary.all(metric)) {
+            let item = (summary.workload.clone(), summary.unit.clone());
+            if !found.contains(&item) {
+                found.push(item);
+            }
+        }
+        found
+    }
+
+    /// Returns the numbers of launches behind a metric as text, such as `n = 5`.
+    pub(super) fn launches<'b>(&self, summaries: impl Iterator<Item = &'b MetricSummary>) -> String {
+        let counts: Vec<usize> = summaries.map(|summary| summary.n).collect();
+        match (counts.iter().min(), counts.iter().max()) {
+            (Some(least), Some(most)) if least == most => format!("n = {least}"),
+            (Some(least), Some(most)) => format!("n = {least} to {most}"),
+            _ => "n = 0".to_owned(),
+        }
+    }
+}
+
+/// Returns which colour each cell has: one each while there are enough, else one for each value of
+/// the axis with the most values that still have a colour each.
+fn color_groups(axes: &[Axis], cells: usize) -> Vec<usize> {
+    if cells <= palette::SERIES_COUNT {
+        return (0..cells).collect();
+    }
+    let grouped = axes.iter().map(|axis| {
+        let mut values: Vec<&String> = Vec::new();
+        let groups: Vec<usize> = axis
+            .values
+            .iter()
+            .map(|value| {
+                values.iter().position(|known| *known == value).unwrap_or_else(|| {
+                    values.push(value);
+                    values.len() - 1
+                })
+            })
+            .collect();
+        (values.len(), groups)
+    });
+    let best = grouped.filter(|(values, _)| *values <= palette::SERIES_COUNT).max_by_key(|(values, _)| *values);
+    best.map_or_else(|| (0..cells).collect(), |(_, groups)| groups)
+}
