@@ -9,7 +9,7 @@ use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 pub const CONFIDENCE: f64 = 0.95;
 
 /// From this many pairs on, the interval of a paired change is bootstrapped. Below, a percentile or
-/// BCa bootstrap covers too little (84 % instead of 95 % with five pairs) and Student's t does not.
+/// `BCa` bootstrap covers too little (84 % instead of 95 % with five pairs) and Student's t does not.
 pub const BOOTSTRAP_FROM: usize = 20;
 
 const RESAMPLES: usize = 10_000;
@@ -189,7 +189,7 @@ fn as_change(interval: Interval) -> Interval {
 }
 
 /// Returns the relative change over pairs of (baseline, candidate): the mean of the log ratios, with
-/// Student's t interval under [`BOOTSTRAP_FROM`] pairs and a BCa bootstrap (Efron 1987; 10,000
+/// Student's t interval under [`BOOTSTRAP_FROM`] pairs and a `BCa` bootstrap (Efron 1987; 10,000
 /// resamples, fixed seed) from there on. Equal pairs give equal results on every machine and run.
 ///
 /// # Errors
@@ -240,7 +240,7 @@ fn welch_half_width(a: &[f64], b: &[f64], confidence: f64) -> Option<f64> {
     Some(t_quantile(freedom, confidence)? * squared.sqrt())
 }
 
-/// Returns the BCa interval of the mean, or nothing where its corrections are not finite.
+/// Returns the `BCa` interval of the mean, or nothing where its corrections are not finite.
 fn bca_interval(values: &[f64], confidence: f64) -> Option<Interval> {
     let n = values.len();
     let estimate = mean_of(values);

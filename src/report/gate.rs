@@ -277,7 +277,10 @@ fn verdict(worse: Option<Worse>, threshold: f64) -> (Verdict, Option<String>) {
     } else if interval.high < threshold {
         (Verdict::Pass, None)
     } else {
-        (Verdict::Inconclusive, Some(format!("the interval reaches {} worse", number::percent(interval.high))))
+        (
+            Verdict::Inconclusive,
+            Some(format!("the interval reaches {} worse", number::percent(interval.high).trim_start_matches('+'))),
+        )
     }
 }
 

@@ -1,4 +1,4 @@
-//! Gates as JUnit XML: a suite a comparison, a test case a gate.
+//! Gates as `JUnit` XML: a suite a comparison, a test case a gate.
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::{
@@ -7,12 +7,12 @@ use super::{
     number,
 };
 
-/// Why no JUnit could be written.
+/// Why no `JUnit` could be written.
 #[derive(Debug, thiserror::Error)]
 #[error("junit: {0}")]
 pub struct JunitError(#[from] quick_junit::SerializeError);
 
-/// Returns the reports as JUnit XML. A regression is a failure; an inconclusive gate and an advisory
+/// Returns the reports as `JUnit` XML. A regression is a failure; an inconclusive gate and an advisory
 /// regression are skipped tests, or failures when `strict`; what cannot be compared is an error.
 ///
 /// # Errors

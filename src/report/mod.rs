@@ -1,4 +1,4 @@
-//! What results mean: summaries, comparisons, gates, tables as data, JUnit, charts. Everything here is
+//! What results mean: summaries, comparisons, gates, tables as data, `JUnit`, charts. Everything here is
 //! a value or a file; `ui` prints.
 //!
 //! The structs that are serialised are the JSON a person's scripts read: their field names are part of

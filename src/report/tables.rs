@@ -94,3 +94,6 @@ pub struct Table {
     /// Lines below.
     pub notes: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,16 +28,22 @@ pub(super) enum Anchor {
 pub(super) struct Stroke {
     pub(super) color: Color,
     pub(super) width: f64,
-    pub(super) dashed: bool,
+    pub(super) dash: Dash,
 }
+
+/// Lengths drawn and left out in turn; none for a solid line.
+pub(super) type Dash = &'static [f64];
+
+/// Line styles that are easy to tell apart, solid first.
+pub(super) const DASHES: [Dash; 4] = [&[], &[7.0, 4.0], &[2.0, 3.0], &[11.0, 3.0, 2.0, 3.0]];
 
 impl Stroke {
     pub(super) fn solid(color: Color, width: f64) -> Self {
-        Self { color, width, dashed: false }
+        Self { color, width, dash: DASHES[0] }
     }
 
     pub(super) fn dashed(color: Color, width: f64) -> Self {
-        Self { color, width, dashed: true }
+        Self { color, width, dash: &[5.0, 3.5] }
     }
 }
 
@@ -99,7 +105,7 @@ impl Canvas<'_> {
 
     pub(super) fn path(&mut self, points: &[(f64, f64)], stroke: Stroke) {
         let style = style(stroke.color, 1.0, stroke.width, false);
-        let pieces = if stroke.dashed { dashes(points, 5.0, 3.5) } else { vec![points.to_vec()] };
+        let pieces = if stroke.dash.is_empty() { vec![points.to_vec()] } else { dashes(points, stroke.dash) };
         for piece in pieces {
             let result = self.backend.draw_path(piece.into_iter().map(steps), &style);
             self.note(result.map_err(|error| error.to_string()));
@@ -155,13 +161,10 @@ impl Canvas<'_> {
     }
 }
 
-/// Returns the pieces of a dashed path: `on` drawn, `off` left out, along its length.
-fn dashes(points: &[(f64, f64)], on: f64, off: f64) -> Vec<Vec<(f64, f64)>> {
-    let mut pieces: Vec<Vec<(f64, f64)>> = Vec::new();
-    let (mut drawing, mut left) = (true, on);
-    if let Some(&first) = points.first() {
-        pieces.push(vec![first]);
-    }
+/// Returns the drawn pieces of a dashed path, the pattern going round along its length.
+fn dashes(points: &[(f64, f64)], pattern: &[f64]) -> Vec<Vec<(f64, f64)>> {
+    let mut pieces: Vec<Vec<(f64, f64)>> = points.first().map(|&first| vec![first]).into_iter().collect();
+    let (mut turn, mut left) = (0, pattern[0]);
     for pair in points.windows(2) {
         let ((mut x, mut y), (to_x, to_y)) = (pair[0], pair[1]);
         let mut length = (to_x - x).hypot(to_y - y);
@@ -169,18 +172,15 @@ fn dashes(points: &[(f64, f64)], on: f64, off: f64) -> Vec<Vec<(f64, f64)>> {
             let share = left / length;
             (x, y) = (x + (to_x - x) * share, y + (to_y - y) * share);
             length -= left;
-            if drawing {
-                if let Some(piece) = pieces.last_mut() {
-                    piece.push((x, y));
-                }
-            } else {
-                pieces.push(vec![(x, y)]);
+            match pieces.last_mut() {
+                Some(piece) if turn % 2 == 0 => piece.push((x, y)),
+                _ => pieces.push(vec![(x, y)]),
             }
-            drawing = !drawing;
-            left = if drawing { on } else { off };
+            turn += 1;
+            left = pattern[turn % pattern.len()];
         }
         left -= length;
-        if drawing && let Some(piece) = pieces.last_mut() {
+        if let Some(piece) = pieces.last_mut().filter(|_| turn % 2 == 0) {
             piece.push((to_x, to_y));
         }
     }
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn dashes_cover_their_share_of_the_path() {
-        let pieces = dashes(&[(0.0, 0.0), (50.0, 0.0), (50.0, 35.0)], 5.0, 3.5);
+        let pieces = dashes(&[(0.0, 0.0), (50.0, 0.0), (50.0, 35.0)], &[5.0, 3.5]);
         let length = |piece: &Vec<(f64, f64)>| -> f64 {
             piece.windows(2).map(|p| (p[1].0 - p[0].0).hypot(p[1].1 - p[0].1)).sum()
         };

@@ -1,9 +1,13 @@
 //! What the charts are drawn of: the cells with their names, summaries and colours.
-use super::palette::{self, Color};
+use super::{
+    canvas::{DASHES, Dash},
+    palette::{self, Color},
+};
 use crate::{
     event::Arm,
     report::{
         label::{self, Axis},
+        number,
         summary::{MetricSummary, RunSummary, summarize},
         tables::BaselineCell,
     },
@@ -17,8 +21,8 @@ pub(super) struct Cell<'a> {
     pub(super) label: String,
     pub(super) summary: RunSummary,
     pub(super) color: Color,
-    /// Whether its line is dashed, because the colours went round.
-    pub(super) dashed: bool,
+    /// Its line style, which tells cells of one colour apart.
+    pub(super) dash: Dash,
 }
 
 /// All cells.
@@ -36,8 +40,8 @@ impl<'a> Cells<'a> {
     pub(super) fn new(records: &'a [(RunRecord, Vec<TokenRow>)], baseline: Option<&BaselineCell>) -> Self {
         let manifests: Vec<&Manifest> = records.iter().map(|(record, _)| &record.manifest).collect();
         let labels = label::cell_labels(&manifests);
-        let groups = color_groups(&label::varying_axes(&manifests), records.len());
         let baseline = baseline.and_then(|wanted| manifests.iter().position(|m| label::matches(&m.axes, wanted)));
+        let groups = color_groups(&label::varying_axes(&manifests), records.len(), baseline);
         let mut recipes: Vec<&str> = manifests.iter().map(|manifest| manifest.recipe.as_str()).collect();
         recipes.dedup();
         let list = records
@@ -50,7 +54,7 @@ impl<'a> Cells<'a> {
                 label,
                 summary: summarize(record, Arm::Candidate),
                 color: if baseline == Some(at) { palette::BASELINE } else { palette::series(groups[at]) },
-                dashed: records.len() > palette::SERIES_COUNT && at / palette::SERIES_COUNT % 2 == 1,
+                dash: DASHES[same_color(at, &groups, baseline) % DASHES.len()],
             })
             .collect();
         Self { list, baseline, facts: label::common_facts(&manifests), recipe: recipes.join(", ") }
@@ -69,21 +73,27 @@ impl<'a> Cells<'a> {
     }
 
     /// Returns the numbers of launches behind a metric as text, such as `n = 5`.
-    pub(super) fn launches<'b>(&self, summaries: impl Iterator<Item = &'b MetricSummary>) -> String {
+    pub(super) fn launches<'b>(summaries: impl Iterator<Item = &'b MetricSummary>) -> String {
         let counts: Vec<usize> = summaries.map(|summary| summary.n).collect();
-        match (counts.iter().min(), counts.iter().max()) {
-            (Some(least), Some(most)) if least == most => format!("n = {least}"),
-            (Some(least), Some(most)) => format!("n = {least} to {most}"),
-            _ => "n = 0".to_owned(),
-        }
+        format!("n = {}", number::range(&counts))
     }
+}
+
+/// Returns how many cells before this one have its colour.
+fn same_color(at: usize, groups: &[usize], baseline: Option<usize>) -> usize {
+    if groups.len() <= palette::SERIES_COUNT || baseline == Some(at) {
+        return 0;
+    }
+    groups[..at].iter().filter(|group| **group == groups[at]).count()
 }
 
 /// Returns which colour each cell has: one each while there are enough, else one for each value of
 /// the axis with the most values that still have a colour each.
-fn color_groups(axes: &[Axis], cells: usize) -> Vec<usize> {
+fn color_groups(axes: &[Axis], cells: usize, baseline: Option<usize>) -> Vec<usize> {
     if cells <= palette::SERIES_COUNT {
-        return (0..cells).collect();
+        // The baseline is grey and takes no colour from the others.
+        let after = |cell: usize| baseline.is_some_and(|baseline| baseline < cell);
+        return (0..cells).map(|cell| cell - usize::from(after(cell))).collect();
     }
     let grouped = axes.iter().map(|axis| {
         let mut values: Vec<&String> = Vec::new();
@@ -100,5 +110,5 @@ fn color_groups(axes: &[Axis], cells: usize) -> Vec<usize> {
         (values.len(), groups)
     });
     let best = grouped.filter(|(values, _)| *values <= palette::SERIES_COUNT).max_by_key(|(values, _)| *values);
-    best.map_or_else(|| (0..cells).collect(), |(_, groups)| groups)
+    best.map_or_else(|| (0..cells).map(|cell| cell % palette::SERIES_COUNT).collect(), |(_, groups)| groups)
 }

@@ -18,10 +18,10 @@ use crate::{
 };
 
 const NAME: &str = "forest";
-const ROW: f64 = 27.0;
+const ROW: f64 = 23.0;
 const HEADING: f64 = 34.0;
-/// Beyond this change either way the axis is logarithmic in the ratio, so that −50 % and +100 % are
-/// equally far.
+const TICKS: f64 = 26.0;
+/// Beyond this change either way an axis is logarithmic.
 const LINEAR_TO: f64 = 0.35;
 
 struct Row {
@@ -89,7 +89,7 @@ pub(super) fn of_cells(cells: &Cells<'_>) -> Attempt {
     } else {
         "Launches paired by round."
     };
-    draw(&title, &cells.facts, how, &groups)
+    draw(&title, &cells.facts, how, &groups, false)
 }
 
 /// Returns the gates of reports.
@@ -101,7 +101,7 @@ pub(super) fn of_gates(reports: &[GateReport]) -> Result<Result<Chart, Skipped>,
             let change = metrics.iter().find(|m| m.metric == gate.metric && m.workload == gate.workload);
             let (Some(change), Some(ratio), Some(worse)) = (change, gate.ratio, gate.worse) else { continue };
             let row = Row {
-                label: candidate_label.clone(),
+                label: if reports.len() > 1 { candidate_label.clone() } else { String::new() },
                 ratio,
                 worse,
                 verdict: Some(gate.verdict),
@@ -113,174 +113,199 @@ pub(super) fn of_gates(reports: &[GateReport]) -> Result<Result<Chart, Skipped>,
     let Some(first) = reports.first().filter(|_| !groups.is_empty()) else {
         return skipped(NAME, "no gate has a change to draw");
     };
-    let title = format!("{}: gates against {}", first.comparison.recipe, first.comparison.baseline_label);
+    let title = format!("{}: gates", first.comparison.recipe);
+    let subtitle = match reports {
+        [only] => format!("{} against {}", only.comparison.candidate_label, only.comparison.baseline_label),
+        _ => format!("against {}", first.comparison.baseline_label),
+    };
     let how = if reports.iter().any(|report| report.comparison.is_advisory()) {
         "Advisory: not measured side by side."
     } else {
         "Launches paired by round."
     };
-    draw(&title, "", how, &groups)
+    draw(&title, &subtitle, how, &groups, true)
 }
 
-fn draw(title: &str, facts: &str, how: &str, groups: &[Group]) -> Attempt {
-    let counts = || groups.iter().flat_map(|group| &group.rows).map(|row| row.ratio.n).filter(|n| *n > 1);
-    let n = match (counts().min(), counts().max()) {
-        (Some(least), Some(most)) if least == most => format!("n = {least} pairs. "),
-        (Some(least), Some(most)) => format!("n = {least} to {most} pairs. "),
-        _ => String::new(),
-    };
+fn draw(title: &str, facts: &str, how: &str, groups: &[Group], shared: bool) -> Attempt {
+    let counts: Vec<usize> =
+        groups.iter().flat_map(|group| &group.rows).map(|row| row.ratio.n).filter(|n| *n > 1).collect();
+    let n = if counts.is_empty() { String::new() } else { format!("n = {} pairs. ", show::range(&counts)) };
     let caption = format!(
         "Squares: change of the geometric mean; lines: 95 % interval, {n}Right is better, also where less is better. \
-         Tinted: worse by the threshold or more. Green: surely better; red: surely worse; grey: neither is sure. {how}"
+         Tinted: worse by the threshold or more. Green: surely better; orange: surely worse; grey: not sure. {how}"
     );
     let frame = Frame::new(title, facts, &caption);
-    let rows: usize = groups.iter().map(|group| group.rows.len()).sum();
-    let body = groups.len() as f64 * HEADING + rows as f64 * ROW;
-    let height = frame.top() + body + 56.0 + frame.bottom();
+    let (panels, bottom) = panels(groups, shared, frame.top());
+    let height = bottom + 24.0 + frame.bottom();
     let svg = canvas::draw(NAME, title, (WIDTH, height), |canvas| {
         frame.write(canvas, height);
-        draw_body(canvas, groups, frame.top(), frame.top() + body);
+        draw_body(canvas, groups, &panels, bottom);
     })?;
     Ok(Ok(Chart { name: NAME.to_owned(), title: title.to_owned(), svg, csv: csv(groups) }))
 }
 
-/// Places changes for the better: linear when all are small, logarithmic in the ratio otherwise.
+/// Places changes for the better: a percentage when all are small, else how many times better, on a
+/// logarithmic axis, where half as good and twice as good are equally far.
 struct Axis {
     is_log: bool,
     domain: (f64, f64),
     range: (f64, f64),
 }
 
+/// Returns how many times better a change for the worse is.
+fn times_better(direction: Direction, worse: f64) -> f64 {
+    if direction == Direction::Higher { (1.0 - worse).max(0.01) } else { 1.0 / (1.0 + worse).max(0.01) }
+}
+
 impl Axis {
     fn new(groups: &[Group], range: (f64, f64)) -> Self {
-        let (mut low, mut high) = (0.0f64, 0.0f64);
-        for group in groups {
+        let worse = groups.iter().flat_map(|group| {
             let threshold = group.threshold.unwrap_or(0.0);
-            low = low.min(-threshold * 1.5);
-            high = high.max(threshold * 0.7);
-            for row in &group.rows {
-                let (from, to) = better(row);
-                low = low.min(from);
-                high = high.max(to);
-            }
+            let ends = group.rows.iter().flat_map(ends);
+            let direction = group.direction;
+            [threshold * 1.5, -threshold * 0.7].into_iter().chain(ends).map(move |worse| (direction, worse))
+        });
+        let worse: Vec<(Direction, f64)> = worse.collect();
+        let is_log = worse.iter().any(|(_, worse)| worse.abs() > LINEAR_TO);
+        let mut axis = Self { is_log, domain: (0.0, 0.0), range };
+        for (direction, worse) in worse {
+            let value = axis.value(direction, worse);
+            axis.domain = (axis.domain.0.min(value), axis.domain.1.max(value));
         }
-        let is_log = high > LINEAR_TO || low < -LINEAR_TO;
-        let (low, high) = if is_log { (low.max(-0.97).ln_1p(), high.ln_1p()) } else { (low, high) };
-        let room = (high - low) * 0.04;
-        Self { is_log, domain: (low - room, high + room), range }
+        let room = (axis.domain.1 - axis.domain.0).max(1e-6) * 0.04;
+        axis.domain = (axis.domain.0 - room, axis.domain.1 + room);
+        axis
     }
 
-    fn at(&self, better: f64) -> f64 {
-        let value = if self.is_log { better.max(-0.99).ln_1p() } else { better };
+    fn value(&self, direction: Direction, worse: f64) -> f64 {
+        if self.is_log { times_better(direction, worse).ln() } else { -worse }
+    }
+
+    fn place(&self, value: f64) -> f64 {
         let (low, high) = self.domain;
-        let share = ((value - low) / (high - low)).clamp(0.0, 1.0);
-        self.range.0 + share * (self.range.1 - self.range.0)
+        self.range.0 + ((value - low) / (high - low)).clamp(0.0, 1.0) * (self.range.1 - self.range.0)
     }
 
-    /// Returns round changes, zero among them, no closer than their texts allow.
-    fn ticks(&self) -> Vec<f64> {
-        const STEPS: [f64; 15] = [0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 4.0, 9.0, 19.0, 49.0];
-        let inside = |value: &f64| {
-            let place = if self.is_log { value.ln_1p() } else { *value };
-            (self.domain.0..=self.domain.1).contains(&place)
-        };
+    /// Returns where a change for the worse lies.
+    fn at(&self, direction: Direction, worse: f64) -> f64 {
+        self.place(self.value(direction, worse))
+    }
+
+    /// Returns round values with their texts; no change is among them.
+    fn ticks(&self) -> Vec<(f64, String)> {
+        let (low, high) = self.domain;
+        let inside = |value: &f64| (low..=high).contains(value);
         if self.is_log {
-            // The inverse of a rise: +100 % mirrors −50 %.
-            let mirrored = STEPS.iter().flat_map(|&step| [step, -step / (1.0 + step)]);
-            let mut ticks = vec![0.0];
-            let mut all: Vec<f64> = mirrored.filter(inside).collect();
-            all.sort_by(|a, b| b.abs().total_cmp(&a.abs()));
-            for value in all {
-                let rounded = (value * 100.0).round() / 100.0;
-                if ticks.iter().all(|&other| (self.at(other) - self.at(rounded)).abs() >= 58.0) {
-                    ticks.push(rounded);
+            const TIMES: [f64; 15] = [1.0, 2.0, 0.5, 5.0, 0.2, 10.0, 0.1, 1.5, 0.67, 3.0, 0.33, 1.25, 0.8, 20.0, 0.05];
+            let mut ticks: Vec<(f64, String)> = Vec::new();
+            for times in TIMES.into_iter().filter(|times| inside(&times.ln())) {
+                let is_free = |(other, _): &(f64, String)| (self.place(*other) - self.place(times.ln())).abs() >= 44.0;
+                if ticks.iter().all(is_free) {
+                    ticks.push((times.ln(), format!("×{times}")));
                 }
             }
             return ticks;
         }
-        let span = self.domain.1 - self.domain.0;
-        let step = STEPS.into_iter().find(|step| span / step <= 9.0).unwrap_or(0.5);
-        let (first, last) = ((self.domain.0 / step).ceil() as i32, (self.domain.1 / step).floor() as i32);
-        (first..=last).map(|i| f64::from(i) * step).collect()
+        const STEPS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5];
+        let step = STEPS.into_iter().find(|step| (high - low) / step <= 9.0).unwrap_or(0.5);
+        let (first, last) = ((low / step).ceil() as i32, (high / step).floor() as i32);
+        let text = |i: i32| show::percent_to(f64::from(i) * step, usize::from(step < 0.0099));
+        (first..=last).map(|i| (f64::from(i) * step, if i == 0 { "0 %".to_owned() } else { text(i) })).collect()
     }
 }
 
-/// Returns the ends of a row's interval, or twice its estimate, as changes for the better.
-fn better(row: &Row) -> (f64, f64) {
-    row.worse.interval.map_or((-row.worse.estimate, -row.worse.estimate), |i| (-i.high, -i.low))
+/// Returns the ends of a row's interval, or twice its estimate, as changes for the worse.
+fn ends(row: &Row) -> [f64; 2] {
+    row.worse.interval.map_or([row.worse.estimate; 2], |interval| [interval.low, interval.high])
 }
 
-fn draw_body(canvas: &mut Canvas<'_>, groups: &[Group], top: f64, bottom: f64) {
-    let rows = || groups.iter().flat_map(|group| &group.rows);
-    let labels = rows().map(|row| text::width(&row.label, LABEL_SIZE)).fold(60.0, f64::max).min(280.0);
-    let results = rows().map(|row| text::width(&result_text(row), TICK_SIZE)).fold(0.0, f64::max);
-    let (left, right) = (MARGIN + labels + 30.0, WIDTH - MARGIN - results - 18.0);
-    let axis = Axis::new(groups, (left, right));
+/// Groups drawn on one axis, from here to there.
+struct Panel<'a> {
+    groups: &'a [Group],
+    top: f64,
+    bottom: f64,
+}
+
+/// Returns the panels and where the last ends: one for all groups, or one each.
+fn panels(groups: &[Group], shared: bool, top: f64) -> (Vec<Panel<'_>>, f64) {
     let mut y = top;
-    let mut tints = Vec::new();
-    for group in groups {
-        let from = y + HEADING - 2.0;
-        y += HEADING + group.rows.len() as f64 * ROW;
-        tints.push((from, y));
+    let mut panels = Vec::new();
+    for groups in groups.chunks(if shared { groups.len().max(1) } else { 1 }) {
+        let height: f64 = groups.iter().map(|group| HEADING + group.rows.len() as f64 * ROW).sum();
+        panels.push(Panel { groups, top: y, bottom: y + height });
+        y += height + TICKS;
     }
-    for (group, &(from, to)) in groups.iter().zip(&tints) {
-        if let Some(threshold) = group.threshold {
-            let edge = axis.at(-threshold);
-            canvas.rect((left, from), (edge, to), palette::mix(WHITE, VERMILION, 0.10));
-        }
-    }
-    for tick in axis.ticks() {
-        let x = axis.at(tick);
-        let is_zero = tick.abs() < 1e-12;
-        for &(from, to) in &tints {
-            canvas.line((x, from), (x, to), Stroke::solid(if is_zero { INK } else { GRID }, 1.0));
-        }
-        let label = if is_zero { "0 %".to_owned() } else { show::percent_to(tick, usize::from(tick.abs() < 0.0099)) };
-        canvas.text((x, bottom + 13.0), &label, TICK_SIZE, SOFT, Anchor::Middle);
-    }
-    for (group, &(from, _)) in groups.iter().zip(&tints) {
-        draw_group(canvas, group, &axis, from, left, right);
-    }
-    canvas.text((left, bottom + 36.0), "← worse", LABEL_SIZE, SOFT, Anchor::Start);
-    canvas.text(
-        (f64::midpoint(left, right), bottom + 36.0),
-        "change for the better, %",
-        LABEL_SIZE,
-        INK,
-        Anchor::Middle,
-    );
-    canvas.text((right, bottom + 36.0), "better →", LABEL_SIZE, SOFT, Anchor::End);
+    (panels, y)
 }
 
-fn draw_group(canvas: &mut Canvas<'_>, group: &Group, axis: &Axis, from: f64, left: f64, right: f64) {
+fn draw_body(canvas: &mut Canvas<'_>, groups: &[Group], panels: &[Panel<'_>], bottom: f64) {
+    let rows = || groups.iter().flat_map(|group| &group.rows);
+    let is_named = rows().any(|row| !row.label.is_empty());
+    let labels = rows().map(|row| text::width(&row.label, LABEL_SIZE)).fold(0.0, f64::max).min(280.0);
+    let results = rows().map(|row| text::width(&result_text(row), TICK_SIZE)).fold(0.0, f64::max);
+    let left = MARGIN + if is_named { labels + 18.0 } else { 0.0 };
+    let right = WIDTH - MARGIN - results - 18.0;
+    for panel in panels {
+        let axis = Axis::new(panel.groups, (left, right));
+        let mut y = panel.top;
+        for group in panel.groups {
+            y += HEADING;
+            draw_group(canvas, group, &axis, y);
+            y += group.rows.len() as f64 * ROW;
+        }
+        for (value, label) in axis.ticks() {
+            canvas.text((axis.place(value), panel.bottom + 14.0), &label, TICK_SIZE, SOFT, Anchor::Middle);
+        }
+    }
+    let y = bottom + 12.0;
+    canvas.text((left, y), "← worse", LABEL_SIZE, SOFT, Anchor::Start);
+    canvas.text((f64::midpoint(left, right), y), "change for the better", LABEL_SIZE, INK, Anchor::Middle);
+    canvas.text((right, y), "better →", LABEL_SIZE, SOFT, Anchor::End);
+}
+
+fn draw_group(canvas: &mut Canvas<'_>, group: &Group, axis: &Axis, top: f64) {
+    let (left, right) = axis.range;
+    let bottom = top + group.rows.len() as f64 * ROW;
     let heading = group.heading();
-    canvas.text((MARGIN, from - 12.0), &heading, LABEL_SIZE, INK, Anchor::Start);
+    let unsaid = if group.direction == Direction::Lower { ", less is better" } else { "" };
+    canvas.text((MARGIN, top - 12.0), &heading, LABEL_SIZE, INK, Anchor::Start);
     if let Some(threshold) = group.threshold {
-        let less = if group.direction == Direction::Lower { ", less is better" } else { "" };
-        let note = format!("threshold {}{less}", show::threshold(threshold));
+        let note = format!("threshold {}{unsaid}", show::threshold(threshold));
         let x = MARGIN + text::width(&heading, LABEL_SIZE) + 12.0;
-        canvas.text((x, from - 12.0), &note, SMALL_SIZE, SOFT, Anchor::Start);
-        let edge = axis.at(-threshold);
-        let to = from + group.rows.len() as f64 * ROW + 2.0;
-        canvas.line((edge, from), (edge, to), Stroke::dashed(VERMILION, 1.0));
+        canvas.text((x, top - 12.0), &note, SMALL_SIZE, SOFT, Anchor::Start);
+        canvas.rect((left, top), (axis.at(group.direction, threshold), bottom), palette::mix(WHITE, VERMILION, 0.10));
+    }
+    for (value, _) in axis.ticks() {
+        let x = axis.place(value);
+        canvas.line((x, top), (x, bottom), Stroke::solid(if value == 0.0 { INK } else { GRID }, 1.0));
+    }
+    if let Some(threshold) = group.threshold {
+        let x = axis.at(group.direction, threshold);
+        canvas.line((x, top), (x, bottom), Stroke::dashed(VERMILION, 1.0));
     }
     for (at, row) in group.rows.iter().enumerate() {
-        let y = from + (at as f64 + 0.5) * ROW + 1.0;
-        let color = color(row);
-        let (low, high) = better(row);
-        let (x_low, x_high, x) = (axis.at(low), axis.at(high), axis.at(-row.worse.estimate));
-        canvas.line((x_low, y), (x_high, y), Stroke::solid(color, 2.2));
-        for end in [x_low, x_high] {
-            if row.worse.interval.is_some() {
-                canvas.line((end, y - 4.0), (end, y + 4.0), Stroke::solid(color, 1.6));
-            }
-        }
-        canvas.rect((x - 4.5, y - 4.5), (x + 4.5, y + 4.5), color);
-        let label = text::fit(&row.label, LABEL_SIZE, left - MARGIN - 28.0);
-        canvas.text((left - 14.0, y), &label, LABEL_SIZE, SOFT, Anchor::End);
-        canvas.text((right + 12.0, y), &result_text(row), TICK_SIZE, color, Anchor::Start);
+        draw_row(canvas, row, group.direction, axis, top + (at as f64 + 0.5) * ROW);
     }
-    canvas.line((left, from), (right, from), Stroke::solid(AXIS, 0.8));
+    canvas.line((left, top), (right, top), Stroke::solid(AXIS, 0.8));
+}
+
+fn draw_row(canvas: &mut Canvas<'_>, row: &Row, direction: Direction, axis: &Axis, y: f64) {
+    let (left, right) = axis.range;
+    let color = color(row);
+    let [low, high] = ends(row).map(|end| axis.at(direction, end));
+    canvas.line((low, y), (high, y), Stroke::solid(color, 2.2));
+    if row.worse.interval.is_some() {
+        for end in [low, high] {
+            canvas.line((end, y - 4.0), (end, y + 4.0), Stroke::solid(color, 1.6));
+        }
+    }
+    let x = axis.at(direction, row.worse.estimate);
+    canvas.rect((x - 4.2, y - 4.2), (x + 4.2, y + 4.2), color);
+    if !row.label.is_empty() {
+        let label = text::fit(&row.label, LABEL_SIZE, left - MARGIN - 16.0);
+        canvas.text((left - 14.0, y), &label, LABEL_SIZE, SOFT, Anchor::End);
+    }
+    canvas.text((right + 12.0, y), &result_text(row), TICK_SIZE, color, Anchor::Start);
 }
 
 /// Returns a colour by the verdict, or by whether the interval excludes zero.
@@ -301,10 +326,10 @@ fn color(row: &Row) -> Color {
 fn result_text(row: &Row) -> String {
     let verdict = match row.verdict {
         None => "",
-        Some(Verdict::Pass) => "  pass",
-        Some(Verdict::Regression) if row.advisory => "  regression (advisory)",
-        Some(Verdict::Regression) => "  regression",
-        Some(Verdict::Inconclusive) => "  inconclusive",
+        Some(Verdict::Pass) => " · pass",
+        Some(Verdict::Regression) if row.advisory => " · regression (advisory)",
+        Some(Verdict::Regression) => " · regression",
+        Some(Verdict::Inconclusive) => " · inconclusive",
     };
     format!("{}{verdict}", show::change(&row.ratio))
 }

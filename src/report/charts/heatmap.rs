@@ -65,7 +65,7 @@ pub(super) fn draw(cells: &Cells<'_>) -> Attempt {
     let summaries = cells.list.iter().filter_map(|cell| cell.summary.find("decode_tok_s", workload));
     let caption = format!(
         "Mean generation speed on {workload} in tokens/s, {} launches a field.{several} Crossed out: not measured.",
-        cells.launches(summaries)
+        Cells::launches(summaries)
     );
     let frame = Frame::new(&title, &cells.facts, &caption);
     let row = if grid.formats.len() > 6 { 46.0 } else { 62.0 };
@@ -84,13 +84,13 @@ fn draw_grid(canvas: &mut Canvas<'_>, grid: &Grid, top: f64, row: f64) {
     let left = MARGIN + widest + 12.0;
     let bar = 110.0;
     let right = WIDTH - MARGIN - bar;
-    let column = ((right - left) / grid.kernels.len() as f64).min(190.0);
+    let column = ((right - left) / grid.kernels.len() as f64).min(240.0);
     let right = left + column * grid.kernels.len() as f64;
     let bottom = top + row * grid.formats.len() as f64;
     let values: Vec<f64> =
         (0..grid.formats.len()).flat_map(|r| (0..grid.kernels.len()).filter_map(move |c| grid.mean(r, c))).collect();
     let most = values.iter().copied().fold(0.0, f64::max);
-    let shades = Scale::exact((0.0, most.max(f64::MIN_POSITIVE)), (0.0, 1.0));
+    let shades = Scale::linear((0.0, most.max(f64::MIN_POSITIVE)), (0.0, 1.0));
     for (c, kernels) in grid.kernels.iter().enumerate() {
         let x = left + (c as f64 + 0.5) * column;
         canvas.text((x, top - 13.0), &text::fit(kernels, LABEL_SIZE, column - 6.0), LABEL_SIZE, INK, Anchor::Middle);
@@ -146,7 +146,7 @@ fn color_bar(canvas: &mut Canvas<'_>, (x, top): (f64, f64), bottom: f64, most: f
         // A hair of overlap, so that no seams show.
         canvas.rect((x, y), (x + 14.0, (y - slice - 0.5).max(top)), color);
     }
-    let scale = Scale::exact((0.0, most.max(f64::MIN_POSITIVE)), (bottom, top));
+    let scale = Scale::linear((0.0, most.max(f64::MIN_POSITIVE)), (bottom, top));
     for (value, label) in scale.ticks(5) {
         let y = scale.at(value);
         canvas.line((x + 14.0, y), (x + 18.0, y), Stroke::solid(AXIS, 1.0));

@@ -1,4 +1,6 @@
 //! Gaps between tokens: the share of gaps no longer than x, a line a cell.
+use std::collections::BTreeSet;
+
 use super::{
     Attempt, Chart, ChartError, Skipped, canvas,
     canvas::{Anchor, Canvas, Stroke},
@@ -9,7 +11,7 @@ use super::{
     scale::Scale,
     skipped, text,
 };
-use crate::{event::Arm, metrics::stats, report::number as show};
+use crate::{event::Arm, metrics::stats, report::number as show, results::TokenRow};
 
 const NAME: &str = "itl_ecdf";
 const PLOT_HEIGHT: f64 = 330.0;
@@ -24,6 +26,7 @@ struct Line<'a> {
     cell: &'a Cell<'a>,
     /// Milliseconds, ascending.
     gaps: Vec<f64>,
+    launches: usize,
 }
 
 impl Line<'_> {
@@ -62,9 +65,13 @@ fn draw_workload(cells: &Cells<'_>, workload: &str, at: usize) -> Attempt {
         return skipped(&name, "the stored token times have no gaps that count");
     };
     let title = format!("{}: gaps between tokens in {workload}", cells.recipe);
-    let caption = "Share of all gaps between neighbouring output tokens that are no longer than x, warm-up left out. \
-                   Further left is better; a long tail to the right is stutter.";
-    let frame = Frame::new(&title, &cells.facts, caption);
+    let launches: Vec<usize> = lines.iter().map(|line| line.launches).collect();
+    let caption = format!(
+        "Share of all gaps between neighbouring output tokens that are no longer than x, all launches (n = {}) \
+         together, warm-up left out. Further left is better; a long tail to the right is stutter.",
+        show::range(&launches)
+    );
+    let frame = Frame::new(&title, &cells.facts, &caption);
     let legend = LEGEND_LINE * (lines.len() + 1) as f64 + 8.0;
     let height = frame.top() + PLOT_HEIGHT + X_AXIS_HEIGHT + legend + frame.bottom();
     let svg = canvas::draw(&name, &title, (WIDTH, height), |canvas| {
@@ -82,12 +89,13 @@ fn draw_workload(cells: &Cells<'_>, workload: &str, at: usize) -> Attempt {
 }
 
 fn line<'a>(cell: &'a Cell<'a>, workload: &str) -> Option<Line<'a>> {
-    let counts =
-        cell.tokens.iter().filter(|row| row.workload == workload && !row.warmup && row.arm == Arm::Candidate.name());
+    let counts = |row: &&TokenRow| row.workload == workload && !row.warmup && row.arm == Arm::Candidate.name();
+    let rows = || cell.tokens.iter().filter(counts);
     let mut gaps: Vec<f64> =
-        counts.filter_map(|row| row.itl_ns).map(|ns| ns as f64 * 1.0e-6).filter(|ms| *ms > 0.0).collect();
+        rows().filter_map(|row| row.itl_ns).map(|ns| ns as f64 * 1.0e-6).filter(|ms| *ms > 0.0).collect();
     gaps.sort_by(f64::total_cmp);
-    (!gaps.is_empty()).then_some(Line { cell, gaps })
+    let launches: BTreeSet<u32> = rows().map(|row| row.launch).collect();
+    (!gaps.is_empty()).then_some(Line { cell, gaps, launches: launches.len() })
 }
 
 fn draw_plot(canvas: &mut Canvas<'_>, lines: &[Line<'_>], (shortest, longest): (f64, f64), plot: Plot) {
@@ -96,11 +104,11 @@ fn draw_plot(canvas: &mut Canvas<'_>, lines: &[Line<'_>], (shortest, longest): (
         Scale::log((shortest, longest), range, 0.03)
     } else {
         let room = ((longest - shortest) * 0.05).max(longest * 0.01);
-        Scale::exact(((shortest - room).max(0.0), longest + room), range)
+        Scale::linear(((shortest - room).max(0.0), longest + room), range)
     };
     let unit = if scale.is_log() { "gap between tokens, ms (logarithmic)" } else { "gap between tokens, ms" };
     plot.x_axis(canvas, &scale, 9, unit);
-    let share = Scale::exact((0.0, 100.0), (plot.bottom, plot.top));
+    let share = Scale::linear((0.0, 100.0), (plot.bottom, plot.top));
     plot.y_axis(canvas, &share, 5, "share of gaps, %");
     for (p, label) in GUIDES {
         let y = share.at(p * 100.0);
@@ -110,7 +118,7 @@ fn draw_plot(canvas: &mut Canvas<'_>, lines: &[Line<'_>], (shortest, longest): (
     }
     for line in lines {
         let points = steps(line).into_iter().map(|(gap, part)| (scale.at(gap), share.at(part * 100.0)));
-        let stroke = Stroke { color: line.cell.color, width: 2.0, dashed: line.cell.dashed };
+        let stroke = Stroke { color: line.cell.color, width: 2.0, dash: line.cell.dash };
         canvas.path(&points.collect::<Vec<_>>(), stroke);
     }
 }
@@ -134,16 +142,16 @@ fn steps(line: &Line<'_>) -> Vec<(f64, f64)> {
 fn draw_legend(canvas: &mut Canvas<'_>, lines: &[Line<'_>], (left, top): (f64, f64)) {
     let widest = lines.iter().map(|line| text::width(&line.cell.label, LABEL_SIZE)).fold(0.0, f64::max);
     let label_width = widest.min(380.0);
-    let column = |at: usize| left + 40.0 + label_width + 80.0 * (at + 1) as f64;
+    let column = |at: usize| left + 46.0 + label_width + 80.0 * (at + 1) as f64;
     for (at, heading) in ["gaps", "p50 ms", "p95 ms", "p99 ms"].into_iter().enumerate() {
         canvas.text((column(at), top), heading, TICK_SIZE, SOFT, Anchor::End);
     }
     for (i, line) in lines.iter().enumerate() {
         let y = top + (i + 1) as f64 * LEGEND_LINE;
-        let stroke = Stroke { color: line.cell.color, width: 3.0, dashed: line.cell.dashed };
-        canvas.line((left, y), (left + 28.0, y), stroke);
+        let stroke = Stroke { color: line.cell.color, width: 3.0, dash: line.cell.dash };
+        canvas.line((left, y), (left + 34.0, y), stroke);
         let label = text::fit(&line.cell.label, LABEL_SIZE, label_width + 0.5);
-        canvas.text((left + 38.0, y), &label, LABEL_SIZE, INK, Anchor::Start);
+        canvas.text((left + 44.0, y), &label, LABEL_SIZE, INK, Anchor::Start);
         canvas.text((column(0), y), &show::fixed(line.gaps.len() as f64, 0), TICK_SIZE, INK, Anchor::End);
         for (at, (p, _)) in GUIDES.iter().enumerate() {
             canvas.text((column(at + 1), y), &show::significant(line.quantile(*p), 3), TICK_SIZE, INK, Anchor::End);

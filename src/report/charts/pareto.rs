@@ -44,15 +44,15 @@ pub(super) fn draw(cells: &Cells<'_>) -> Attempt {
     } else {
         format!(" {} without perplexity or speed left out.", show::count(left_out, "cell", "cells"))
     };
-    let (least, most) = (points.iter().map(|p| p.bytes).min(), points.iter().map(|p| p.bytes).max());
-    let mib = |bytes: Option<u64>| show::quantity(bytes.unwrap_or(0) as f64, None, "bytes");
+    let mib = |bytes: u64| show::quantity(bytes as f64, None, "bytes");
+    let (least, most) = points.iter().fold((u64::MAX, 0), |(l, m), point| (l.min(point.bytes), m.max(point.bytes)));
+    let weights =
+        if least == most { format!("all {} MiB", mib(least)) } else { format!("{} to {} MiB", mib(least), mib(most)) };
     let summaries = cells.list.iter().filter_map(|cell| cell.summary.find("decode_tok_s", speed));
     let caption = format!(
-        "Area of a point: bytes of the weights as they run ({} to {} MiB). Whiskers: 95 % interval of the speed, {} \
+        "Area of a point: bytes of the weights as they run ({weights}). Whiskers: 95 % interval of the speed, {} \
          launches. Line: cells that no other beats in both. Speed on {speed}, perplexity on {quality}.{missing}",
-        mib(least),
-        mib(most),
-        cells.launches(summaries)
+        Cells::launches(summaries)
     );
     let title = format!("{}: quality against speed", cells.recipe);
     let frame = Frame::new(&title, &cells.facts, &caption);
@@ -98,29 +98,32 @@ fn draw_plot(canvas: &mut Canvas<'_>, points: &[Point<'_>], plot: Plot, workload
         Scale::log(speeds, inner, 0.10)
     } else {
         let room = ((speeds.1 - speeds.0) * 0.12).max(speeds.1 * 0.01);
-        Scale::exact(((speeds.0 - room).max(0.0), speeds.1 + room), inner)
+        Scale::linear(((speeds.0 - room).max(0.0), speeds.1 + room), inner)
     };
     let perplexities = span(points.iter().map(|point| point.perplexity));
     let room = ((perplexities.1 - perplexities.0) * 0.14).max(perplexities.1 * 0.002);
-    let y = Scale::exact((perplexities.0 - room, perplexities.1 + room), (plot.bottom, plot.top));
+    let y = Scale::linear((perplexities.0 - room, perplexities.1 + room), (plot.bottom, plot.top));
     let unit = if x.is_log() { "generation speed, tokens/s (logarithmic)" } else { "generation speed, tokens/s" };
     plot.x_axis(canvas, &x, 8, unit);
     plot.y_axis(canvas, &y, 6, "perplexity (lower is better)");
     let places: Vec<(f64, f64)> = points.iter().map(|point| (x.at(point.speed), y.at(point.perplexity))).collect();
     let frontier = frontier(points, &places, plot);
-    canvas.path(&frontier, Stroke::dashed(SOFT, 1.4));
+    canvas.path(&frontier, Stroke::dashed(AXIS, 1.3));
     let heaviest = points.iter().map(|point| point.bytes).max().unwrap_or(1).max(1) as f64;
     let radii: Vec<f64> = points
         .iter()
         .map(|point| (LARGEST_RADIUS * (point.bytes as f64 / heaviest).sqrt()).max(SMALLEST_RADIUS))
         .collect();
-    for ((point, &(at_x, at_y)), &radius) in points.iter().zip(&places).zip(&radii) {
+    // Large ones first, so that none hides another.
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_by(|&a, &b| radii[b].total_cmp(&radii[a]).then(a.cmp(&b)));
+    for (point, (at_x, at_y), radius) in order.into_iter().map(|at| (&points[at], places[at], radii[at])) {
         let (low, high) = ends(point);
         canvas.line((x.at(low), at_y), (x.at(high), at_y), Stroke::solid(point.cell.color, 1.5));
         canvas.disc((at_x, at_y), radius, point.cell.color);
     }
     better_corner(canvas, plot);
-    labels(canvas, points, &places, &radii, plot);
+    labels(canvas, points, &places, &radii, (plot, &frontier));
 }
 
 /// Returns the staircase of what is reachable, from the left edge to the bottom.
@@ -165,8 +168,18 @@ impl Area {
 
 /// Writes each point's name beside it, at the first place around it that is free; farther ones get a
 /// line to their point.
-fn labels(canvas: &mut Canvas<'_>, points: &[Point<'_>], places: &[(f64, f64)], radii: &[f64], plot: Plot) {
+fn labels(
+    canvas: &mut Canvas<'_>,
+    points: &[Point<'_>],
+    places: &[(f64, f64)],
+    radii: &[f64],
+    (plot, frontier): (Plot, &[(f64, f64)]),
+) {
     let mut taken: Vec<Area> = places.iter().zip(radii).map(|(&(x, y), &r)| Area(x - r, y - r, x + r, y + r)).collect();
+    taken.extend(frontier.windows(2).map(|pair| {
+        let ((a, b), (c, d)) = (pair[0], pair[1]);
+        Area(a.min(c) - 2.0, b.min(d) - 2.0, a.max(c) + 2.0, b.max(d) + 2.0)
+    }));
     taken.push(Area(plot.right - 85.0, plot.bottom - 45.0, plot.right, plot.bottom));
     let mut order: Vec<usize> = (0..points.len()).collect();
     order.sort_by(|&a, &b| places[a].1.total_cmp(&places[b].1).then(places[a].0.total_cmp(&places[b].0)));

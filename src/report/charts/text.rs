@@ -30,20 +30,23 @@ pub(super) fn width(text: &str, size: f64) -> f64 {
     text.chars().map(char_width).sum::<f64>() * size
 }
 
-/// Returns the text, cut with an ellipsis where it is wider than `limit`.
+/// Returns the text, with an ellipsis for its middle where it is wider than `limit`: what tells two
+/// names apart is mostly at an end.
 pub(super) fn fit(text: &str, size: f64, limit: f64) -> String {
     if width(text, size) <= limit {
         return text.to_owned();
     }
-    let mut kept = String::new();
-    for c in text.chars() {
-        kept.push(c);
-        if width(&kept, size) + size > limit {
-            kept.pop();
-            break;
+    let chars: Vec<char> = text.chars().collect();
+    for kept in (0..chars.len()).rev() {
+        // Three fifths from the beginning.
+        let head: String = chars[..kept - kept * 2 / 5].iter().collect();
+        let tail: String = chars[chars.len() - kept * 2 / 5..].iter().collect();
+        let cut = format!("{}…{}", head.trim_end(), tail.trim_start());
+        if width(&cut, size) <= limit {
+            return cut;
         }
     }
-    format!("{}…", kept.trim_end())
+    String::new()
 }
 
 /// Returns the text in lines no wider than `limit`, broken at blanks.
@@ -69,8 +72,9 @@ mod tests {
     fn cut_text_fits() {
         let long = "kernels.set=reference quantization.format=q4_k_m";
         let cut = fit(long, 12.0, 120.0);
-        assert!(width(&cut, 12.0) <= 120.0 && cut.ends_with('…'), "{cut}");
+        assert!(width(&cut, 12.0) <= 120.0 && cut.contains('…') && cut.ends_with("k_m"), "{cut}");
         assert_eq!(fit("short", 12.0, 120.0), "short");
+        assert_eq!(fit("no room", 12.0, 2.0), "");
     }
 
     #[test]

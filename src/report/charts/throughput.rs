@@ -16,6 +16,7 @@ use crate::{
 
 const NAME: &str = "throughput";
 const GAP: f64 = 34.0;
+const LINE_GAP: f64 = 22.0;
 const MOST_LABEL_WIDTH: f64 = 300.0;
 
 struct Panel {
@@ -42,7 +43,8 @@ pub(super) fn draw(cells: &Cells<'_>) -> Attempt {
     if panels.is_empty() {
         return skipped(NAME, "no prompt or generation speed was measured");
     }
-    let title = format!("{}: speed of {}", cells.recipe, show::count(cells.list.len(), "cell", "cells"));
+    let title =
+        format!("{}: prompt and generation speed of {}", cells.recipe, show::count(cells.list.len(), "cell", "cells"));
     let shown = panels.iter().flat_map(|p| cells.list.iter().filter_map(|c| c.summary.find(p.metric, &p.workload)));
     let against = cells
         .baseline
@@ -50,14 +52,15 @@ pub(super) fn draw(cells: &Cells<'_>) -> Attempt {
         .unwrap_or_default();
     let caption = format!(
         "Mean over launches (processes), {}; whiskers are 95 % intervals (Student's t). More is better.{against}",
-        cells.launches(shown)
+        Cells::launches(shown)
     );
     let frame = Frame::new(&title, &cells.facts, &caption);
     let row = if cells.list.len() > 8 { 26.0 } else { 36.0 };
     let band = row * cells.list.len() as f64;
     let per_line = panels.len().min(2);
     let lines = panels.len().div_ceil(per_line);
-    let height = frame.top() + lines as f64 * (band + X_AXIS_HEIGHT + 22.0) + frame.bottom();
+    let line_height = band + X_AXIS_HEIGHT;
+    let height = frame.top() + lines as f64 * line_height + (lines - 1) as f64 * LINE_GAP + frame.bottom();
     let widest = cells.list.iter().map(|cell| text::width(&cell.label, LABEL_SIZE)).fold(0.0, f64::max);
     let labels = widest.min(MOST_LABEL_WIDTH);
     let room = WIDTH - 2.0 * MARGIN - labels - 12.0;
@@ -67,7 +70,7 @@ pub(super) fn draw(cells: &Cells<'_>) -> Attempt {
         for (at, panel) in panels.iter().enumerate() {
             let (line, place) = (at / per_line, at % per_line);
             let left = MARGIN + labels + 12.0 + place as f64 * (width + GAP);
-            let top = frame.top() + line as f64 * (band + X_AXIS_HEIGHT + 22.0);
+            let top = frame.top() + line as f64 * (line_height + LINE_GAP);
             let plot = Plot { left, right: left + width, top, bottom: top + band };
             draw_panel(canvas, cells, panel, plot, row);
             if place == 0 {
@@ -107,8 +110,8 @@ fn draw_panel(canvas: &mut Canvas<'_>, cells: &Cells<'_>, panel: &Panel, plot: P
     let most = summaries.iter().flatten().map(end).fold(0.0, f64::max);
     let bars = Plot { right: (plot.right - reserved).max(plot.left + 60.0), ..plot };
     // Bars must begin at zero: their length is the message.
-    let scale = Scale::exact((0.0, if most > 0.0 { most } else { 1.0 }), (bars.left, bars.right));
-    let ticks = ((bars.right - bars.left) / 75.0) as usize;
+    let scale = Scale::linear((0.0, if most > 0.0 { most } else { 1.0 }), (bars.left, bars.right));
+    let ticks = ((bars.right - bars.left) / 50.0) as usize;
     bars.x_axis(canvas, &scale, ticks.max(2), &panel.title);
     for (at, (summary, texts)) in summaries.iter().zip(&texts).enumerate() {
         let y = plot.top + (at as f64 + 0.5) * row;

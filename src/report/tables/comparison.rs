@@ -161,6 +161,9 @@ pub fn gate_table(report: &GateReport) -> Table {
     notes.push(
         match report.outcome {
             Outcome::Pass => "pass: no gate got worse by its threshold",
+            Outcome::Regression if report.gates.iter().any(|gate| gate.needs_confirmation) => {
+                "regression, to be confirmed by a second set of launches"
+            }
             Outcome::Regression => "regression: the candidate is worse",
             Outcome::Inconclusive => "inconclusive: more launches, or a quieter machine, would tell",
             Outcome::NotComparable => "not comparable: the two sides did not measure the same thing",

@@ -115,7 +115,7 @@ fn metric_columns(
         }
         let compared = COMPARED.iter().find(|(name, _)| *name == metric);
         if let (Some((_, rank)), Some((at, comparisons))) = (compared, reference) {
-            table.columns.push(Column::number(format!("change\n%{place}"), *rank));
+            table.columns.push(Column::number(format!("change{place}"), *rank));
             for (cell, (row, comparison)) in table.rows.iter_mut().zip(comparisons).enumerate() {
                 let entry = match comparison {
                     _ if cell == at => Entry::new("baseline", Tone::Faint),
@@ -173,12 +173,10 @@ fn state_column(table: &mut Table, manifests: &[&Manifest]) {
 }
 
 fn notes(table: &mut Table, summaries: &[RunSummary], comparisons: &[Option<Comparison>], baseline_is_missing: bool) {
-    let launches = || {
-        let timed = summaries.iter().flat_map(|s| s.metrics.iter().filter(|m| !m.deterministic).map(|m| m.n));
-        timed.filter(|&n| n > 0)
-    };
-    if let (Some(least), Some(most)) = (launches().min(), launches().max()) {
-        let n = if least == most { least.to_string() } else { format!("{least} to {most}") };
+    let timed = summaries.iter().flat_map(|s| s.metrics.iter().filter(|m| !m.deterministic).map(|m| m.n));
+    let launches: Vec<usize> = timed.collect();
+    if !launches.is_empty() {
+        let n = number::range(&launches);
         table.notes.push(format!("± is half of the 95 % interval of the mean over n={n} launches"));
     }
     let mut single: Vec<String> = Vec::new();
