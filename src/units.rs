@@ -37,7 +37,7 @@ impl FromStr for Bytes {
             .iter()
             .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))
             .ok_or_else(error)?;
-        let number: f64 = number.trim().parse().map_err(|_| error())?;
+        let Ok(number) = number.trim().parse::<f64>() else { return Err(error()) };
         let bytes = number * scale as f64;
         if !(bytes.is_finite() && (0.0..=9.0e15).contains(&bytes)) {
             return Err(error());
@@ -54,7 +54,7 @@ impl fmt::Display for Bytes {
             n if n >= 1 << 10 => ("KiB", 1 << 10),
             n => return f.pad(&format!("{n}B")),
         };
-        if self.0 % scale == 0 {
+        if self.0.is_multiple_of(scale) {
             f.pad(&format!("{}{unit}", self.0 / scale))
         } else {
             f.pad(&format!("{:.2}{unit}", self.0 as f64 / scale as f64))
@@ -71,7 +71,7 @@ impl FromStr for Percent {
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let error = || UnitError { found: text.to_owned(), expected: "a percentage from 0% to 1000%, such as 3%" };
         let number = text.strip_suffix('%').ok_or_else(error)?;
-        let percent: f64 = number.trim().parse().map_err(|_| error())?;
+        let Ok(percent) = number.trim().parse::<f64>() else { return Err(error()) };
         if !(0.0..=1000.0).contains(&percent) {
             return Err(error());
         }

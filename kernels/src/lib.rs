@@ -1,1 +1,33 @@
-//! CPU kernels.
+//! CPU kernels of ruvlab: slices in, slices out, no allocation.
+//!
+//! Each operation has a portable meaning in `scalar` and faster versions in the other tiers, under
+//! the same file names. One table of functions is picked when the first kernel is called: the best
+//! tier this processor runs, or the one `RUVLAB_KERNELS` names. A plain `cargo build` is fast.
+mod dispatch;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(test)]
+mod check;
+
+pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select};
+
+/// Returns `ln Σ exp(logits[i])`, the normaliser of a softmax.
+///
+/// # Numerics
+///
+/// Terms are computed relative to the largest logit and summed in f64; the absolute error is at
+/// most 4e-7 in every tier. NaN anywhere gives NaN; the largest logit infinite gives that infinity;
+/// no logits give negative infinity.
+///
+/// # Examples
+///
+/// ```
+/// let normaliser = ruvlab_kernels::log_sum_exp_f32(&[0.0, 0.0]);
+/// assert!((normaliser - 2.0f64.ln()).abs() <= 4.0e-7);
+/// ```
+#[must_use]
+pub fn log_sum_exp_f32(logits: &[f32]) -> f64 {
+    active().log_sum_exp_f32(logits)
+}

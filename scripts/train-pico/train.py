@@ -9,9 +9,9 @@ Rerun from the corpus:
     venv/bin/python scripts/train-pico/evaluate.py --text heldout.txt --run run --gguf pico.gguf
 
 `--out` receives tokenizer.json, model.safetensors (f32), config.json and
-loss.csv. The defaults are the settings of the shipped model. A CUDA device is
-expected for training (minutes); a CPU works but takes hours. The seed fixes
-initialisation, dropout and data order; GPU kernels still sum in varying
+loss.csv. The defaults are the settings of the shipped model. Training wants a
+CUDA device (minutes on an H100); a CPU works but takes far longer. The seed
+fixes initialisation, dropout and data order; GPU kernels still sum in varying
 order, so a rerun gives close, not bit-equal, weights.
 """
 
@@ -210,29 +210,26 @@ def main():
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=48)
     parser.add_argument("--batch", type=int, default=32, help="windows a step")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--weight-decay", type=float, default=0.5)
+    parser.add_argument("--weight-decay", type=float, default=2.0)
     parser.add_argument("--dropout", type=float, default=0.2)
-    parser.add_argument("--layers", type=int, default=Config.layers)
-    parser.add_argument("--ff", type=int, default=Config.ff)
-    parser.add_argument("--context", type=int, default=Config.context)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    config = Config()
 
     raw = args.corpus.read_bytes()
     train_text, val_text = split_corpus(raw.decode("utf-8"))
-    tokenizer = train_tokenizer(train_text, Config.vocab)
+    tokenizer = train_tokenizer(train_text, config.vocab)
     tokenizer.save(str(args.out / "tokenizer.json"))
 
     torch.manual_seed(args.seed)
     torch.set_float32_matmul_precision("high")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train = encode(tokenizer, documents(train_text)).to(device)
-    val = windows_of(encode(tokenizer, [val_text]), args.context).to(device)
+    val = windows_of(encode(tokenizer, [val_text]), config.context).to(device)
 
-    config = Config(layers=args.layers, ff=args.ff, context=args.context)
     model = Pico(config, args.dropout).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     matrices = [p for p in model.parameters() if p.dim() == 2]
@@ -245,7 +242,7 @@ def main():
 
     # Each epoch cuts the stream at a fresh offset; reserving one window for
     # that keeps the number of steps the same in every epoch.
-    per_epoch = ((len(train) - 1) // args.context - 1) // args.batch
+    per_epoch = ((len(train) - 1) // config.context - 1) // args.batch
     steps = per_epoch * args.epochs
     warmup = steps // 50
 
@@ -261,8 +258,8 @@ def main():
     began = time.time()
     for step in range(steps):
         if step % per_epoch == 0:
-            offset = int(torch.randint(args.context, ()))
-            epoch = windows_of(train, args.context, offset)
+            offset = int(torch.randint(config.context, ()))
+            epoch = windows_of(train, config.context, offset)
             order = torch.randperm(len(epoch))[: per_epoch * args.batch].to(device)
         at = step % per_epoch * args.batch
         batch = epoch[order[at : at + args.batch]]

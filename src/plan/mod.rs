@@ -1,5 +1,6 @@
 //! What a recipe means on this machine: a serialisable list of cells that any process can run.
 mod launch;
+mod matrix;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use crate::{
 };
 
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
+pub use matrix::expand;
 
 /// A recipe, resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

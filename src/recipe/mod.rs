@@ -1,5 +1,23 @@
-//! Recipes: what a person writes. `schema` holds the types, `load` reads them, `overlay` layers
-//! them, `check` finds every problem a recipe can have without looking at weights.
+//! Recipes: what a person writes.
+//!
+//! `schema` holds the types. `load` reads bytes, `spans` knows where everything stands, `extends`
+//! and `overlay` layer the files, `shape` holds the result against the types, `check` finds what
+//! can be wrong between keys. Everything here works without weights.
+mod check;
+mod extends;
+mod load;
+mod loaded;
+mod overlay;
+mod path;
+mod problem;
+mod reference;
 pub mod schema;
+mod shape;
+mod source;
+mod spans;
+mod unimplemented;
 
+pub use loaded::{Loaded, load};
+pub use reference::{json_schema, reference_page};
 pub use schema::Recipe;
+pub use unimplemented::unimplemented;

@@ -36,7 +36,7 @@ pub enum RunState {
 pub struct Manifest {
     /// Version of the run directory's layout.
     pub format_version: u32,
-    /// UUIDv7.
+    /// A UUID of version 7, which sorts by time.
     pub run_id: String,
     /// Why it was made.
     pub kind: RunKind,

@@ -19,3 +19,12 @@ pub struct Matrix {
     /// Points to leave out: a cell goes when all values of an entry match it.
     pub exclude: Vec<AxisPoint>,
 }
+
+/// Returns whether two values mean the same: numbers by value, so `1` is `1.0`.
+#[must_use]
+pub fn same_value(a: &serde_json::Value, b: &serde_json::Value) -> bool {
+    match (a.as_f64(), b.as_f64()) {
+        (Some(a), Some(b)) => a.total_cmp(&b).is_eq(),
+        _ => a == b,
+    }
+}

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use adapter::{Adapter, AdapterType, MicroLora, TargetModule};
 pub use continual::{Continual, Ewc, EwcMode, EwcSpace, FisherKind, Task};
 pub use kv_cache::{KvCache, KvType, Pressure, PressurePolicy};
-pub use matrix::{AxisPoint, Matrix};
+pub use matrix::{AxisPoint, Matrix, same_value};
 pub use measure::{Baseline, Isolation, Launches, Measure, Order};
 pub use model::{Kernels, KernelSet, Model, Quantization, QuantizationFormat, Rope, RopeScaling, Sampling, Verify};
 pub use sona::{Sona, SonaBackground, SonaDeep, SonaInstant};
@@ -88,6 +88,7 @@ pub struct Recipe {
     #[serde(default)]
     pub sona: Option<Sona>,
     /// What is run and measured, in this order.
+    #[serde(default)]
     pub workloads: Vec<Workload>,
     /// How often and in what order.
     #[serde(default)]

@@ -1,0 +1,92 @@
+//! One suite, run once per tier.
+use crate::dispatch::{Kernels, Tier, TierError, for_tier, select};
+
+/// The definition, in the plainest words, two f64 passes.
+fn oracle(logits: &[f32]) -> f64 {
+    let largest = logits.iter().map(|x| f64::from(*x)).fold(f64::NEG_INFINITY, f64::max);
+    largest + logits.iter().map(|x| (f64::from(*x) - largest).exp()).sum::<f64>().ln()
+}
+
+/// NaN-strict: a NaN difference never passes.
+fn close(kernels: &Kernels, logits: &[f32]) {
+    let (got, want) = (kernels.log_sum_exp_f32(logits), oracle(logits));
+    let bound = 4.0e-7;
+    assert!((got - want).abs() <= bound, "{:?}, n={}: got {got}, want {want} ± {bound}", kernels.tier(), logits.len());
+}
+
+/// A deterministic sequence in (-1, 1) that repeats nothing.
+fn waves(n: usize, scale: f32) -> Vec<f32> {
+    (0..n).map(|i| ((i as f32) * 0.737).sin() * scale + ((i * i) as f32 * 0.013).cos()).collect()
+}
+
+macro_rules! kernel_tests {
+    ($module:ident, $tier:expr) => {
+        mod $module {
+            use super::*;
+
+            fn kernels() -> Option<&'static Kernels> {
+                for_tier($tier)
+            }
+
+            #[test]
+            fn log_sum_exp_every_length_and_offset() {
+                let Some(kernels) = kernels() else { return };
+                for scale in [0.01, 1.0, 30.0, 1.0e4] {
+                    let data = waves(96, scale);
+                    for start in 0..8 {
+                        for length in 1..=48 {
+                            close(kernels, &data[start..start + length]);
+                        }
+                    }
+                }
+                close(kernels, &waves(49_152, 12.0));
+            }
+
+            #[test]
+            fn log_sum_exp_at_the_edges() {
+                let Some(kernels) = kernels() else { return };
+                let lse = |x: &[f32]| kernels.log_sum_exp_f32(x);
+                assert_eq!(lse(&[]), f64::NEG_INFINITY);
+                for at in 0..17 {
+                    let mut x = waves(17, 1.0);
+                    x[at] = f32::NAN;
+                    assert!(lse(&x).is_nan(), "NaN at {at} is lost");
+                    x[at] = f32::INFINITY;
+                    assert_eq!(lse(&x), f64::INFINITY, "infinity at {at}");
+                    x[at] = f32::NEG_INFINITY;
+                    close(kernels, &x);
+                    x[at] = f32::MIN_POSITIVE / 2.0;
+                    close(kernels, &x);
+                    // One logit far above: the sum is that logit, whatever lane or tail it is in.
+                    x[at] = 3.0e38;
+                    close(kernels, &x);
+                }
+                assert_eq!(lse(&[f32::NEG_INFINITY; 9]), f64::NEG_INFINITY);
+                close(kernels, &[f32::MIN, f32::MAX, 0.0, -0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+            }
+
+            #[test]
+            fn log_sum_exp_of_equal_logits_is_the_logarithm_of_their_number() {
+                let Some(kernels) = kernels() else { return };
+                for n in [1usize, 7, 8, 9, 1000] {
+                    let got = kernels.log_sum_exp_f32(&vec![-5.25; n]);
+                    assert!((got - ((n as f64).ln() - 5.25)).abs() <= 4.0e-7, "n={n}: {got}");
+                }
+            }
+        }
+    };
+}
+
+kernel_tests!(scalar, Tier::Scalar);
+kernel_tests!(avx2, Tier::Avx2);
+
+#[test]
+fn a_setting_is_followed_or_refused() {
+    assert_eq!(select(Some("scalar")).unwrap().tier(), Tier::Scalar);
+    assert_eq!(select(None).unwrap().tier(), select(Some("")).unwrap().tier());
+    assert!(matches!(select(Some("sclar")), Err(TierError::Unknown { .. })));
+    match for_tier(Tier::Avx2) {
+        Some(_) => assert_eq!(select(Some("avx2")).unwrap().tier(), Tier::Avx2),
+        None => assert!(matches!(select(Some("avx2")), Err(TierError::Unavailable { .. }))),
+    }
+}

@@ -1,0 +1,118 @@
+//! Picks one kernel table for the process, once.
+use std::sync::OnceLock;
+
+use crate::scalar;
+
+/// An instruction-set level that has a complete kernel table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// Portable Rust.
+    Scalar,
+    /// AVX2 and FMA.
+    Avx2,
+}
+
+impl Tier {
+    /// All tiers, the meaning of all others first.
+    pub const ALL: [Self; 2] = [Self::Scalar, Self::Avx2];
+
+    /// Returns its name, as `RUVLAB_KERNELS` takes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+        }
+    }
+}
+
+/// One implementation of every kernel. Having one is the proof that the processor runs it.
+#[derive(Debug)]
+pub struct Kernels {
+    pub(crate) tier: Tier,
+    pub(crate) log_sum_exp_f32: fn(&[f32]) -> f64,
+}
+
+impl Kernels {
+    /// Returns the level this table needs.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Returns `ln Σ exp(logits[i])`, as [`crate::log_sum_exp_f32`] does.
+    #[must_use]
+    pub fn log_sum_exp_f32(&self, logits: &[f32]) -> f64 {
+        (self.log_sum_exp_f32)(logits)
+    }
+}
+
+/// Why a tier cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TierError {
+    /// No tier of that name.
+    Unknown {
+        /// The name given.
+        name: String,
+    },
+    /// This processor does not run it.
+    Unavailable {
+        /// The tier asked for.
+        tier: Tier,
+    },
+}
+
+impl std::fmt::Display for TierError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unknown { name } => {
+                let known = Tier::ALL.map(Tier::name).join(", ");
+                write!(f, "RUVLAB_KERNELS names no tier: {name:?} (there are {known})")
+            }
+            Self::Unavailable { tier } => write!(f, "this processor does not run the {} kernels", tier.name()),
+        }
+    }
+}
+
+impl std::error::Error for TierError {}
+
+/// Returns the table for `tier`, or nothing where this processor cannot run it.
+#[must_use]
+pub fn for_tier(tier: Tier) -> Option<&'static Kernels> {
+    match tier {
+        Tier::Scalar => Some(&scalar::KERNELS),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => crate::avx2::detect(),
+        #[cfg(not(target_arch = "x86_64"))]
+        Tier::Avx2 => None,
+    }
+}
+
+/// Returns the table a setting asks for: the best there is without one.
+///
+/// # Errors
+///
+/// If the setting names no tier, or one this processor does not run.
+pub fn select(setting: Option<&str>) -> Result<&'static Kernels, TierError> {
+    let Some(name) = setting.filter(|name| !name.is_empty()) else {
+        return Ok(for_tier(Tier::Avx2).unwrap_or(&scalar::KERNELS));
+    };
+    let tier = Tier::ALL.into_iter().find(|tier| tier.name() == name);
+    let tier = tier.ok_or_else(|| TierError::Unknown { name: name.to_owned() })?;
+    for_tier(tier).ok_or(TierError::Unavailable { tier })
+}
+
+/// Returns the table in use.
+///
+/// # Panics
+///
+/// If `RUVLAB_KERNELS` names no tier or one this processor does not run; a program checks that with
+/// [`select`] first.
+#[must_use]
+pub fn active() -> &'static Kernels {
+    static ACTIVE: OnceLock<&'static Kernels> = OnceLock::new();
+    ACTIVE.get_or_init(|| match select(std::env::var("RUVLAB_KERNELS").ok().as_deref()) {
+        Ok(kernels) => kernels,
+        Err(error) => panic!("{error}"),
+    })
+}

@@ -1,0 +1,99 @@
+//! Rules of adapters, training and continual learning.
+use super::Report;
+use crate::recipe::schema::{Continual, LrScheduler, LrSchedulerType, Recipe, Training};
+
+pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
+    let needs_training = "add `training: {learning_rate: 2.0e-4, max_steps: 100}`";
+    if let Some(adapter) = &recipe.adapter {
+        if recipe.training.is_none() && adapter.init.is_none() {
+            let message = "`adapter` has neither `training` nor an `init` to start from, so it would stay empty";
+            report.error(&["adapter"], "needs", message, needs_training);
+        }
+        if adapter.target_modules.is_empty() {
+            let hint = "name at least one, such as [q_proj, v_proj]";
+            report.error(&["adapter.target_modules"], "empty-list", "`adapter.target_modules` is empty", hint);
+        }
+    }
+    if let Some(training) = &recipe.training {
+        check_schedule(training, report);
+    }
+    if let Some(continual) = &recipe.continual {
+        if recipe.training.is_none() {
+            report.error(&["continual"], "needs", "`continual` needs `training`", needs_training);
+        }
+        check_tasks(continual, report);
+    }
+}
+
+fn check_schedule(training: &Training, report: &mut Report<'_>) {
+    let LrScheduler {
+        kind,
+        warmup_steps,
+        min_lr,
+        pct_start,
+        div_factor,
+        final_div_factor,
+        three_phase,
+        anneal_strategy,
+    } = &training.lr_scheduler;
+    let name = match kind {
+        LrSchedulerType::Constant => "constant",
+        LrSchedulerType::Cosine => "cosine",
+        LrSchedulerType::OneCycle => "one_cycle",
+    };
+    let one_cycle = &[LrSchedulerType::OneCycle][..];
+    let keys = [
+        ("warmup_steps", warmup_steps.is_some(), &[LrSchedulerType::Constant, LrSchedulerType::Cosine][..]),
+        ("min_lr", min_lr.is_some(), &[LrSchedulerType::Cosine]),
+        ("pct_start", pct_start.is_some(), one_cycle),
+        ("div_factor", div_factor.is_some(), one_cycle),
+        ("final_div_factor", final_div_factor.is_some(), one_cycle),
+        ("three_phase", three_phase.is_some(), one_cycle),
+        ("anneal_strategy", anneal_strategy.is_some(), one_cycle),
+    ];
+    for (key, set, kinds) in keys {
+        if set && !kinds.contains(kind) {
+            let message = format!("`{key}` says nothing to a `{name}` schedule");
+            let hint = match kinds {
+                [LrSchedulerType::OneCycle] => "leave it out, or choose `type: one_cycle`",
+                [LrSchedulerType::Cosine] => "leave it out, or choose `type: cosine`",
+                _ => "leave it out, or choose `type: constant` or `cosine`",
+            };
+            report.error(&[&format!("training.lr_scheduler.{key}")], "schedule", message, hint);
+        }
+    }
+    match training.max_steps {
+        None if *kind != LrSchedulerType::Constant => {
+            let message = format!("a `{name}` schedule ends, and needs `training.max_steps` to know where");
+            report.error(&["training.lr_scheduler.type"], "needs", message, "add `max_steps: 100` to `training`");
+        }
+        Some(steps) if warmup_steps.is_some_and(|warmup| warmup >= steps) => {
+            let message = format!("the warm-up is as long as the whole training, {steps} steps");
+            report.error(&["training.lr_scheduler.warmup_steps"], "schedule", message, "make it shorter");
+        }
+        _ => {}
+    }
+    let peak = training.learning_rate;
+    if let Some(floor) = min_lr.filter(|floor| *floor > peak) {
+        let message = format!("`min_lr` is {floor}, above the `learning_rate` it falls from, {peak}");
+        report.error(&["training.lr_scheduler.min_lr"], "schedule", message, "lower `min_lr`");
+    }
+}
+
+fn check_tasks(continual: &Continual, report: &mut Report<'_>) {
+    let tasks = &continual.tasks;
+    if tasks.is_empty() {
+        let hint = "add `- {name: a, train: builtin:train, test: builtin:heldout}`";
+        report.error(&["continual.tasks"], "empty-list", "`continual.tasks` is empty", hint);
+    } else if tasks.len() == 1 && continual.ewc.is_some() {
+        let message = "`continual.ewc` protects earlier tasks, and there is only one task";
+        report.error(&["continual.ewc"], "needs", message, "add a second task, or leave `ewc` out");
+    }
+    for (index, task) in tasks.iter().enumerate() {
+        if tasks[..index].iter().any(|earlier| earlier.name == task.name) {
+            let message = format!("two tasks are called `{}`", task.name);
+            let hint = "results are stored by that name; give each its own";
+            report.error(&[&format!("continual.tasks[{index}].name")], "duplicate-name", message, hint);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Rules of what runs: workloads, context, cache, positions, launches.
+use super::Report;
+use crate::recipe::schema::{Decode, Perplexity, Prefill, PressurePolicy, Recipe, RopeScaling, Workload};
+
+/// Bytes of cache a token takes in the smallest model there could be: one layer, one head of 64,
+/// keys and values of 4 bits.
+const SMALLEST_TOKEN_BYTES: u64 = 64;
+
+pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
+    check_workloads(recipe, report);
+    check_kv_cache(recipe, report);
+    check_rope(recipe, report);
+    let launches = &recipe.measure.launches;
+    if launches.min > launches.max {
+        let message = format!("`measure.launches.min` is {}, above `max`, {}", launches.min, launches.max);
+        let paths = ["measure.launches.min", "measure.launches.max"];
+        report.error(&paths, "launches", message, "raise `max` or lower `min`");
+    } else if launches.max == 1 {
+        let message = "one launch a cell gives no confidence interval";
+        report.warning(&["measure.launches.max"], "launches", message, "5 is a good number to start with");
+    }
+    let sampling = &recipe.sampling;
+    let filters = [
+        ("top_k", sampling.top_k != 0),
+        ("top_p", sampling.top_p < 1.0),
+        ("min_p", sampling.min_p > 0.0),
+    ];
+    for (key, set) in filters {
+        if set && sampling.temperature <= 0.0 {
+            let message = format!("`sampling.{key}` changes nothing at temperature 0, which takes the likeliest token");
+            report.warning(&[&format!("sampling.{key}")], "no-effect", message, "raise `sampling.temperature`");
+        }
+    }
+    if recipe.model.source.starts_with("hf:") && recipe.model.revision.is_none() && !recipe.model.source.contains('@') {
+        let message = "the hub's newest revision can change between two runs";
+        report.warning(&["model.source"], "unpinned", message, "pin it: `revision: <commit>`");
+    }
+}
+
+fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
+    let learns = recipe.training.is_some() || recipe.continual.is_some() || recipe.sona.is_some();
+    if recipe.workloads.is_empty() && !learns {
+        let hint = "add `workloads:` with `- decode: {}` below it";
+        report.error(&["workloads"], "empty-list", "the recipe has no workloads, so nothing would run", hint);
+    }
+    let labels: Vec<_> = recipe.workloads.iter().map(ToString::to_string).collect();
+    let context = recipe.model.context_length;
+    for (index, (workload, label)) in recipe.workloads.iter().zip(&labels).enumerate() {
+        let path = format!("workloads[{index}]");
+        if labels[..index].contains(label) {
+            let message = format!("two workloads are called `{label}`");
+            let hint = "results are stored by that name; change one, or raise `repetitions` of the other";
+            report.error(&[&path], "duplicate-name", message, hint);
+        }
+        let (tokens, words, key) = match workload {
+            Workload::Prefill(Prefill { prompt_tokens, .. }) => {
+                (u64::from(*prompt_tokens), "a prompt".to_owned(), format!("{path}.prefill.prompt_tokens"))
+            }
+            Workload::Decode(Decode { prompt_tokens, output_tokens, .. }) => {
+                let words = format!("{prompt_tokens} prompt and {output_tokens} output tokens, together");
+                (u64::from(*prompt_tokens) + u64::from(*output_tokens), words, format!("{path}.decode.output_tokens"))
+            }
+            Workload::Perplexity(Perplexity { n_ctx, .. }) => {
+                (u64::from(*n_ctx), "a window".to_owned(), format!("{path}.perplexity.n_ctx"))
+            }
+        };
+        if let Some(context) = context.filter(|context| tokens > u64::from(*context)) {
+            let message = format!("{words} of {tokens} do not fit into `model.context_length`, {context}");
+            let message = message.replace(", together of", ", together");
+            let hint = "shorten the workload or raise `model.context_length`";
+            report.error(&[&key, &path], "context-length", message, hint);
+        }
+    }
+}
+
+fn check_kv_cache(recipe: &Recipe, report: &mut Report<'_>) {
+    let cache = &recipe.kv_cache;
+    if let Some(budget) = cache.budget {
+        let page = u64::from(cache.page_tokens) * SMALLEST_TOKEN_BYTES;
+        if budget.0 < page {
+            let message = format!("a budget of {budget} does not hold one page of {} tokens", cache.page_tokens);
+            let hint = format!("even the smallest model needs {SMALLEST_TOKEN_BYTES} bytes a token; raise the budget");
+            report.error(&["kv_cache.budget"], "budget", message, &hint);
+        }
+    }
+    let Some(pressure) = &cache.pressure else { return };
+    if cache.budget.is_none() {
+        let message = "`kv_cache.pressure` acts when a budget runs out, and there is none";
+        report.error(&["kv_cache.pressure"], "needs", message, "add `budget: 512MiB` to `kv_cache`");
+    }
+    let stages = &pressure.stages;
+    match pressure.policy {
+        PressurePolicy::Hybrid if stages.is_empty() => {
+            let message = "a `hybrid` policy tries several policies, and `stages` names none";
+            report.error(&["kv_cache.pressure.policy"], "needs", message, "add `stages: [quantize, evict]`");
+        }
+        PressurePolicy::Hybrid => {
+            for (index, _) in stages.iter().enumerate().filter(|(_, stage)| **stage == PressurePolicy::Hybrid) {
+                let path = format!("kv_cache.pressure.stages[{index}]");
+                let message = format!("stage {} is `hybrid` itself, which would never end", index + 1);
+                report.error(&[&path], "pressure", message, "name the policies it should try");
+            }
+        }
+        _ if !stages.is_empty() => {
+            let message = "only a `hybrid` policy has `stages`";
+            report.error(&["kv_cache.pressure.stages"], "pressure", message, "leave them out, or choose `policy: hybrid`");
+        }
+        _ => {}
+    }
+}
+
+fn check_rope(recipe: &Recipe, report: &mut Report<'_>) {
+    let rope = &recipe.rope;
+    match (rope.scaling, rope.factor) {
+        (Some(RopeScaling::Linear | RopeScaling::Ntk | RopeScaling::Yarn), None) => {
+            let message = "this scaling needs `rope.factor`, by which the context grows";
+            report.error(&["rope.scaling"], "needs", message, "add `factor: 2.0` to `rope`");
+        }
+        (None | Some(RopeScaling::None), Some(_)) => {
+            let message = "`rope.factor` says nothing without a scaling";
+            report.error(&["rope.factor"], "needs", message, "add `scaling: linear`, `ntk` or `yarn` to `rope`");
+        }
+        _ => {}
+    }
+}

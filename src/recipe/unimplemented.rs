@@ -1,0 +1,48 @@
+//! What a recipe may say and this version cannot run yet.
+use super::schema::{KernelSet, KvCache, KvType, Recipe, Rope};
+
+/// Returns each setting that this version of ruvlab cannot run, by its path, and what is missing.
+/// Nothing listed here is ignored: a plan refuses a recipe that uses any of it.
+#[must_use]
+pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
+    let KvCache { type_k, type_v, page_tokens, budget, pressure } = &recipe.kv_cache;
+    let Rope { scaling, factor, original_context_length, theta } = &recipe.rope;
+    let narrow = |kind: &Option<KvType>| kind.is_some_and(|kind| kind != KvType::F32);
+    let source = recipe.model.source.as_str();
+    let folder = !source.starts_with("builtin:") && (source.ends_with('/') || std::path::Path::new(source).is_dir());
+    let paged = *page_tokens != KvCache::default().page_tokens;
+    let kernels = match recipe.kernels.set {
+        KernelSet::Auto | KernelSet::Reference | KernelSet::Candle => None,
+        KernelSet::Scalar => Some("ruvlab's portable kernels"),
+        KernelSet::Avx2 => Some("ruvlab's AVX2 kernels"),
+        KernelSet::Neon => Some("ruvlab's NEON kernels"),
+        KernelSet::Cuda => Some("ruvlab's CUDA kernels"),
+    };
+    let verifies = recipe.kernels.verify.reference.is_some_and(|set| {
+        !matches!(set, KernelSet::Auto | KernelSet::Reference | KernelSet::Candle)
+    });
+    let uses = [
+        ("model.source", source.starts_with("hf:"), "models from the Hugging Face hub"),
+        ("model.source", source.starts_with("synthetic:"), "synthetic weights"),
+        ("model.source", folder, "safetensors folders"),
+        ("model.revision", recipe.model.revision.is_some(), "models from the Hugging Face hub"),
+        ("kernels.set", kernels.is_some(), kernels.unwrap_or_default()),
+        ("kernels.verify.reference", verifies, "ruvlab's own kernels"),
+        ("rope.scaling", scaling.is_some(), "rope scaling other than the model's own"),
+        ("rope.factor", factor.is_some(), "rope scaling other than the model's own"),
+        ("rope.original_context_length", original_context_length.is_some(), "rope scaling other than the model's own"),
+        ("rope.theta", theta.is_some(), "a rope base other than the model's own"),
+        ("kv_cache.type_k", narrow(type_k), "cached keys in another type than f32"),
+        ("kv_cache.type_v", narrow(type_v), "cached values in another type than f32"),
+        ("kv_cache.page_tokens", paged, "a paged cache"),
+        ("kv_cache.budget", budget.is_some(), "a cache budget"),
+        ("kv_cache.pressure", pressure.is_some(), "policies for a full cache"),
+        ("adapter", recipe.adapter.is_some(), "LoRA adapters"),
+        ("micro_lora", recipe.micro_lora.is_some(), "MicroLoRA"),
+        ("training", recipe.training.is_some(), "training"),
+        ("continual", recipe.continual.is_some(), "continual learning"),
+        ("sona", recipe.sona.is_some(), "the learning loops"),
+    ];
+    let used = uses.into_iter().filter(|(_, used, _)| *used);
+    used.map(|(path, _, what)| (path.to_owned(), what.to_owned())).collect()
+}
