@@ -103,6 +103,10 @@ pub struct MetricComparison {
     pub baseline: Option<f64>,
     /// Mean over the candidate's launches; absent where it did not measure this.
     pub candidate: Option<f64>,
+    /// The baseline's launches that measured this.
+    pub baseline_launches: usize,
+    /// The candidate's launches that measured this.
+    pub candidate_launches: usize,
     /// The change from baseline to candidate; absent for the reason below.
     pub ratio: Option<Ratio>,
     /// Why there is no change, or what to know about it.
@@ -196,11 +200,18 @@ pub fn compare(baseline: &Side<'_>, candidate: &Side<'_>) -> Comparison {
                 deterministic: is_deterministic(item.metric),
                 baseline: None,
                 candidate: None,
+                baseline_launches: 0,
+                candidate_launches: 0,
                 ratio: None,
                 reason: None,
             };
             let values = |side: &Side<'_>| launch_values(side.samples, side.arm, item.metric, item.workload);
-            change(&mut comparison, &values(baseline), &values(candidate), pairing);
+            let (old, new) = (values(baseline), values(candidate));
+            comparison.reason = [(baseline, &old, "baseline"), (candidate, &new, "candidate")]
+                .into_iter()
+                .find(|(_, values, _)| values.is_empty())
+                .map(|(side, _, name)| unmeasured(side, name, item.metric, item.workload));
+            change(&mut comparison, &old, &new, pairing);
             Some(comparison)
         })
         .collect();
@@ -217,6 +228,16 @@ pub fn compare(baseline: &Side<'_>, candidate: &Side<'_>) -> Comparison {
         differences: comparability::differences(baseline, candidate, pairing),
         metrics,
     }
+}
+
+/// Returns why a side has no value, as far as its rows tell.
+fn unmeasured(side: &Side<'_>, name: &str, metric: &str, workload: &str) -> String {
+    let row = side
+        .samples
+        .iter()
+        .find(|row| !row.valid && row.arm == side.arm.name() && row.metric == metric && row.workload == workload);
+    let cause = row.and_then(|row| row.reason.as_deref()).map_or_else(String::new, |reason| format!(": {reason}"));
+    format!("the {name} did not measure it{cause}")
 }
 
 type LaunchValue = (u32, u32, f64);
@@ -244,10 +265,7 @@ fn pairs(baseline: &[LaunchValue], candidate: &[LaunchValue]) -> Vec<(f64, f64)>
 
 fn change(into: &mut MetricComparison, baseline: &[LaunchValue], candidate: &[LaunchValue], pairing: Pairing) {
     let (old, new) = (values_of(baseline), values_of(candidate));
-    if old.is_empty() || new.is_empty() {
-        let side = if old.is_empty() { "baseline" } else { "candidate" };
-        into.reason = Some(format!("the {side} did not measure it"));
-    }
+    (into.baseline_launches, into.candidate_launches) = (old.len(), new.len());
     into.baseline = stats::mean(&old).ok();
     into.candidate = stats::mean(&new).ok();
     if old.is_empty() || new.is_empty() || into.direction == Direction::Neutral {

@@ -289,18 +289,13 @@ fn exact_verdict(change: &MetricComparison, worse: Option<Worse>, threshold: f64
     match worse {
         Some(Worse { estimate, .. }) if estimate > 0.0 && estimate >= threshold => (Verdict::Regression, None),
         Some(Worse { estimate, .. }) if estimate.is_finite() => (Verdict::Pass, None),
-        // A baseline with a number and a measured candidate without one: it broke.
-        _ if change.baseline.is_some()
-            && change.candidate.is_none()
-            && change.reason.as_deref() != Some(UNMEASURED) =>
-        {
+        // The candidate was measured, and its value is no number: it broke.
+        _ if change.baseline.is_some() && change.candidate.is_none() && change.candidate_launches > 0 => {
             (Verdict::Regression, Some("the candidate's value is not finite".to_owned()))
         }
         _ => (Verdict::Inconclusive, None),
     }
 }
-
-const UNMEASURED: &str = "the candidate did not measure it";
 
 fn outcome_of(comparison: &Comparison, gates: &[Gate]) -> Outcome {
     let forbidden = comparison.differences.iter().any(|difference| difference.effect == Effect::Forbids);

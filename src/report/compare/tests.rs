@@ -195,3 +195,17 @@ fn nan_gives_no_change_and_a_reason() {
     assert_eq!(decode.ratio, None);
     assert!(decode.reason.as_deref().unwrap().contains("not finite"));
 }
+
+#[test]
+fn what_was_not_measured_says_why_as_far_as_is_known() {
+    let a = Truth::default().record(1);
+    let mut b = Truth::default().record(2);
+    for row in b.samples.iter_mut().filter(|row| row.metric == "ttft_ms") {
+        row.valid = false;
+        row.reason = Some("launch 3 failed".to_owned());
+    }
+    let comparison = compare(&Side::of(&a), &Side::of(&b));
+    let ttft = find(&comparison, "ttft_ms");
+    assert_eq!((ttft.candidate, ttft.baseline_launches, ttft.candidate_launches), (None, 5, 0));
+    assert_eq!(ttft.reason.as_deref(), Some("the candidate did not measure it: launch 3 failed"));
+}
