@@ -129,7 +129,7 @@ pub(super) fn of_gates(reports: &[GateReport]) -> Result<Result<Chart, Skipped>,
 fn draw(title: &str, facts: &str, how: &str, groups: &[Group], shared: bool) -> Attempt {
     let counts: Vec<usize> =
         groups.iter().flat_map(|group| &group.rows).map(|row| row.ratio.n).filter(|n| *n > 1).collect();
-    let n = if counts.is_empty() { String::new() } else { format!("n = {} pairs. ", show::range(&counts)) };
+    let n = if counts.is_empty() { String::new() } else { format!("n = {}. ", show::range(&counts)) };
     let caption = format!(
         "Squares: change of the geometric mean; lines: 95 % interval, {n}Right is better, also where less is better. \
          Tinted: worse by the threshold or more. Green: surely better; orange: surely worse; grey: not sure. {how}"
