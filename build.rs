@@ -9,6 +9,8 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
 fn main() {
     let commit = output("git", &["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env=RUVLAB_COMMIT={commit}");
+    let features = env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
+    println!("cargo::rustc-env=RUVLAB_TARGET_FEATURES={features}");
     let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     println!("cargo::rustc-env=RUVLAB_RUSTC={}", output(&rustc, &["--version"]).unwrap_or_default());
     println!("cargo::rustc-env=RUVLAB_PROFILE={}", env::var("PROFILE").unwrap_or_default());

@@ -1,5 +1,5 @@
 //! Facts about the machine and the build, as far as they can be read without privileges.
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ pub struct Host {
     pub cpu: String,
     /// Threads the process may use.
     pub cpus: u16,
-    /// Instruction sets this code can use.
+    /// Instruction sets the processor has, of those that matter here.
     pub cpu_features: Vec<String>,
     /// Frequency governor, where the kernel tells.
     pub governor: Option<String>,
@@ -34,6 +34,10 @@ pub struct Host {
     pub rustc: String,
     /// The profile it was built with.
     pub profile: String,
+    /// The instruction sets it was built for.
+    pub target_features: String,
+    /// First 48 bits of the BLAKE3 of the program itself: two builds of one commit may differ.
+    pub program: String,
     /// Versions of the libraries that compute.
     pub libraries: BTreeMap<String, String>,
 }
@@ -88,6 +92,17 @@ fn cpu_features() -> Vec<String> {
     Vec::new()
 }
 
+/// Returns the beginning of this program's BLAKE3, read once a process.
+fn program_digest() -> Option<String> {
+    static DIGEST: OnceLock<Option<String>> = OnceLock::new();
+    let read = || {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(fs::File::open(std::env::current_exe().ok()?).ok()?).ok()?;
+        Some(hasher.finalize().to_hex()[..12].to_owned())
+    };
+    DIGEST.get_or_init(read).clone()
+}
+
 impl Host {
     /// Reads the facts of this machine and this build.
     #[must_use]
@@ -108,6 +123,8 @@ impl Host {
             commit: env!("RUVLAB_COMMIT").to_owned(),
             rustc: env!("RUVLAB_RUSTC").to_owned(),
             profile: env!("RUVLAB_PROFILE").to_owned(),
+            target_features: env!("RUVLAB_TARGET_FEATURES").to_owned(),
+            program: program_digest().unwrap_or_else(|| "unknown".to_owned()),
             libraries: BTreeMap::from([("candle".to_owned(), env!("RUVLAB_CANDLE").to_owned())]),
         };
         host.host_id = host.identity();
@@ -122,10 +139,10 @@ impl Host {
         blake3::hash(facts.as_bytes()).to_hex()[..16].to_owned()
     }
 
-    /// Returns version and commit in one text.
+    /// Returns what identifies the build, in one text: version, commit, program.
     #[must_use]
     pub fn build(&self) -> String {
-        format!("{} ({})", self.ruvlab, self.commit)
+        format!("{} ({} {})", self.ruvlab, self.commit, self.program)
     }
 }
 

@@ -29,14 +29,10 @@ const BYTE_UNITS: [(&str, u64); 7] = [
 impl FromStr for Bytes {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let error = || UnitError {
-            found: text.to_owned(),
-            expected: "a size with a unit, such as 512MiB, 2GiB or 4096B",
-        };
-        let (number, scale) = BYTE_UNITS
-            .iter()
-            .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))
-            .ok_or_else(error)?;
+        let error =
+            || UnitError { found: text.to_owned(), expected: "a size with a unit, such as 512MiB, 2GiB or 4096B" };
+        let (number, scale) =
+            BYTE_UNITS.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale))).ok_or_else(error)?;
         let Ok(number) = number.trim().parse::<f64>() else { return Err(error()) };
         let bytes = number * scale as f64;
         if !(bytes.is_finite() && (0.0..=9.0e15).contains(&bytes)) {
@@ -103,10 +99,9 @@ impl Threads {
     pub fn resolve(self) -> u16 {
         match self {
             Self::Count(n) => n,
-            Self::Auto => std::thread::available_parallelism()
-                .ok()
-                .and_then(|n| u16::try_from(n.get()).ok())
-                .unwrap_or(1),
+            Self::Auto => {
+                std::thread::available_parallelism().ok().and_then(|n| u16::try_from(n.get()).ok()).unwrap_or(1)
+            }
         }
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! A step takes a batch of sequences, each at its own position. No engine keeps state outside a
 //! sequence, so two sequences on one model give what each gives alone.
-use crate::model::spec::ModelSpec;
+mod candle;
+mod reference;
+mod sequences;
+
+use crate::model::{spec::ModelSpec, weights::Weights};
 
 /// A sequence an engine holds context for.
 pub type SequenceId = u32;
@@ -93,6 +97,66 @@ pub enum EngineError {
     /// candle said no.
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),
+}
+
+/// The engines there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EngineKind {
+    /// candle-transformers' own model files, as they ship.
+    Reference,
+    /// Our decoder on candle tensors.
+    Candle,
+}
+
+impl EngineKind {
+    /// Returns its name, as recipes write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reference => "reference",
+            Self::Candle => "candle",
+        }
+    }
+
+    /// Returns the most tokens of context the engine can hold, whatever the model.
+    #[must_use]
+    pub fn longest_context(self) -> usize {
+        match self {
+            Self::Reference => reference::LONGEST_CONTEXT,
+            Self::Candle => usize::MAX,
+        }
+    }
+}
+
+/// Returns the model, ready for its first step. Weights are copied, so they may be dropped.
+///
+/// `context_length` is the tokens of context to make room for; the most the engine and the model
+/// have when absent.
+///
+/// # Errors
+///
+/// If the engine cannot run this model or hold that much context.
+pub fn load(
+    kind: EngineKind,
+    weights: &Weights,
+    context_length: Option<usize>,
+) -> Result<Box<dyn LanguageModel>, EngineError> {
+    Ok(match kind {
+        EngineKind::Reference => Box::new(reference::Reference::load(weights, context_length)?),
+        EngineKind::Candle => Box::new(candle::Candle::load(weights, context_length)?),
+    })
+}
+
+/// Returns the context to make room for, `longest` when none is asked for.
+fn room(engine: &'static str, asked: Option<usize>, longest: usize) -> Result<usize, EngineError> {
+    let asked = asked.unwrap_or(longest);
+    if (1..=longest).contains(&asked) {
+        return Ok(asked);
+    }
+    Err(EngineError::Unsupported {
+        engine,
+        what: format!("hold a context of {asked} tokens of this model, {longest} at most"),
+    })
 }
 
 /// A loaded model.

@@ -1,10 +1,19 @@
 //! Metrics: each registered once, with unit, direction, definition and version; the statistics on
 //! them; and how an event stream becomes rows.
+mod collect;
+mod launches;
 mod registry;
+pub mod stats;
+mod summary;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use serde::{Deserialize, Serialize};
 
+pub use collect::{Collector, LaunchRecord, collect, collect_tokens};
+pub use launches::{Measured, is_deterministic, launch_values, measured, workloads};
 pub use registry::{Direction, METRIC_SCHEMA_VERSION, METRICS, Metric, Replication, find};
+pub use summary::{MetricSummary, Problem, summarize};
 
 /// One observation: a row of `samples.parquet`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,4 +39,22 @@ pub struct SampleRow {
     pub t_ns: u64,
     pub valid: bool,
     pub reason: Option<String>,
+}
+
+/// One generated token: a row of `tokens.parquet`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the columns of design.md section 5")]
+pub struct TokenRow {
+    pub run_id: String,
+    pub arm: String,
+    pub launch: u32,
+    pub workload: String,
+    pub rep: u32,
+    pub warmup: bool,
+    pub request: u32,
+    pub position: u32,
+    pub token_id: u32,
+    pub t_ns: u64,
+    /// Gap to the token before; absent for the first.
+    pub itl_ns: Option<u64>,
 }

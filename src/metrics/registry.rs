@@ -1,10 +1,12 @@
 //! Every metric there is.
+use serde::{Deserialize, Serialize};
 
 /// Raised when a definition changes, so that old results are not compared with new ones.
 pub const METRIC_SCHEMA_VERSION: u32 = 1;
 
 /// Which way is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// More is better.
     Higher,
@@ -15,7 +17,8 @@ pub enum Direction {
 }
 
 /// What repeats the measurement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Replication {
     /// Process launches vary it: statistics over launches.
     Launch,
@@ -59,40 +62,143 @@ const fn metric(
 
 /// All metrics, in the order they are shown.
 pub const METRICS: &[Metric] = &[
-    metric("prefill_tok_s", "prompt speed", "tokens/s", Higher, Launch, Some(0.03),
-        "prompt tokens of all sequences divided by the time from the first engine step of the prompt to its last logits"),
-    metric("decode_tok_s", "generation speed", "tokens/s", Higher, Launch, Some(0.03),
-        "generated tokens of all sequences but the first of each, divided by the time from the first token to the last"),
-    metric("ttft_ms", "time to first token", "ms", Lower, Launch, Some(0.05),
-        "from the request (text in hand) to the first sampled token: tokenization, prompt and sampling"),
-    metric("tpot_ms", "time per output token", "ms", Lower, Launch, None,
-        "(end to end - time to first token) / (output tokens - 1), one sequence"),
-    metric("itl_p50_ms", "inter-token latency p50", "ms", Lower, Launch, None,
-        "median of the gaps between neighbouring output tokens of one repetition"),
-    metric("itl_p95_ms", "inter-token latency p95", "ms", Lower, Launch, None,
-        "95th percentile of the gaps between neighbouring output tokens of one repetition"),
-    metric("itl_p99_ms", "inter-token latency p99", "ms", Lower, Launch, Some(0.10),
-        "99th percentile of the gaps between neighbouring output tokens of one repetition"),
-    metric("e2e_ms", "end to end", "ms", Lower, Launch, None,
-        "from the request to the last output token"),
-    metric("load_ms", "load time", "ms", Lower, Launch, None,
-        "from opening the file to an engine ready for its first step, requantisation included"),
-    metric("peak_rss_bytes", "peak memory", "bytes", Lower, Launch, Some(0.01),
-        "the kernel's high-water mark of the process's resident memory at the end of a timed launch"),
-    metric("energy_j", "energy", "J", Lower, Launch, None,
-        "package energy (RAPL) over the measured repetitions, idle power included"),
-    metric("perplexity", "perplexity", "", Lower, Deterministic, Some(0.005),
-        "exp of the mean negative log-likelihood of the scored tokens: second half of each window of n_ctx tokens, windows side by side (llama.cpp's convention)"),
-    metric("nll", "negative log-likelihood", "nats/token", Lower, Deterministic, None,
-        "mean negative log-likelihood of the scored tokens; with a step, of that window alone"),
-    metric("bits_per_byte", "bits per byte", "bits/byte", Lower, Deterministic, None,
-        "negative log-likelihood of the scored tokens in bits divided by their UTF-8 bytes"),
-    metric("verify_nmse", "kernel error", "", Lower, Deterministic, None,
-        "sum of squared differences between the kernel set's logits and the reference set's, divided by the sum of squared reference logits, on 32 tokens of builtin:heldout"),
-    metric("tokens_digest", "generated tokens", "", Neutral, Deterministic, None,
-        "first 48 bits of the BLAKE3 of the generated token ids: equal numbers, equal text"),
-    metric("weights_bytes", "weights", "bytes", Lower, Deterministic, None,
-        "bytes of all tensors as they run"),
+    metric(
+        "prefill_tok_s",
+        "prompt speed",
+        "tokens/s",
+        Higher,
+        Launch,
+        Some(0.03),
+        "prompt tokens of all sequences divided by the time from the first engine step of the prompt to its last logits",
+    ),
+    metric(
+        "decode_tok_s",
+        "generation speed",
+        "tokens/s",
+        Higher,
+        Launch,
+        Some(0.03),
+        "generated tokens of all sequences but the first of each, divided by the time from the first token to the last",
+    ),
+    metric(
+        "ttft_ms",
+        "time to first token",
+        "ms",
+        Lower,
+        Launch,
+        Some(0.05),
+        "from the request (text in hand) to the first sampled token: tokenization, prompt and sampling",
+    ),
+    metric(
+        "tpot_ms",
+        "time per output token",
+        "ms",
+        Lower,
+        Launch,
+        None,
+        "(end to end - time to first token) / (output tokens - 1), one sequence",
+    ),
+    metric(
+        "itl_p50_ms",
+        "inter-token latency p50",
+        "ms",
+        Lower,
+        Launch,
+        None,
+        "median of the gaps between neighbouring output tokens of one repetition",
+    ),
+    metric(
+        "itl_p95_ms",
+        "inter-token latency p95",
+        "ms",
+        Lower,
+        Launch,
+        None,
+        "95th percentile of the gaps between neighbouring output tokens of one repetition, linear between the two nearest gaps",
+    ),
+    metric(
+        "itl_p99_ms",
+        "inter-token latency p99",
+        "ms",
+        Lower,
+        Launch,
+        Some(0.10),
+        "99th percentile of the gaps between neighbouring output tokens of one repetition, linear between the two nearest gaps",
+    ),
+    metric("e2e_ms", "end to end", "ms", Lower, Launch, None, "from the request to the last output token"),
+    metric(
+        "load_ms",
+        "load time",
+        "ms",
+        Lower,
+        Launch,
+        None,
+        "from opening the file to an engine ready for its first step, requantisation included",
+    ),
+    metric(
+        "peak_rss_bytes",
+        "peak memory",
+        "bytes",
+        Lower,
+        Launch,
+        Some(0.01),
+        "the kernel's high-water mark of the process's resident memory at the end of a timed launch",
+    ),
+    metric(
+        "energy_j",
+        "energy",
+        "J",
+        Lower,
+        Launch,
+        None,
+        "package energy (RAPL) over the measured repetitions, idle power included",
+    ),
+    metric(
+        "perplexity",
+        "perplexity",
+        "",
+        Lower,
+        Deterministic,
+        Some(0.005),
+        "exp of the mean negative log-likelihood of the scored tokens: second half of each window of n_ctx tokens, windows side by side (llama.cpp's convention)",
+    ),
+    metric(
+        "nll",
+        "negative log-likelihood",
+        "nats/token",
+        Lower,
+        Deterministic,
+        None,
+        "mean negative log-likelihood of the scored tokens; with a step, of that window alone",
+    ),
+    metric(
+        "bits_per_byte",
+        "bits per byte",
+        "bits/byte",
+        Lower,
+        Deterministic,
+        None,
+        "negative log-likelihood of the scored tokens in bits divided by their UTF-8 bytes",
+    ),
+    metric(
+        "verify_nmse",
+        "kernel error",
+        "",
+        Lower,
+        Deterministic,
+        None,
+        "sum of squared differences between the kernel set's logits and the reference set's, divided by the sum of squared reference logits, after the recipe's longest prompt (text of builtin:heldout) and each of 8 tokens more",
+    ),
+    metric(
+        "tokens_digest",
+        "generated tokens",
+        "",
+        Neutral,
+        Deterministic,
+        None,
+        "first 48 bits of the BLAKE3 of the generated token ids: equal numbers, equal text",
+    ),
+    metric("weights_bytes", "weights", "bytes", Lower, Deterministic, None, "bytes of all tensors as they run"),
 ];
 
 /// Returns the metric of that name.

@@ -1,6 +1,8 @@
 //! What the parent tells one child process.
 use serde::{Deserialize, Serialize};
 
+use crate::recipe::schema::Workload;
+
 use super::Cell;
 
 /// The version of the exchange between parent and child: a `LaunchSpec` as one JSON line on the
@@ -31,4 +33,25 @@ pub enum LaunchTask {
     Quality,
     /// The timed workloads; one launch a replicate.
     Speed,
+}
+
+impl LaunchTask {
+    /// Returns the task a workload belongs to.
+    #[must_use]
+    pub fn of(workload: &Workload) -> Self {
+        match workload {
+            Workload::Prefill(_) | Workload::Decode(_) => Self::Speed,
+            Workload::Perplexity(_) => Self::Quality,
+        }
+    }
+
+    /// Returns its name, as stored.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Verify => "verify",
+            Self::Quality => "quality",
+            Self::Speed => "speed",
+        }
+    }
 }

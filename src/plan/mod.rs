@@ -1,6 +1,9 @@
 //! What a recipe means on this machine: a serialisable list of cells that any process can run.
+mod fingerprint;
+mod identity;
 mod launch;
-mod matrix;
+mod memory;
+mod resolve;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -10,8 +13,9 @@ use crate::{
     units::Bytes,
 };
 
+pub use identity::{engine_kind, set_name, storage_type};
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
-pub use matrix::expand;
+pub use resolve::{PlanError, resolve, single};
 
 /// A recipe, resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +58,18 @@ impl Cell {
     #[must_use]
     pub fn label(&self) -> String {
         axes_label(&self.axes)
+    }
+
+    /// Returns whether a launch of this task has anything to do.
+    #[must_use]
+    pub fn has_task(&self, task: LaunchTask) -> bool {
+        let any = |wanted: LaunchTask| self.recipe.workloads.iter().any(|workload| LaunchTask::of(workload) == wanted);
+        match task {
+            LaunchTask::Verify => {
+                self.recipe.kernels.verify.reference.is_some_and(|reference| reference != self.kernel_set)
+            }
+            LaunchTask::Quality | LaunchTask::Speed => any(task),
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Files {
     pub(crate) problems: Vec<Diagnostic>,
     /// The named file's text.
     pub(crate) text: String,
+    /// Whether a file that should be there could not be used.
+    pub(crate) incomplete: bool,
     read: usize,
 }
 
@@ -51,16 +53,11 @@ impl Files {
         let spans = Arc::new(spans);
         let at = KeyPath::default().key("extends");
         let entries = value.get("extends").cloned().unwrap_or_default();
-        match &entries {
-            Value::Null => {}
-            Value::Array(entries) => {
-                for (index, entry) in entries.iter().enumerate() {
-                    if let Value::String(entry) = entry {
-                        self.extend(path, entry, &spans, &at.index(index), chain);
-                    }
-                }
+        for (index, entry) in entries.as_array().into_iter().flatten().enumerate() {
+            // What is no text is refused with the rest of the file.
+            if let Value::String(entry) = entry {
+                self.extend(path, entry, &spans, &at.index(index), chain);
             }
-            _ => {}
         }
         if chain.len() > 1 {
             self.check_base(&mut value, &spans);
@@ -98,6 +95,7 @@ impl Files {
                 Some(name) => format!("did you mean `{}`?", Path::new(entry).with_file_name(name).display()),
                 None => format!("paths start at this file's folder; looked for `{label}`"),
             };
+            self.incomplete = true;
             self.problems.push(problem.hint(hint));
             return;
         }
@@ -106,10 +104,12 @@ impl Files {
             let mut circle: Vec<_> = chain[start..].iter().map(|(_, label)| format!("`{label}`")).collect();
             circle.push(format!("`{label}`"));
             let problem = problem(format!("recipes extend each other in a circle: {}", circle.join(" extends ")));
+            self.incomplete = true;
             self.problems.push(problem.hint("move what they share into a third recipe"));
             return;
         }
         if chain.len() >= MAX_CHAIN || self.read >= MAX_FILES {
+            self.incomplete = true;
             self.problems.push(problem(format!(
                 "more than {MAX_CHAIN} recipes extend one another, or more than {MAX_FILES} in all"
             )));
@@ -122,6 +122,7 @@ impl Files {
                 chain.pop();
             }
             Err(problems) => {
+                self.incomplete = true;
                 self.problems.extend(problems.into_iter().map(|problem| match problem.place {
                     None => problem.at(place.clone()),
                     Some(_) => problem,

@@ -145,6 +145,15 @@ pub(crate) fn setting(text: &str) -> Result<Value, String> {
     }
 }
 
+/// Returns a recipe as YAML, every default written out.
+///
+/// # Errors
+///
+/// If a value has no YAML form, with the reason.
+pub fn to_yaml(recipe: &super::Recipe) -> Result<String, String> {
+    serde_yaml::to_string(recipe).map_err(|error| error.to_string())
+}
+
 fn value_of(text: &str) -> Result<Value, serde_yaml::Error> {
     // `Option` is what lets a text without any document mean nothing instead of an error.
     let value = serde_yaml::from_str::<Option<Strict>>(text)?;

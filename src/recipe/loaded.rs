@@ -8,7 +8,8 @@ use super::path::KeyPath;
 use super::problem::{On, Problem};
 use super::schema::{AxisPoint, Matrix, Recipe, Workload, same_value};
 use super::source::{self, Environment, SourceError};
-use super::{check, extends, overlay, shape};
+use super::spans::MAX_PROBLEMS;
+use super::{check, expand, extends, overlay, shape};
 use crate::diag::{Diagnostic, Place};
 
 /// A recipe that was read and found sound, with all it takes to show where each value was set.
@@ -32,7 +33,7 @@ pub struct Loaded {
 ///
 /// Every problem that can be found without weights, each with its place and a way out.
 pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, Vec<Diagnostic>> {
-    let extends::Files { settings: files, mut problems, text, .. } = extends::collect(path);
+    let extends::Files { settings: files, mut problems, text, incomplete, .. } = extends::collect(path);
     let (sets, set_problems) = overlay::sets(sets);
     problems.extend(set_problems);
     if files.is_empty() {
@@ -46,24 +47,29 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Loaded, Vec<Diagnostic>> {
     let typed = typed(value, &layers);
     let (mut recipe, given) = match typed {
         Ok(typed) => typed,
-        Err(more) => {
+        Err(mut more) => {
+            // What is missing here may stand in the file that could not be read.
+            more.retain(|problem| !(incomplete && problem.code == "missing-key"));
             problems.extend(more);
             return Err(in_order(problems));
         }
     };
-    problems.extend(layers.locate(expand_sources(&mut recipe, &layers, &|name| std::env::var(name).ok())));
-    let matrix_problems = check::matrix(&recipe);
-    let sound_matrix = matrix_problems.is_empty();
-    problems.extend(layers.locate(matrix_problems));
-    let mut loaded = Loaded { recipe, warnings: Vec::new(), text, stem, files, sets };
-    match loaded.first_point().filter(|_| sound_matrix) {
-        // With a matrix the recipe as written is run by no cell, so its first point is checked.
-        Some(point) => match loaded.resolve(&point) {
-            Ok((_, warnings)) => problems.extend(warnings),
-            Err(more) => problems.extend(more),
-        },
-        None => problems.extend(layers.locate(check::recipe(&loaded.recipe, &given))),
+    if incomplete {
+        return Err(in_order(problems));
     }
+    problems.extend(layers.locate(expand_sources(&mut recipe, &layers, &|name| std::env::var(name).ok())));
+    let in_matrix = layers.locate(check::matrix(&recipe, &given));
+    let varied = recipe.matrix.as_ref().map(expand).filter(|_| in_matrix.is_empty());
+    let mut loaded = Loaded { recipe, warnings: Vec::new(), text, stem, files, sets };
+    match varied {
+        // No cell runs the recipe as written, so it is what the cells run that must be sound.
+        Some(points) if points.iter().any(|point| !point.is_empty()) => problems.extend(loaded.at_points(&points)),
+        Some(_) | None if in_matrix.is_empty() => {
+            problems.extend(layers.locate(check::recipe(&loaded.recipe, &given)));
+        }
+        _ => {}
+    }
+    problems.extend(in_matrix);
     let problems = in_order(problems);
     if problems.iter().any(Diagnostic::is_error) {
         return Err(problems);
@@ -80,11 +86,14 @@ impl Loaded {
         &self.text
     }
 
-    /// Returns where the value at a dotted path was set, or what encloses it.
+    /// Returns where the value at a dotted path was set, or the section that encloses it; nothing
+    /// when no part of the path was written.
     #[must_use]
     pub fn place(&self, path: &str) -> Option<Place> {
         let path = shape::follow(path).map(|(path, _)| path).ok().or_else(|| KeyPath::parse(path).ok())?;
-        self.layers(Vec::new()).place(&path, On::Value)
+        let layers = self.layers(Vec::new());
+        layers.origin(&path).filter(|(_, found)| !found.0.is_empty())?;
+        layers.place(&path, On::Value)
     }
 
     /// Returns the recipe at one point of its matrix with one seed: without matrix and `extends`,
@@ -159,20 +168,53 @@ impl Loaded {
         from_axes().or_else(from_zip).or_else(from_include)
     }
 
-    fn first_point(&self) -> Option<AxisPoint> {
-        let point = first_values(self.recipe.matrix.as_ref()?);
-        (!point.is_empty()).then_some(point)
+    /// Returns what is wrong at any point, each once; what is not wrong at all of them names the
+    /// first point it is wrong at.
+    fn at_points(&self, points: &[AxisPoint]) -> Vec<Diagnostic> {
+        let mut found: Vec<(Diagnostic, &AxisPoint, usize)> = Vec::new();
+        for point in points {
+            for problem in self.resolve(point).map_or_else(|problems| problems, |(_, warnings)| warnings) {
+                if let Some((_, _, times)) = found.iter_mut().find(|(known, ..)| *known == problem) {
+                    *times += 1;
+                } else if found.len() < MAX_PROBLEMS {
+                    found.push((problem, point, 1));
+                }
+            }
+        }
+        let located = found.into_iter().map(|(problem, point, times)| {
+            if times == points.len() {
+                return problem;
+            }
+            let settings = point.iter().map(|(key, value)| match value {
+                Value::String(text) => format!("`{key}: {text}`"),
+                value => format!("`{key}: {value}`"),
+            });
+            let settings = settings.collect::<Vec<_>>().join(", ");
+            Diagnostic { message: format!("{}, at the matrix point {settings}", problem.message), ..problem }
+        });
+        located.collect()
     }
 
     /// A `--set` of an axis leaves one value of it: every other cell would be the same again.
     fn narrow_matrix(&mut self) {
-        let set = self.sets.iter().map(|setting| (setting.at.to_string(), setting.value.clone()));
+        let set = self.sets.iter().map(|setting| {
+            let place = match &setting.places {
+                Places::One { key, .. } => key.clone(),
+                Places::Spans(_) => None,
+            };
+            (setting.at.to_string(), setting.value.clone(), place)
+        });
         let set: Vec<_> = set.collect();
+        let baseline = self.recipe.baseline.clone().unwrap_or_default();
         let Some(matrix) = &mut self.recipe.matrix else { return };
-        for (key, value) in set {
+        for (key, value, place) in set {
             if let Some(values) = matrix.axes.get_mut(&key) {
                 *values = vec![value.clone()];
-                matrix.exclude.retain(|point| point.get(&key).is_none_or(|excluded| same_value(excluded, &value)));
+                if baseline.cell.get(&key).is_some_and(|named| !same_value(named, &value)) {
+                    let message = format!("no cell is left that `baseline.cell` names, since `{key}` is set");
+                    let hint = "to compare with none, add `--set baseline.cell=null`";
+                    self.warnings.push(Diagnostic::warning("baseline", message).at(place).hint(hint));
+                }
             }
         }
     }
@@ -181,8 +223,7 @@ impl Loaded {
 /// Returns every axis' first value.
 fn first_values(matrix: &Matrix) -> AxisPoint {
     let lists = matrix.axes.iter().chain(matrix.zip.iter().flatten());
-    let mut point: AxisPoint =
-        lists.filter_map(|(key, values)| Some((key.clone(), values.first()?.clone()))).collect();
+    let mut point: AxisPoint = lists.filter_map(|(key, values)| Some((key.clone(), values.first()?.clone()))).collect();
     if point.is_empty() {
         point = matrix.include.first().cloned().unwrap_or_default();
     }

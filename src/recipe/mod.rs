@@ -9,6 +9,7 @@ mod load;
 mod loaded;
 mod overlay;
 mod path;
+mod points;
 mod problem;
 mod reference;
 pub mod schema;
@@ -17,7 +18,9 @@ mod source;
 mod spans;
 mod unimplemented;
 
+pub use load::to_yaml;
 pub use loaded::{Loaded, load};
+pub use points::expand;
 pub use reference::{json_schema, reference_page};
 pub use schema::Recipe;
 pub use unimplemented::unimplemented;

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::path::{KeyPath, Segment};
 use super::problem::{On, Problem};
-use super::spans::Spans;
+use super::spans::{MAX_PROBLEMS, Spans};
 use crate::diag::{Diagnostic, Place};
 
 /// One value set at one path: a whole file at the top, or one `--set`.
@@ -47,7 +47,8 @@ impl Layers {
             match slot(&mut merged, &setting.at) {
                 Ok(slot) => merge(slot, &setting.value),
                 Err((list, items)) => {
-                    let message = format!("`{list}` has {items} items, counted from 0; `{}` is none of them", setting.at);
+                    let items = if items == 1 { "1 item".to_owned() } else { format!("{items} items") };
+                    let message = format!("`{list}` has {items}, counted from 0; `{}` is none of them", setting.at);
                     problems.push(Problem::key(setting.at.clone(), "unknown-key", message));
                 }
             }
@@ -108,7 +109,12 @@ impl Layers {
             let place = diagnostic.place.clone().or_else(|| self.place(&path, on));
             diagnostic.at(place)
         };
-        problems.into_iter().map(place).collect()
+        let more = problems.len().saturating_sub(MAX_PROBLEMS);
+        let mut located: Vec<_> = problems.into_iter().take(MAX_PROBLEMS).map(place).collect();
+        if more > 0 {
+            located.push(Diagnostic::error("more", format!("{more} more problems are not shown")));
+        }
+        located
     }
 
     /// Returns the folder that a relative path written at `path` starts from.
@@ -192,13 +198,12 @@ pub(crate) fn sets(arguments: &[String]) -> (Vec<Setting>, Vec<Diagnostic>) {
             continue;
         }
         match super::load::setting(text) {
-            Ok(read) => settings.push(Setting {
-                at,
-                value: read,
-                places: Places::One { key, value },
-                folder: folder.clone(),
-            }),
-            Err(reason) => problems.push(Diagnostic::error("bad-set", reason).at(value).hint("quote text that starts with a bracket or a quote")),
+            Ok(read) => {
+                settings.push(Setting { at, value: read, places: Places::One { key, value }, folder: folder.clone() })
+            }
+            Err(reason) => problems.push(
+                Diagnostic::error("bad-set", reason).at(value).hint("quote text that starts with a bracket or a quote"),
+            ),
         }
     }
     (settings, problems)
@@ -224,7 +229,10 @@ mod tests {
 
     fn layers() -> Layers {
         Layers(vec![
-            file("base.yaml", "kernels: {threads: 2, set: candle}\nworkloads:\n- decode: {}\n- prefill: {}\ntags: [a, b]\n"),
+            file(
+                "base.yaml",
+                "kernels: {threads: 2, set: candle}\nworkloads:\n- decode: {}\n- prefill: {}\ntags: [a, b]\n",
+            ),
             file("x.yaml", "kernels:\n  threads: 4\nworkloads:\n- decode: {output_tokens: 8}\n"),
             set("workloads[0].decode.output_tokens=32"),
             set("tags=null"),

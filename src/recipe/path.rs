@@ -72,7 +72,7 @@ impl KeyPath {
                 rest = after;
             } else if let Some(indexed) = rest.strip_prefix('[') {
                 let (index, after) = indexed.split_once(']').ok_or_else(bracket)?;
-                path = path.index(index.parse().map_err(|_| bracket())?);
+                path = path.index(index.parse().ok().ok_or_else(bracket)?);
                 rest = after;
             } else {
                 let end = rest.find(['.', '[']).unwrap_or(rest.len());

@@ -31,6 +31,9 @@ impl SourceError {
             }
             Self::OpenVariable => "write `${NAME}`, or `$$` for a dollar sign".to_owned(),
             Self::NoHome => "write the path out".to_owned(),
+            Self::Scheme { found, .. } if matches!(found.as_str(), "http" | "https" | "ftp") => {
+                "download it and give its path; a run does not use the network".to_owned()
+            }
             Self::Scheme { found, known, .. } => {
                 let listed = known.iter().map(|known| format!("`{known}:`")).collect::<Vec<_>>().join(", ");
                 match diag::nearest(found, known.iter().copied()) {
@@ -85,9 +88,7 @@ pub(crate) fn text(source: &str, folder: &Path, environment: Environment<'_>) ->
         None => absolute(&source, folder),
         Some(("builtin", name)) if is_name(name) => Ok(source),
         Some(("builtin", _)) => Err(SourceError::Grammar { given: source, expected: "builtin:NAME" }),
-        Some((found, _)) => {
-            Err(SourceError::Scheme { found: found.to_owned(), what: "text", known: TEXT_SCHEMES })
-        }
+        Some((found, _)) => Err(SourceError::Scheme { found: found.to_owned(), what: "text", known: TEXT_SCHEMES }),
     }
 }
 
@@ -140,7 +141,8 @@ fn expand(source: &str, environment: Environment<'_>) -> Result<String, SourceEr
         let (name, behind) = if let Some(braced) = after.strip_prefix('{') {
             braced.split_once('}').ok_or(SourceError::OpenVariable)?
         } else {
-            let is_part = |(at, c): (usize, char)| c == '_' || c.is_ascii_alphabetic() || (at > 0 && c.is_ascii_digit());
+            let is_part =
+                |(at, c): (usize, char)| c == '_' || c.is_ascii_alphabetic() || (at > 0 && c.is_ascii_digit());
             let end = after.char_indices().find(|part| !is_part(*part)).map_or(after.len(), |(at, _)| at);
             after.split_at(end)
         };
@@ -196,7 +198,9 @@ mod tests {
 
     #[test]
     fn what_fits_no_grammar_is_refused() {
-        for source in ["", "builtin:", "builtin:a b", "hf:Qwen", "hf:a/b@", "hf:a/b:", "synthetic:x", "htf:a/b", "$NONE/x", "${X"] {
+        for source in
+            ["", "builtin:", "builtin:a b", "hf:Qwen", "hf:a/b@", "hf:a/b:", "synthetic:x", "htf:a/b", "$NONE/x", "${X"]
+        {
             assert!(read(source).is_err(), "{source:?} was read");
         }
         assert_eq!(read("buildin:pico").unwrap_err().hint(), "did you mean `builtin:`?");

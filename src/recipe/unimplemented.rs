@@ -18,9 +18,11 @@ pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
         KernelSet::Neon => Some("ruvlab's NEON kernels"),
         KernelSet::Cuda => Some("ruvlab's CUDA kernels"),
     };
-    let verifies = recipe.kernels.verify.reference.is_some_and(|set| {
-        !matches!(set, KernelSet::Auto | KernelSet::Reference | KernelSet::Candle)
-    });
+    let verifies = recipe
+        .kernels
+        .verify
+        .reference
+        .is_some_and(|set| !matches!(set, KernelSet::Auto | KernelSet::Reference | KernelSet::Candle));
     let uses = [
         ("model.source", source.starts_with("hf:"), "models from the Hugging Face hub"),
         ("model.source", source.starts_with("synthetic:"), "synthetic weights"),
@@ -45,4 +47,44 @@ pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
     ];
     let used = uses.into_iter().filter(|(_, used, _)| *used);
     used.map(|(path, _, what)| (path.to_owned(), what.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn paths(more: &serde_json::Value) -> Vec<String> {
+        let mut given = json!({"schema": "ruvlab/v1", "name": "x", "model": {"source": "builtin:pico"}});
+        for (key, value) in more.as_object().unwrap() {
+            given[key] = value.clone();
+        }
+        let recipe = serde_json::from_value(given).unwrap();
+        unimplemented(&recipe).into_iter().map(|(path, _)| path).collect()
+    }
+
+    #[test]
+    fn defaults_and_f32_caches_can_run() {
+        assert_eq!(paths(&json!({})), [""; 0]);
+        assert_eq!(paths(&json!({"kv_cache": {"type_k": "f32"}, "kernels": {"set": "candle"}})), [""; 0]);
+    }
+
+    #[test]
+    fn every_section_to_come_is_listed() {
+        let given = json!({
+            "model": {"source": "hf:a/b", "revision": "c"},
+            "kernels": {"set": "avx2", "verify": {"reference": "scalar"}},
+            "rope": {"scaling": "yarn", "factor": 2.0, "original_context_length": 8, "theta": 1e4},
+            "kv_cache": {"type_k": "f16", "type_v": "q8_0", "page_tokens": 16, "budget": "1GiB", "pressure": {"policy": "evict"}},
+            "adapter": {"target_modules": ["q_proj"]},
+            "micro_lora": {},
+            "training": {"learning_rate": 1e-4},
+            "continual": {"tasks": []},
+            "sona": {},
+        });
+        assert_eq!(paths(&given).len(), 18);
+        assert_eq!(paths(&json!({"model": {"source": "synthetic:llama-8b:q4_0"}})), ["model.source"]);
+        assert_eq!(paths(&json!({"model": {"source": "/tmp"}})), ["model.source"]);
+    }
 }

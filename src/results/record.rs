@@ -78,21 +78,3 @@ pub struct RunRecord {
     /// What was measured, invalid rows included.
     pub samples: Vec<SampleRow>,
 }
-
-/// One generated token: a row of `tokens.parquet`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the columns of design.md section 5")]
-pub struct TokenRow {
-    pub run_id: String,
-    pub arm: String,
-    pub launch: u32,
-    pub workload: String,
-    pub rep: u32,
-    pub warmup: bool,
-    pub request: u32,
-    pub position: u32,
-    pub token_id: u32,
-    pub t_ns: u64,
-    /// Gap to the token before; absent for the first.
-    pub itl_ns: Option<u64>,
-}

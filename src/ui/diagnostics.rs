@@ -1,6 +1,4 @@
 //! Draws diagnostics in rustc's style: the message, the place, the line, a caret, the way out.
-use std::fmt::Write as _;
-
 use crate::diag::{Diagnostic, Place, Severity};
 
 /// Columns of source shown; longer lines are cut around the caret.
@@ -49,7 +47,8 @@ impl Style {
         }
         if let Some(hint) = hint {
             let indent = " ".repeat(gutter);
-            text += &format!("{indent} {} {}: {}\n", self.paint(BLUE, "="), self.paint(CYAN, "help"), visible(hint));
+            let (equals, help) = (self.paint(BLUE, "="), self.paint(CYAN, "help"));
+            text.extend([indent.as_str(), " ", &equals, " ", &help, ": ", &visible(hint), "\n"]);
         }
         text
     }
@@ -62,10 +61,11 @@ impl Style {
         let window = Window::around(source, column.saturating_sub(1), *length);
         let carets = self.paint(hue, &"^".repeat(window.carets));
         let blank = " ".repeat(window.before);
-        let mut text = format!("{indent}{arrow} {}:{line}:{column}\n", visible(file));
-        // Writing to a string cannot fail.
-        let _: std::fmt::Result = writeln!(text, "{indent} {bar}\n{number} {bar} {}\n{indent} {bar} {blank}{carets}", window.text);
-        text
+        format!(
+            "{indent}{arrow} {}:{line}:{column}\n{indent} {bar}\n{number} {bar} {}\n{indent} {bar} {blank}{carets}\n",
+            visible(file),
+            window.text
+        )
     }
 }
 
@@ -80,9 +80,8 @@ impl Window {
     /// Returns the part around `length` characters from the 0-based character `start`.
     fn around(source: &str, start: usize, length: usize) -> Self {
         let cells: Vec<(String, usize)> = source.chars().map(cell).collect();
-        let columns = |from: usize, to: usize| -> usize {
-            cells.iter().take(to).skip(from).map(|(_, width)| width).sum()
-        };
+        let columns =
+            |from: usize, to: usize| -> usize { cells.iter().take(to).skip(from).map(|(_, width)| width).sum() };
         let start = start.min(cells.len());
         let end = start.saturating_add(length.max(1)).min(cells.len());
         let mut first = 0;
@@ -209,7 +208,8 @@ mod tests {
             source: "      max_new_token: 128".to_owned(),
         };
         let message = "unknown key `max_new_token` in `workloads[0].decode`";
-        let diagnostic = Diagnostic::error("unknown-key", message).at(Some(place)).hint("did you mean `max_new_tokens`?");
+        let diagnostic =
+            Diagnostic::error("unknown-key", message).at(Some(place)).hint("did you mean `max_new_tokens`?");
         let expected = "\
 error[unknown-key]: unknown key `max_new_token` in `workloads[0].decode`
   --> recipes/x.yaml:14:7

@@ -1,2 +1,8 @@
 //! Everything a person sees: the only code that prints.
 pub mod diagnostics;
+mod printer;
+mod progress;
+pub mod table;
+
+pub use printer::Printer;
+pub use progress::Progress;

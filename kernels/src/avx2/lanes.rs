@@ -23,16 +23,13 @@ pub(super) fn sum_f64(x: __m256d) -> f64 {
 /// Returns the eight values widened to f64 and added in pairs of halves.
 #[target_feature(enable = "avx2")]
 pub(super) fn widen_and_add(x: __m256) -> __m256d {
-    _mm256_add_pd(
-        _mm256_cvtps_pd(_mm256_castps256_ps128(x)),
-        _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(x)),
-    )
+    _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(x)), _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(x)))
 }
 
 /// Returns exp(x) for x ≤ 0, with relative error below 2 ulp, and 0 where it is subnormal.
 ///
-/// x = n ln 2 + r with |r| ≤ ln 2 / 2; exp(r) by a polynomial of degree 6 (the terms of the series:
-/// the first one left out is below 2^-25), then n into the exponent.
+/// x = n ln 2 + r with |r| ≤ ln 2 / 2; exp(r) by the terms of its series to degree 7 (the first one
+/// left out is below 2^-27), then n into the exponent.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn exp_of_negative(x: __m256) -> __m256 {
     const SMALLEST: f32 = -87.0;
@@ -43,8 +40,8 @@ pub(super) fn exp_of_negative(x: __m256) -> __m256 {
     // ln 2 in two parts, the first exact in 12 bits, so that n times it is exact.
     let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693_359_4), x);
     let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.121_944_4e-4), r);
-    let mut sum = _mm256_set1_ps(1.0 / 720.0);
-    for coefficient in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+    let mut sum = _mm256_set1_ps(1.0 / 5040.0);
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         sum = _mm256_fmadd_ps(sum, r, _mm256_set1_ps(coefficient));
     }
     let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(n));

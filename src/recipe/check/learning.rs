@@ -83,7 +83,7 @@ fn check_schedule(training: &Training, report: &mut Report<'_>) {
 fn check_tasks(continual: &Continual, report: &mut Report<'_>) {
     let tasks = &continual.tasks;
     if tasks.is_empty() {
-        let hint = "add `- {name: a, train: builtin:train, test: builtin:heldout}`";
+        let hint = "add `- {name: a, train: builtin:french.train, test: builtin:french.test}`";
         report.error(&["continual.tasks"], "empty-list", "`continual.tasks` is empty", hint);
     } else if tasks.len() == 1 && continual.ewc.is_some() {
         let message = "`continual.ewc` protects earlier tasks, and there is only one task";

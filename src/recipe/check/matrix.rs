@@ -1,7 +1,7 @@
 //! Rules of the matrix and of the baseline cell that refers to it.
 use serde_json::Value;
 
-use super::super::path::KeyPath;
+use super::super::path::{KeyPath, Segment};
 use super::super::problem::Problem;
 use super::super::schema::{AxisPoint, Matrix, Recipe, same_value};
 use super::super::shape;
@@ -10,7 +10,7 @@ use super::super::shape;
 const MAX_CELLS: usize = 10_000;
 
 /// Keys that a matrix may not vary, and why.
-const FIXED: [(&str, &str); 9] = [
+pub(crate) const FIXED: [(&str, &str); 9] = [
     ("baseline", "the comparison is made over all cells"),
     ("description", "it changes nothing that is measured"),
     ("extends", "layers are joined before the matrix"),
@@ -23,7 +23,7 @@ const FIXED: [(&str, &str); 9] = [
 ];
 
 /// Reports what is wrong with a recipe's matrix and its baseline's cell.
-pub(crate) fn check(recipe: &Recipe) -> Vec<Problem> {
+pub(crate) fn check(recipe: &Recipe, given: &Value) -> Vec<Problem> {
     let mut problems = Vec::new();
     let empty = Matrix::default();
     let matrix = recipe.matrix.as_ref().unwrap_or(&empty);
@@ -43,7 +43,8 @@ pub(crate) fn check(recipe: &Recipe) -> Vec<Problem> {
         }
         let lengths: Vec<_> = group.iter().map(|(key, values)| format!("`{key}` has {}", values.len())).collect();
         if group.values().any(|values| values.len() != group[0].len()) {
-            let message = format!("the lists of a `zip` group move together, and differ in length: {}", lengths.join(", "));
+            let message =
+                format!("the lists of a `zip` group move together, and differ in length: {}", lengths.join(", "));
             problems.push(Problem::value(at, "matrix", message).hint("give them one length, or make them `axes`"));
         } else if group.is_empty() {
             problems.push(Problem::value(at, "matrix", "this `zip` group is empty").hint("leave it out"));
@@ -53,10 +54,23 @@ pub(crate) fn check(recipe: &Recipe) -> Vec<Problem> {
         check_point(point, &at.key("include").index(index), &mut problems);
     }
     let keys = axis_keys(matrix);
+    for (key, _) in &keys {
+        if let Ok((path, _)) = shape::follow(key)
+            && let Some((list, items)) = too_short(&path, given)
+        {
+            let items = if items == 1 { "1 item".to_owned() } else { format!("{items} items") };
+            let message = format!("`{list}` has {items}, counted from 0; `{key}` is in none of them");
+            problems
+                .push(Problem::key(at.key("axes").key(key.as_str()), "matrix", message).hint("vary one that is there"));
+        }
+    }
     for (index, point) in matrix.exclude.iter().enumerate() {
         let at = at.key("exclude").index(index);
         if point.is_empty() {
-            problems.push(Problem::value(at.clone(), "matrix", "an empty `exclude` entry matches every cell").hint("leave it out"));
+            problems.push(
+                Problem::value(at.clone(), "matrix", "an empty `exclude` entry matches every cell")
+                    .hint("leave it out"),
+            );
         }
         for (key, value) in point {
             match keys.iter().find(|(axis, _)| *axis == key) {
@@ -136,9 +150,8 @@ fn check_setting<'a>(
     }
     let (target, schema) = match shape::follow(key) {
         Ok(found) => found,
-        Err(Problem { diagnostic, .. }) => {
-            let path = at.clone();
-            problems.push(Problem { path, on: super::super::problem::On::Key, diagnostic });
+        Err(problem) => {
+            problems.push(Problem { path: at.clone(), ..*problem });
             return;
         }
     };
@@ -153,6 +166,19 @@ fn check_setting<'a>(
             Problem { path: KeyPath([&place.0, below].concat()), ..problem }
         }));
     }
+}
+
+/// Returns the list that has no such entry, and how many it has.
+fn too_short(path: &KeyPath, given: &Value) -> Option<(KeyPath, usize)> {
+    let indexed = |(depth, segment): (usize, &Segment)| match segment {
+        Segment::Index(index) => {
+            let list = KeyPath(path.0[..depth].to_vec());
+            let items = list.get(given).and_then(Value::as_array).map_or(0, Vec::len);
+            (*index >= items).then_some((list, items))
+        }
+        Segment::Key(_) => None,
+    };
+    path.0.iter().enumerate().find_map(indexed)
 }
 
 /// Reports axes that write to one another's place.
@@ -182,7 +208,10 @@ fn check_baseline_cell(recipe: &Recipe, matrix: &Matrix, keys: &Axes<'_>, proble
         match known {
             None if matrix == &Matrix::default() => {
                 let message = "`baseline.cell` names a cell of the matrix, and there is no matrix";
-                problems.push(Problem::key(at, "baseline", message).hint("add `matrix: {axes: {…}}`, or leave it out"));
+                problems.push(
+                    Problem::key(at, "baseline", message)
+                        .hint("leave `baseline.cell` out, or add the axis to `matrix`"),
+                );
             }
             None => problems.push(not_an_axis(key, at, keys)),
             Some((_, values)) if !values.iter().any(|known| same_value(known, value)) => {

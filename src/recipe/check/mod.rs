@@ -4,7 +4,7 @@ mod learning;
 mod matrix;
 mod run;
 
-pub(crate) use matrix::check as matrix;
+pub(crate) use matrix::{FIXED, check as matrix};
 
 use serde_json::Value;
 
@@ -69,4 +69,58 @@ fn identity(recipe: &Recipe, report: &mut Report<'_>) {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Returns the codes of what is wrong with a recipe that has these keys more.
+    fn codes(more: &Value) -> Vec<String> {
+        let mut given = json!({"schema": "ruvlab/v1", "name": "x", "model": {"source": "builtin:pico"}});
+        given["workloads"] = json!([{"decode": {}}]);
+        for (key, value) in more.as_object().unwrap() {
+            given[key] = value.clone();
+        }
+        let typed = serde_json::from_value(given.clone()).unwrap();
+        recipe(&typed, &given).into_iter().map(|problem| problem.diagnostic.code).collect()
+    }
+
+    #[test]
+    fn a_plain_recipe_has_no_problems() {
+        assert_eq!(codes(&json!({})), [""; 0]);
+    }
+
+    #[test]
+    fn what_has_no_effect_is_a_warning() {
+        let given = json!({"sampling": {"top_k": 5}, "measure": {"launches": {"min": 1, "max": 1}}});
+        assert_eq!(codes(&given), ["launches", "no-effect"]);
+        let given = json!({"model": {"source": "hf:a/b"}});
+        assert_eq!(codes(&given), ["unpinned"]);
+        assert_eq!(codes(&json!({"model": {"source": "hf:a/b", "revision": "abc"}})), [""; 0]);
+    }
+
+    #[test]
+    fn training_may_run_without_workloads() {
+        assert_eq!(codes(&json!({"workloads": []})), ["empty-list"]);
+        assert_eq!(codes(&json!({"workloads": [], "training": {"learning_rate": 1e-4}})), [""; 0]);
+    }
+
+    #[test]
+    fn an_adapter_is_trained_or_read() {
+        let adapter = |more: Value| json!({"target_modules": ["q_proj"], "init": more});
+        assert_eq!(codes(&json!({"adapter": adapter(Value::Null)})), ["needs"]);
+        assert_eq!(codes(&json!({"adapter": adapter(json!("a"))})), [""; 0]);
+    }
+
+    #[test]
+    fn limits_are_inclusive() {
+        let given = |context: u32| json!({"model": {"source": "builtin:pico", "context_length": context}});
+        assert_eq!(codes(&given(192)), [""; 0]);
+        assert_eq!(codes(&given(191)), ["context-length"]);
+        assert_eq!(codes(&json!({"kv_cache": {"budget": "2048B"}})), [""; 0]);
+        assert_eq!(codes(&json!({"kv_cache": {"budget": "2047B"}})), ["budget"]);
+        let schedule = |floor: f64| json!({"training": {"learning_rate": 1e-3, "max_steps": 10, "lr_scheduler": {"type": "cosine", "min_lr": floor}}});
+        assert_eq!(codes(&schedule(1e-3)), [""; 0]);
+        assert_eq!(codes(&schedule(2e-3)), ["schedule"]);
+    }
+}

@@ -20,11 +20,7 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
         report.warning(&["measure.launches.max"], "launches", message, "5 is a good number to start with");
     }
     let sampling = &recipe.sampling;
-    let filters = [
-        ("top_k", sampling.top_k != 0),
-        ("top_p", sampling.top_p < 1.0),
-        ("min_p", sampling.min_p > 0.0),
-    ];
+    let filters = [("top_k", sampling.top_k != 0), ("top_p", sampling.top_p < 1.0), ("min_p", sampling.min_p > 0.0)];
     for (key, set) in filters {
         if set && sampling.temperature <= 0.0 {
             let message = format!("`sampling.{key}` changes nothing at temperature 0, which takes the likeliest token");
@@ -54,19 +50,21 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
         }
         let (tokens, words, key) = match workload {
             Workload::Prefill(Prefill { prompt_tokens, .. }) => {
-                (u64::from(*prompt_tokens), "a prompt".to_owned(), format!("{path}.prefill.prompt_tokens"))
+                let words = format!("a prompt of {prompt_tokens} tokens is longer than");
+                (u64::from(*prompt_tokens), words, format!("{path}.prefill.prompt_tokens"))
             }
             Workload::Decode(Decode { prompt_tokens, output_tokens, .. }) => {
-                let words = format!("{prompt_tokens} prompt and {output_tokens} output tokens, together");
-                (u64::from(*prompt_tokens) + u64::from(*output_tokens), words, format!("{path}.decode.output_tokens"))
+                let tokens = u64::from(*prompt_tokens) + u64::from(*output_tokens);
+                let words = format!("{prompt_tokens} prompt and {output_tokens} output tokens are {tokens}, more than");
+                (tokens, words, format!("{path}.decode.output_tokens"))
             }
             Workload::Perplexity(Perplexity { n_ctx, .. }) => {
-                (u64::from(*n_ctx), "a window".to_owned(), format!("{path}.perplexity.n_ctx"))
+                let words = format!("a window of {n_ctx} tokens is longer than");
+                (u64::from(*n_ctx), words, format!("{path}.perplexity.n_ctx"))
             }
         };
         if let Some(context) = context.filter(|context| tokens > u64::from(*context)) {
-            let message = format!("{words} of {tokens} do not fit into `model.context_length`, {context}");
-            let message = message.replace(", together of", ", together");
+            let message = format!("{words} `model.context_length`, {context}");
             let hint = "shorten the workload or raise `model.context_length`";
             report.error(&[&key, &path], "context-length", message, hint);
         }
@@ -103,7 +101,12 @@ fn check_kv_cache(recipe: &Recipe, report: &mut Report<'_>) {
         }
         _ if !stages.is_empty() => {
             let message = "only a `hybrid` policy has `stages`";
-            report.error(&["kv_cache.pressure.stages"], "pressure", message, "leave them out, or choose `policy: hybrid`");
+            report.error(
+                &["kv_cache.pressure.stages"],
+                "pressure",
+                message,
+                "leave them out, or choose `policy: hybrid`",
+            );
         }
         _ => {}
     }

@@ -9,7 +9,7 @@ use crate::units::Threads;
 #[serde(deny_unknown_fields)]
 pub struct Model {
     /// A path to a GGUF file or a safetensors folder, `hf:owner/repo[@rev][:file or quant]`,
-    /// `builtin:pico`, or `synthetic:SHAPE:QUANT`. Relative paths start at the recipe's folder;
+    /// `builtin:pico`, or `synthetic:SHAPE:QUANT`. Relative paths start at the recipe's folder; `~/`,
     /// `$NAME` and `${NAME}` are taken from the environment.
     pub source: String,
     /// A commit or tag of the hub repository.
@@ -99,7 +99,7 @@ pub enum KernelSet {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Verify {
-    /// The kernel set that counts as right; absent switches the check off.
+    /// The kernel set that counts as right; `null` switches the check off.
     pub reference: Option<KernelSet>,
     /// The largest normalised mean squared error allowed: Σ(a−b)² / Σb².
     #[schemars(range(min = 0.0, max = 1.0))]

@@ -23,6 +23,9 @@ pub struct Prefill {
     /// Tokens of the prompt, taken from `builtin:heldout`.
     #[schemars(range(min = 1, max = 16_777_216))]
     pub prompt_tokens: u32,
+    /// Tokens already in the context before the timed part (llama-bench's `-d`).
+    #[schemars(range(max = 16_777_216))]
+    pub context_depth: u32,
     /// Sequences at once.
     #[schemars(range(min = 1, max = 1024))]
     pub batch_size: u32,
@@ -33,7 +36,7 @@ pub struct Prefill {
 
 impl Default for Prefill {
     fn default() -> Self {
-        Self { prompt_tokens: 512, batch_size: 1, repetitions: 3 }
+        Self { prompt_tokens: 512, context_depth: 0, batch_size: 1, repetitions: 3 }
     }
 }
 
@@ -87,8 +90,11 @@ impl fmt::Display for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let batch = |f: &mut fmt::Formatter<'_>, size: u32| if size == 1 { Ok(()) } else { write!(f, ",b{size}") };
         match self {
-            Self::Prefill(Prefill { prompt_tokens, batch_size, repetitions: _ }) => {
+            Self::Prefill(Prefill { prompt_tokens, context_depth, batch_size, repetitions: _ }) => {
                 write!(f, "prefill(p{prompt_tokens}")?;
+                if *context_depth > 0 {
+                    write!(f, ",d{context_depth}")?;
+                }
                 batch(f, *batch_size)?;
             }
             Self::Decode(Decode { prompt_tokens, output_tokens, batch_size, repetitions: _ }) => {

@@ -5,7 +5,7 @@ mod unknown;
 
 use serde_json::{Map, Number, Value};
 
-pub(crate) use node::{Field, Node, description, field, root};
+pub(crate) use node::{Field, Node, all_keys, description, field, root};
 
 use super::path::{KeyPath, Segment};
 use super::problem::Problem;
@@ -70,6 +70,7 @@ fn walk_map(
             None => format!("missing key `{key}` in `{path}`"),
         };
         let meaning = description(&properties[*key]);
+        let meaning = meaning.split(". ").next().unwrap_or_default().trim_end_matches('.');
         let hint = match (path.0.is_empty(), *key) {
             (true, "schema") => "start with `schema: ruvlab/v1`".to_owned(),
             (true, "model") => "add `model: {source: builtin:pico}`, or the path of a GGUF file".to_owned(),
@@ -104,8 +105,9 @@ fn walk_one_key(
         None => Problem::value(path.clone(), "workload", format!("`{path}` is empty"))
             .hint(format!("write one of {}", names.join(", "))),
         Some((first, Value::Null)) if schema_of(first).is_some() => {
-            let message = format!("{} stand beside `{first}`, not inside it", keys[1..].join(", "));
-            Problem::key(path.key(first), "workload", message).hint(format!("indent them deeper than `{first}`"))
+            let (stand, them) = if keys.len() == 2 { ("stands", "it") } else { ("stand", "them") };
+            let message = format!("{} {stand} beside `{first}`, not inside it", keys[1..].join(", "));
+            Problem::key(path.key(first), "workload", message).hint(format!("indent {them} deeper than `{first}`"))
         }
         Some((first, _)) => {
             let message = format!("`{path}` is one thing to run, and has the keys {}", keys.join(", "));
@@ -154,6 +156,8 @@ fn wrong_type(path: &KeyPath, node: &Node, value: &Value) -> Problem {
         Node::Integer { .. } => "a whole number",
         Node::Number { .. } => "a number",
     };
+    let number = matches!(node, Node::Integer { .. } | Node::Number { .. });
+    let wanted = if number && infinite(value) { "a finite number" } else { wanted };
     let whole = if path.0.is_empty() { "the recipe".to_owned() } else { format!("`{path}`") };
     let problem =
         Problem::value(path.clone(), "wrong-type", format!("{whole} must be {wanted}, and is {}", kind_of(value)));
@@ -165,9 +169,6 @@ fn wrong_type(path: &KeyPath, node: &Node, value: &Value) -> Problem {
 
 fn type_hint(node: &Node, value: &Value) -> Option<String> {
     match (node, value) {
-        (Node::Integer { .. } | Node::Number { .. }, Value::String(text)) if matches!(text.as_str(), ".nan" | ".inf") => {
-            Some("numbers in recipes are finite".to_owned())
-        }
         (Node::Integer { .. }, Value::Number(number)) => {
             let value = number.as_f64().filter(|value| value.fract().abs() <= 0.0 && value.abs() < 1e15)?;
             Some(format!("write {value:.0}"))
@@ -179,17 +180,24 @@ fn type_hint(node: &Node, value: &Value) -> Option<String> {
         (Node::Text, Value::Number(_) | Value::Bool(_)) => Some(format!("put it in quotes: \"{value}\"")),
         (Node::Choice(choices), _) => Some(unknown::list("one of", choices.iter().map(|(choice, _)| *choice))),
         (Node::OneKey(variants), Value::String(text)) if variants.iter().any(|(variant, _)| variant == text) => {
-            Some(format!("write `{text}: {{}}` to run it with every default"))
+            Some(format!("write `- {text}: {{}}` to run it with every default"))
         }
         (Node::OneKey(variants), _) => Some(unknown::list("one of", variants.iter().map(|(variant, _)| *variant))),
-        (Node::List(_), Value::String(_) | Value::Number(_) | Value::Bool(_)) => {
-            Some(format!("write a list, even of one: [{}]", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
-        }
+        (Node::List(_), Value::Object(_)) => Some("start each item with `- `".to_owned()),
+        (Node::List(_), Value::String(_) | Value::Number(_) | Value::Bool(_)) => Some(format!(
+            "write a list, even of one: [{}]",
+            value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+        )),
         (Node::Map { properties, .. }, _) => {
             Some(unknown::list("write `key: value` lines below it; known keys:", properties.keys().map(String::as_str)))
         }
         _ => None,
     }
+}
+
+/// Returns whether a value stands for a number that JSON does not have.
+fn infinite(value: &Value) -> bool {
+    matches!(value.as_str(), Some(".nan" | ".inf"))
 }
 
 /// Returns a value's kind in plain words.
@@ -209,7 +217,9 @@ pub(crate) fn kind_of(value: &Value) -> String {
 pub(crate) fn prune(schema: &'static Value, value: &mut Value) {
     match (field(schema).node, value) {
         (Node::Map { properties, .. }, Value::Object(map)) => {
-            map.retain(|key, value| !value.is_null() || properties.get(key).is_some_and(|schema| field(schema).nullable));
+            map.retain(|key, value| {
+                !value.is_null() || properties.get(key).is_some_and(|schema| field(schema).nullable)
+            });
             for (key, value) in map {
                 if let Some(schema) = properties.get(key) {
                     prune(schema, value);
@@ -237,7 +247,7 @@ pub(crate) fn prune(schema: &'static Value, value: &mut Value) {
 /// # Errors
 ///
 /// Fails when no recipe has that path.
-pub(crate) fn follow(text: &str) -> Result<(KeyPath, &'static Value), Problem> {
+pub(crate) fn follow(text: &str) -> Result<(KeyPath, &'static Value), Box<Problem>> {
     let whole = KeyPath::parse(text)
         .map_err(|error| Problem::key(KeyPath::default(), "bad-path", error.to_string()).hint("write `kernels.set`"))?;
     let mut path = KeyPath::default();
@@ -259,7 +269,11 @@ pub(crate) fn follow(text: &str) -> Result<(KeyPath, &'static Value), Problem> {
             }
             (Node::Free(values), Segment::Key(key)) => {
                 let dotted = after.is_empty() || key.contains('.');
-                let key = if dotted { key.clone() } else { KeyPath([&[segment.clone()], after].concat()).to_string() };
+                let key = if dotted {
+                    key.clone()
+                } else {
+                    KeyPath([std::slice::from_ref(segment), after].concat()).to_string()
+                };
                 if !dotted {
                     rest = &[];
                 }
@@ -272,14 +286,16 @@ pub(crate) fn follow(text: &str) -> Result<(KeyPath, &'static Value), Problem> {
             }
             (Node::List(_), Segment::Key(key)) => {
                 let message = format!("`{path}` is a list, and `{key}` is no place in it");
-                return Err(Problem::key(path.clone(), "unknown-key", message).hint(format!("write `{path}[0].{key}`")));
+                return Err(Problem::key(path.clone(), "unknown-key", message)
+                    .hint(format!("write `{path}[0].{key}`"))
+                    .into());
             }
             (_, Segment::Index(_)) => {
-                return Err(Problem::key(path.clone(), "unknown-key", format!("`{path}` is not a list")));
+                return Err(Problem::key(path.clone(), "unknown-key", format!("`{path}` is not a list")).into());
             }
             (_, Segment::Key(key)) => {
                 let message = format!("`{path}` is a single value, and has no key `{key}`");
-                return Err(Problem::key(path.clone(), "unknown-key", message));
+                return Err(Problem::key(path.clone(), "unknown-key", message).into());
             }
         }
     }

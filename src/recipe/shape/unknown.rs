@@ -5,8 +5,7 @@ use super::node::all_keys;
 use crate::diag;
 
 /// Names other tools use for what a recipe calls otherwise.
-const OTHER_NAMES: [(&str, &str); 24] = [
-    ("<<", "extends"),
+const OTHER_NAMES: [(&str, &str); 23] = [
     ("alpha", "lora_alpha"),
     ("bits", "format"),
     ("chunk_count", "chunks"),
@@ -34,18 +33,20 @@ const OTHER_NAMES: [(&str, &str); 24] = [
 
 /// Returns the problem of a key that its map does not have.
 pub(super) fn key<'a>(within: &KeyPath, key: &str, known: impl Iterator<Item = &'a str> + Clone) -> Problem {
-    let message = if within.0.is_empty() {
-        format!("unknown key `{key}`")
-    } else {
-        format!("unknown key `{key}` in `{within}`")
-    };
+    let message =
+        if within.0.is_empty() { format!("unknown key `{key}`") } else { format!("unknown key `{key}` in `{within}`") };
     let other = OTHER_NAMES.iter().find(|(name, _)| *name == key).map(|(_, ours)| *ours);
-    let hint = if let Some(ours) = known.clone().find(|known| Some(*known) == other) {
+    let theirs = OTHER_NAMES.iter().filter(|(_, ours)| known.clone().any(|known| known == *ours));
+    let near = || diag::nearest(key, known.clone().chain(theirs.map(|(name, _)| *name)));
+    let hint = if key == "<<" {
+        "YAML merge keys are not used; write the keys out, or share them through `extends`".to_owned()
+    } else if let Some(ours) = known.clone().find(|known| Some(*known) == other) {
         format!("here it is called `{ours}`")
     } else if let Some(place) = elsewhere(key, other) {
         place
-    } else if let Some(near) = diag::nearest(key, known.clone()) {
-        format!("did you mean `{near}`?")
+    } else if let Some(near) = near() {
+        let ours = OTHER_NAMES.iter().find(|(name, _)| *name == near && !known.clone().any(|known| known == near));
+        ours.map_or_else(|| format!("did you mean `{near}`?"), |(_, ours)| format!("here it is called `{ours}`"))
     } else {
         list("known keys:", known)
     };

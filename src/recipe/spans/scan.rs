@@ -1,75 +1,19 @@
-//! Where every key and value of a YAML text stands, and what can be wrong before meaning: syntax,
-//! duplicate keys, tags, several documents, and texts that are small only until they are expanded.
+//! Walks the events of a YAML text once, within limits, and notes where everything stands.
 use std::collections::{BTreeMap, BTreeSet};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
 
-use super::path::KeyPath;
-use crate::diag::{Diagnostic, Place};
+use super::words::explanation;
+use super::{Entry, MAX_PROBLEMS, Range, Scan, Spans};
+use crate::diag::Diagnostic;
+use crate::recipe::path::KeyPath;
 
 /// Levels of nesting allowed; recipes need about seven.
 const MAX_DEPTH: usize = 32;
 /// Values allowed once every alias is expanded.
-const MAX_VALUES: usize = 100_000;
-
-/// The part of a text that is meant, in 1-based lines and 0-based characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Range {
-    line: usize,
-    column: usize,
-    length: usize,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Entry {
-    key: Option<Range>,
-    value: Option<Range>,
-}
-
-/// The places of a text's keys and values.
-#[derive(Clone, Debug)]
-pub(crate) struct Spans {
-    file: String,
-    lines: Vec<String>,
-    entries: BTreeMap<KeyPath, Entry>,
-}
-
-/// Positions and the problems found on the way; `fatal` when the text has no usable value.
-pub(crate) struct Scan {
-    pub(crate) spans: Spans,
-    pub(crate) problems: Vec<Diagnostic>,
-    pub(crate) fatal: bool,
-}
-
-impl Spans {
-    /// Returns spans that know the text's lines and nothing else.
-    pub(crate) fn of_lines(file: &str, text: &str) -> Self {
-        let lines = text.lines().map(str::to_owned).collect();
-        Self { file: file.to_owned(), lines, entries: BTreeMap::new() }
-    }
-
-    /// Returns the place of a key, or else of its value.
-    pub(crate) fn key(&self, path: &KeyPath) -> Option<Place> {
-        let entry = self.entries.get(path)?;
-        Some(self.place(entry.key.or(entry.value)?))
-    }
-
-    /// Returns the place of a value, or of its key where the value is a block over many lines.
-    pub(crate) fn value(&self, path: &KeyPath) -> Option<Place> {
-        let entry = self.entries.get(path)?;
-        Some(self.place(entry.value.or(entry.key)?))
-    }
-
-    /// Returns a place by 1-based line and 0-based column.
-    pub(crate) fn point(&self, line: usize, column: usize, length: usize) -> Place {
-        self.place(Range { line, column, length })
-    }
-
-    fn place(&self, Range { line, column, length }: Range) -> Place {
-        let source = self.lines.get(line.saturating_sub(1)).cloned().unwrap_or_default();
-        Place { file: self.file.clone(), line: line.max(1), column: column + 1, length: length.max(1), source }
-    }
-}
+const MAX_VALUES: usize = 20_000;
+/// Characters of the longest key. Together the three limits bound the memory positions take.
+const MAX_KEY: usize = 128;
 
 /// Returns where everything in `text` stands.
 pub(crate) fn scan(file: &str, text: &str) -> Scan {
@@ -138,7 +82,12 @@ impl Scanner {
             _ => None,
         };
         if let Some(tag) = tag {
-            return self.fatal(span, "yaml-tag", format!("the YAML tag `{tag}` is not used in recipes"), "leave it out");
+            return self.fatal(
+                span,
+                "yaml-tag",
+                format!("the YAML tag `{tag}` is not used in recipes"),
+                "leave it out",
+            );
         }
         match event {
             Event::DocumentStart(_) => self.document(span),
@@ -146,7 +95,13 @@ impl Scanner {
                 const ONE: Size = Size { values: 1, height: 0 };
                 self.anchors.insert(anchor, ONE);
                 let range = range(&span, &text, style);
-                if self.takes_key(&text, range) { Ok(()) } else { self.leaf(ONE, range, span) }
+                if !self.takes_key(&text, range) {
+                    return self.leaf(ONE, range, span);
+                }
+                if text.chars().count() > MAX_KEY {
+                    return self.fatal(span, "yaml-key", format!("a key of more than {MAX_KEY} characters"), "");
+                }
+                self.count(ONE, span)
             }
             Event::Alias(anchor) => {
                 let Some(size) = self.anchors.get(&anchor).copied() else {
@@ -190,6 +145,9 @@ impl Scanner {
         let first = self.spans.entries.get(&path).and_then(|entry| entry.key).map_or(1, |first| first.line);
         let within = path.parent().filter(|parent| *parent != KeyPath::default());
         let within = within.map_or_else(String::new, |parent| format!(" in `{parent}`"));
+        if self.problems.len() >= MAX_PROBLEMS {
+            return true;
+        }
         self.problems.push(
             Diagnostic::error("duplicate-key", format!("duplicate key `{text}`{within}"))
                 .at(Some(self.spans.place(range)))
@@ -269,7 +227,9 @@ impl Scanner {
         }
         // A block without a key of its own, such as a list's item, is shown by its first line.
         let entry = self.spans.entries.entry(path).or_insert(Entry { key: None, value: first });
-        if let Some(range) = &mut entry.value && flow_end {
+        if let Some(range) = &mut entry.value
+            && flow_end
+        {
             let to_line_end = self.spans.lines.get(range.line - 1).map_or(0, |line| line.chars().count());
             let end = if span.end.line() == range.line { span.end.col() } else { to_line_end };
             range.length = end.saturating_sub(range.column).max(1);
@@ -301,40 +261,6 @@ impl Scanner {
     }
 }
 
-/// Returns what a parser's message means to a person, and the way out.
-fn explanation(info: &str) -> Option<(&'static str, &'static str)> {
-    const WORDS: [(&str, &str, &str); 11] = [
-        (
-            "mapping values are not allowed",
-            "a second `:` in one value, or a key indented deeper than the line above allows",
-            "quote a value that contains `: `, put a space after each key's colon, and line up keys that belong together",
-        ),
-        (
-            "did not find expected key",
-            "this line does not line up with the keys above it",
-            "keys of one map start in the same column",
-        ),
-        (
-            "did not find expected '-' indicator",
-            "this line belongs to a list, and does not start with `-`",
-            "items of one list start with `-` in the same column",
-        ),
-        ("unexpected end of stream", "a quote is opened here and never closed", "close it on the same line"),
-        (
-            "invalid trailing content",
-            "text follows the closing quote",
-            "to write a quote inside single quotes double it: 'it''s'",
-        ),
-        ("expected ',' or '}'", "this `{` map is not closed", "separate entries with `,` and close with `}`"),
-        ("expected ',' or ']'", "this `[` list is not closed", "separate items with `,` and close with `]`"),
-        ("illegal placement of ':'", "a `:` inside a list; is a `]` missing above?", "close the list with `]`"),
-        ("unexpected character", "a value cannot start with this character", "put the value in quotes"),
-        ("unknown anchor", "an alias without an anchor of that name above it", "to mean a text that starts with `*`, quote it"),
-        ("unprintable character", "a control character, which YAML does not allow", "remove it, or write it as an escape in double quotes"),
-    ];
-    WORDS.iter().find(|(part, ..)| info.contains(part)).map(|(_, message, hint)| (*message, *hint))
-}
-
 /// Returns the first line of a scalar.
 fn range(span: &Span, text: &str, style: ScalarStyle) -> Range {
     let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
@@ -352,62 +278,4 @@ fn line_range(span: &Span) -> Range {
 
 fn at(start: Marker, length: usize) -> Range {
     Range { line: start.line(), column: start.col(), length: length.max(1) }
-}
-
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn place_of(text: &str, path: &str) -> (usize, usize, usize) {
-        let scan = scan("x.yaml", text);
-        assert!(!scan.fatal, "{:?}", scan.problems);
-        let place = scan.spans.value(&KeyPath::parse(path).unwrap()).unwrap();
-        (place.line, place.column, place.length)
-    }
-
-    #[test]
-    fn values_and_keys_are_found_where_they_stand() {
-        let text = "é: ünï\nkernels:\n  threads: 4\nworkloads:\n  - decode: {output_tokens: 8}\n  - prefill:\n";
-        assert_eq!(place_of(text, "é"), (1, 4, 3));
-        assert_eq!(place_of(text, "kernels"), (2, 1, 7));
-        assert_eq!(place_of(text, "kernels.threads"), (3, 12, 1));
-        assert_eq!(place_of(text, "workloads[0]"), (5, 5, 6));
-        assert_eq!(place_of(text, "workloads[0].decode"), (5, 13, 18));
-        assert_eq!(place_of(text, "workloads[0].decode.output_tokens"), (5, 29, 1));
-        assert_eq!(place_of(text, "workloads[1]"), (6, 5, 7));
-    }
-
-    #[test]
-    fn a_duplicate_key_is_shown_at_its_second_place() {
-        let scan = scan("x.yaml", "a: 1\nb: {c: 1, c: 2}\na: 3\n");
-        let found: Vec<_> = scan.problems.iter().map(|d| (d.message.as_str(), d.place.as_ref().unwrap().line)).collect();
-        assert_eq!(found, [("duplicate key `c` in `b`", 2), ("duplicate key `a`", 3)]);
-    }
-
-    #[test]
-    fn aliases_are_counted_as_what_they_stand_for() {
-        let bomb = "a: &a [1,1,1,1,1,1,1,1,1,1]\n".to_owned()
-            + &('b'..='h').map(|c| format!("{c}: &{c} [{}]\n", format!("*{},", char::from(c as u8 - 1)).repeat(10))).collect::<String>();
-        let scan = scan("x.yaml", &bomb);
-        assert!(scan.fatal);
-        assert_eq!(scan.problems[0].code, "yaml-size");
-        assert_eq!(scan.problems[0].place.as_ref().unwrap().line, 5);
-    }
-
-    #[test]
-    fn nesting_through_aliases_counts_as_nesting() {
-        let mut text = "k0: &k0 [1]\n".to_owned();
-        for level in 1..40 {
-            text += &format!("k{level}: &k{level} [*k{}]\n", level - 1);
-        }
-        let scan = scan("x.yaml", &text);
-        assert!(scan.fatal);
-        assert_eq!(scan.problems[0].code, "yaml-depth");
-    }
-
-    #[test]
-    fn an_alias_inside_its_own_value_is_refused() {
-        assert_eq!(scan("x.yaml", "a: &a [*a]\n").problems[0].code, "yaml-alias");
-    }
 }

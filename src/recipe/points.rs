@@ -2,7 +2,7 @@
 use indexmap::IndexMap;
 use serde_json::Value;
 
-use crate::recipe::schema::{AxisPoint, Matrix, same_value};
+use super::schema::{AxisPoint, Matrix, same_value};
 
 /// Returns the points of a matrix: the product of its axes in the order they are written, the last
 /// one fastest, each `zip` group moving as one axis after them; without the excluded points; with
@@ -84,14 +84,16 @@ mod tests {
 
     #[test]
     fn a_point_goes_when_all_values_of_an_entry_match() {
-        let found = points(json!({"axes": {"a": [1, 2], "b": [3, 4]}, "exclude": [{"a": 1.0, "b": 4}, {"a": 2, "c": 1}]}));
+        let found =
+            points(json!({"axes": {"a": [1, 2], "b": [3, 4]}, "exclude": [{"a": 1.0, "b": 4}, {"a": 2, "c": 1}]}));
         assert_eq!(found, [r#"{"a":1,"b":3}"#, r#"{"a":2,"b":3}"#, r#"{"a":2,"b":4}"#]);
         assert_eq!(points(json!({"axes": {"a": [1, 2]}, "exclude": [{"a": 1}]})), [r#"{"a":2}"#]);
     }
 
     #[test]
     fn included_points_come_last_and_survive_exclusion() {
-        let found = points(json!({"axes": {"a": [1, 2]}, "exclude": [{"a": 2}], "include": [{"a": 2, "b": 9}, {"a": 1}]}));
+        let found =
+            points(json!({"axes": {"a": [1, 2]}, "exclude": [{"a": 2}], "include": [{"a": 2, "b": 9}, {"a": 1}]}));
         assert_eq!(found, [r#"{"a":1}"#, r#"{"a":2,"b":9}"#]);
         assert_eq!(points(json!({"include": [{"a": 7}]})), [r#"{"a":7}"#]);
     }

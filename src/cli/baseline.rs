@@ -1,0 +1,68 @@
+//! `ruvlab baseline`
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::{exit, host::Host, report::tables, ui::Printer};
+
+use super::{Failure, Format, Global, check, common};
+
+/// Keep results to compare with, and gate on them.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Name a run, or the latest runs of a recipe, as a baseline.
+    Set {
+        /// The baseline's name.
+        name: String,
+        /// A run id or the beginning of one, a cell hash, or a recipe's name.
+        run: String,
+    },
+    /// List baselines.
+    List,
+    /// Forget a baseline; its runs stay.
+    Rm {
+        /// The baseline's name.
+        name: String,
+    },
+    Check(check::Arguments),
+}
+
+pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
+    let store = common::store(global)?;
+    let out = Printer::stdout();
+    match &arguments.action {
+        Action::Check(arguments) => return check::execute(global, &store, arguments),
+        Action::Set { name, run } => {
+            let pointer = store.set_baseline(name, &store.select(run)?)?;
+            match global.format {
+                Format::Json => out.json(&pointer)?,
+                Format::Human => out.text(&format!(
+                    "baseline {name}: {} of {}\n",
+                    if pointer.cells.len() == 1 {
+                        "1 cell".to_owned()
+                    } else {
+                        format!("{} cells", pointer.cells.len())
+                    },
+                    pointer.recipe
+                ))?,
+            }
+        }
+        Action::List => {
+            let baselines = store.baselines()?;
+            match global.format {
+                Format::Json => out.json(&json!(baselines))?,
+                Format::Human => out.table(&tables::baselines_table(&baselines, &Host::detect().host_id))?,
+            }
+        }
+        Action::Rm { name } => {
+            store.remove_baseline(name)?;
+            Printer::stderr().note(&format!("baseline {name} is forgotten; its runs stay"));
+        }
+    }
+    Ok(exit::OK)
+}

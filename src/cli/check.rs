@@ -1,0 +1,312 @@
+//! `ruvlab baseline check`: the gate.
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::{
+    exit,
+    host::Host,
+    metrics::{self, SampleRow, stats::CONFIDENCE},
+    plan::{self, Cell, Plan, axes_label},
+    recipe::schema::Workload,
+    report::{self, Gate, GateExit, GateReport, Side, Thresholds, Verdict, charts, tables},
+    results::{BaselinePointer, Manifest, RunKind, RunRecord, RunState, Store},
+    run::{self, Context, Executables, Interrupt, Observer, Pair, PairRun, RunError},
+    ui::{Printer, Progress},
+};
+
+use super::{Failure, Format, Global, common};
+
+/// Measure a recipe beside a baseline, interleaved, and fail when something truly got worse.
+///
+/// Both arms run now, on this machine; the stored results only say what the baseline is. Without
+/// `--baseline-exe` both arms run with this build, so the gate is on the recipe's changes; with it,
+/// the baseline arm runs with that build, so the gate is on the code's changes too.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The recipe.
+    recipe: PathBuf,
+    /// The baseline's name; the recipe's own `baseline.name` when absent.
+    #[arg(long, value_name = "NAME")]
+    baseline: Option<String>,
+    /// Change a value of the recipe, on the candidate's side only.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Run the baseline's side with another build of ruvlab.
+    #[arg(long, value_name = "FILE")]
+    baseline_exe: Option<PathBuf>,
+    /// Fail when the measurement does not decide, too.
+    #[arg(long)]
+    strict: bool,
+    /// Write the gates as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+}
+
+pub(super) fn execute(global: &Global, store: &Store, arguments: &Arguments) -> Result<u8, Failure> {
+    let (loaded, plan) = common::resolve(&arguments.recipe, &arguments.sets)?;
+    let section = loaded.recipe.baseline.clone().unwrap_or_default();
+    let Some(name) = arguments.baseline.clone().or(section.name) else {
+        let message = "no baseline is named";
+        return Err(Failure::new(
+            exit::BASELINE,
+            "baseline",
+            message,
+            Some("pass --baseline NAME, or set `baseline.name`"),
+        ));
+    };
+    let pointer = store.baseline(&name).map_err(|error| {
+        let hint = format!("make one: ruvlab run {0} && ruvlab baseline set {name} RUN", arguments.recipe.display());
+        Failure::new(exit::BASELINE, "baseline", error.to_string(), Some(&hint))
+    })?;
+    let pairs = pairs(&plan, &pointer, &name)?;
+    let unmatched = unmatched(&plan, &pointer);
+    if let Some(path) = arguments.baseline_exe.as_ref().filter(|path| !path.is_file()) {
+        let message = format!("{} is no program", path.display());
+        return Err(Failure::new(exit::USAGE, "baseline-exe", message, None));
+    }
+    if let Some(path) = &arguments.junit {
+        // A path that cannot be written should be known now, not after the measurement.
+        std::fs::File::create(path)
+            .map_err(|error| Failure::new(exit::USAGE, "junit", format!("{}: {error}", path.display()), None))?;
+    }
+    let own = run::own_executable()?;
+    let executables = Executables { candidate: own.clone(), baseline: arguments.baseline_exe.clone().unwrap_or(own) };
+    let interrupt = Interrupt::watch().map_err(RunError::Signals)?;
+    let host = Host::detect();
+    let context = Context { store, host: &host, source_text: &plan.source_text, interrupt: &interrupt };
+    let thresholds = Thresholds { gates: section.gates, ..Thresholds::default() };
+    let mut progress = Progress::new(global.quiet);
+    let mut gate = Gatekeeper { context, executables, thresholds, progress: &mut progress };
+    let mut checked = Vec::new();
+    for pair in pairs {
+        if gate.context.interrupt.signal().is_none() {
+            checked.push(gate.check(pair)?);
+        }
+    }
+    progress.finish();
+    for label in &unmatched {
+        Printer::stderr().note(&format!("note: baseline cell `{label}` has no candidate, so nothing is said of it"));
+    }
+    conclude(global, store, arguments, &host, &pointer, &checked, (&unmatched, interrupt.signal()))
+}
+
+/// Returns the baseline's cells that the recipe has no cell for any more.
+fn unmatched(plan: &Plan, pointer: &BaselinePointer) -> Vec<String> {
+    if let ([_], [_]) = (pointer.cells.as_slice(), plan.cells.as_slice()) {
+        return Vec::new();
+    }
+    let lonely = pointer.cells.iter().filter(|stored| plan.cells.iter().all(|cell| cell.axes != stored.cell.axes));
+    lonely.map(|stored| stored.cell.label()).collect()
+}
+
+/// Finds the baseline's cell for each of the candidate's.
+fn pairs(plan: &Plan, pointer: &BaselinePointer, name: &str) -> Result<Vec<Pair>, Failure> {
+    let mut pairs = Vec::new();
+    let mut lonely = Vec::new();
+    for candidate in &plan.cells {
+        let same_axes = pointer.cells.iter().find(|stored| stored.cell.axes == candidate.axes);
+        let only = if let ([stored], 1) = (pointer.cells.as_slice(), plan.cells.len()) { Some(stored) } else { None };
+        match same_axes.or(only) {
+            Some(stored) => pairs.push(Pair { candidate: candidate.clone(), baseline: here(&stored.cell, candidate)? }),
+            None => lonely.push(candidate.label()),
+        }
+    }
+    if lonely.is_empty() {
+        return Ok(pairs);
+    }
+    let known: Vec<String> = pointer.cells.iter().map(|stored| axes_label(&stored.cell.axes)).collect();
+    let message = format!("baseline {name} has no cell for {}", lonely.join("; "));
+    let hint = format!("it has: {}", known.join("; "));
+    Err(Failure::new(exit::BASELINE, "not-comparable", message, Some(&hint)))
+}
+
+/// Returns the baseline's cell as it is run here: the same weights and texts by content, from where
+/// the candidate has them when the baseline's own paths (of the machine it was made on) do not.
+fn here(stored: &Cell, candidate: &Cell) -> Result<Cell, Failure> {
+    let mut moved = stored.recipe.clone();
+    moved.model.source.clone_from(&candidate.recipe.model.source);
+    for (workload, twin) in moved.workloads.iter_mut().zip(&candidate.recipe.workloads) {
+        if let (Workload::Perplexity(ours), Workload::Perplexity(theirs)) = (workload, twin) {
+            ours.text.clone_from(&theirs.text);
+        }
+    }
+    let is_same = |cell: &Cell| {
+        cell.model.weights_hash == stored.model.weights_hash && cell.texts.values().eq(stored.texts.values())
+    };
+    let found = [moved, stored.recipe.clone()].into_iter().find_map(|recipe| plan::single(recipe).ok().filter(is_same));
+    let Some(cell) = found else {
+        let message = format!("the weights or texts of the baseline cell `{}` are not here any more", stored.label());
+        let hint = "bring the files back, or set the baseline anew";
+        return Err(Failure::new(exit::BASELINE, "not-comparable", message, Some(hint)));
+    };
+    Ok(Cell { hash: stored.hash.clone(), axes: stored.axes.clone(), ..cell })
+}
+
+/// A regression is confirmed with this confidence: a check makes many tests, and any of them fails it.
+const CONFIRMATION: f64 = 0.995;
+
+struct Checked {
+    report: GateReport,
+    manifest: Manifest,
+    failure: Option<(u8, String)>,
+}
+
+struct Gatekeeper<'a> {
+    context: Context<'a>,
+    executables: Executables,
+    thresholds: Thresholds,
+    progress: &'a mut Progress,
+}
+
+impl Gatekeeper<'_> {
+    /// Measures a pair: the least number of rounds, more while undecided, and a second set of as many
+    /// to confirm a regression.
+    fn check(&mut self, pair: Pair) -> Result<Checked, Failure> {
+        let launches = pair.candidate.recipe.measure.launches.clone();
+        let baseline_manifest = Manifest::begun(&pair.baseline, RunKind::Run, self.context.host);
+        let mut run = PairRun::create(&self.context, pair)?;
+        run.once(&self.context, &self.executables, self.progress)?;
+        let least = launches.min.max(3);
+        let most = launches.max.max(3 * least);
+        self.rounds(&mut run, least)?;
+        let mut report = self.judge(&run, &baseline_manifest, 0, CONFIDENCE)?;
+        while self.goes_on(&run) && run.blocks() < most && report.outcome == report::Outcome::Inconclusive {
+            self.rounds(&mut run, 1)?;
+            report = self.judge(&run, &baseline_manifest, 0, CONFIDENCE)?;
+        }
+        if self.goes_on(&run) && report.gates.iter().any(|gate| gate.needs_confirmation) {
+            let first_set = run.blocks();
+            self.rounds(&mut run, least)?;
+            let mut gates = self.confirm(&run, &baseline_manifest, &report, first_set)?;
+            let undecided = |gates: &[Gate]| {
+                let second = gates.iter().filter_map(|gate| gate.confirmation.as_ref());
+                second.into_iter().any(|second| second.verdict == Verdict::Inconclusive)
+            };
+            while self.goes_on(&run) && run.blocks() - first_set < most && undecided(&gates) {
+                self.rounds(&mut run, 1)?;
+                gates = self.confirm(&run, &baseline_manifest, &report, first_set)?;
+            }
+            report = report.with_gates(gates);
+        }
+        let failure = run.failure().cloned();
+        let state = match &failure {
+            Some((exit::NUMERICS, _)) => RunState::Invalid,
+            Some(_) => RunState::Failed,
+            None if self.context.interrupt.signal().is_some() => RunState::Interrupted,
+            None => RunState::Complete,
+        };
+        let manifest = run.finish(state)?;
+        Ok(Checked { report, manifest, failure })
+    }
+
+    fn goes_on(&self, run: &PairRun) -> bool {
+        run.failure().is_none() && self.context.interrupt.signal().is_none()
+    }
+
+    fn rounds(&mut self, run: &mut PairRun, count: u32) -> Result<(), Failure> {
+        self.progress.expect(2 * u64::from(count));
+        for _ in 0..count {
+            if self.goes_on(run) {
+                run.round(&self.context, &self.executables, self.progress)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn confirm(
+        &self,
+        run: &PairRun,
+        baseline: &Manifest,
+        first: &GateReport,
+        first_set: u32,
+    ) -> Result<Vec<Gate>, Failure> {
+        let second = self.judge(run, baseline, first_set, CONFIRMATION)?;
+        Ok(report::confirm(&first.gates, &second.gates))
+    }
+
+    /// Judges the rounds from `from` on; what is measured once counts in every set.
+    fn judge(&self, run: &PairRun, baseline: &Manifest, from: u32, confidence: f64) -> Result<GateReport, Failure> {
+        let once = |row: &SampleRow| metrics::is_deterministic(&row.metric);
+        let samples = run.rows().into_iter().filter(|row| once(row) || row.block >= from).collect();
+        let record = RunRecord { manifest: run.manifest().clone(), samples };
+        let candidate = Side::of(&record).with_texts(&run.pair.candidate.texts);
+        let baseline = Side::rerun(baseline, &record).with_texts(&run.pair.baseline.texts);
+        report::gate(report::compare_at(&baseline, &candidate, confidence), &self.thresholds)
+            .map_err(|error| Failure::new(exit::RECIPE, "gate", error.to_string(), None))
+    }
+}
+
+fn conclude(
+    global: &Global,
+    store: &Store,
+    arguments: &Arguments,
+    host: &Host,
+    pointer: &BaselinePointer,
+    checked: &[Checked],
+    (unmatched, signal): (&[String], Option<i32>),
+) -> Result<u8, Failure> {
+    let reports: Vec<GateReport> = checked.iter().map(|checked| checked.report.clone()).collect();
+    let outcome = match report::overall(&reports) {
+        report::Outcome::Pass if !unmatched.is_empty() => report::Outcome::Inconclusive,
+        outcome => outcome,
+    };
+    let failed = checked.iter().filter_map(|checked| checked.failure.as_ref());
+    let codes: Vec<u8> = failed.clone().map(|(code, _)| *code).collect();
+    let code = match signal {
+        Some(signal) => u8::try_from(128 + signal).unwrap_or(exit::UNEXPECTED),
+        None if codes.contains(&exit::NUMERICS) => exit::NUMERICS,
+        None if codes.len() == checked.len() && codes.iter().all(|code| *code == exit::RESOURCE) => exit::RESOURCE,
+        None if !codes.is_empty() => exit::CELLS_FAILED,
+        None => match outcome.exit(arguments.strict) {
+            GateExit::Ok => exit::OK,
+            GateExit::NotComparable => exit::BASELINE,
+            GateExit::Regression => exit::REGRESSION,
+            GateExit::Inconclusive => exit::INCONCLUSIVE,
+        },
+    };
+    for checked in checked {
+        let folder = store.run_dir(&checked.manifest).join("charts");
+        let drawn = charts::draw_gates(std::slice::from_ref(&checked.report));
+        let written = drawn.and_then(|chart| chart.map_or(Ok(()), |chart| charts::write(&chart, &folder).map(drop)));
+        if let Err(error) = written {
+            Printer::stderr().note(&format!("warning: the chart could not be drawn: {error}"));
+        }
+    }
+    if let Some(path) = &arguments.junit {
+        let xml = report::junit(&reports, arguments.strict)
+            .map_err(|error| Failure::new(exit::UNEXPECTED, "junit", error.to_string(), None))?;
+        std::fs::write(path, xml)?;
+    }
+    let out = Printer::stdout();
+    match global.format {
+        Format::Json => out.json(&json!({
+            "outcome": outcome,
+            "exit_code": code,
+            "baseline": pointer.name,
+            "unmatched_baseline_cells": unmatched,
+            "cells": checked.iter().map(|checked| json!({
+                "axes": checked.manifest.axes,
+                "run_id": checked.manifest.run_id,
+                "path": store.run_dir(&checked.manifest),
+                "failure": checked.failure.as_ref().map(|(_, reason)| reason),
+                "report": checked.report,
+            })).collect::<Vec<_>>(),
+        }))?,
+        Format::Human => {
+            for checked in checked {
+                out.table(&tables::gate_table(&checked.report))?;
+            }
+        }
+    }
+    for (_, reason) in failed {
+        Printer::stderr().note(&format!("failed: {reason}"));
+    }
+    if arguments.baseline_exe.is_none() && pointer.build != host.build() {
+        let note = "note: the baseline was measured by another build; both arms ran with this one, so only the recipe's \
+                    changes were gated (--baseline-exe gates the code)";
+        Printer::stderr().note(note);
+    }
+    Ok(code)
+}

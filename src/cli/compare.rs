@@ -1,0 +1,63 @@
+//! `ruvlab compare`
+use clap::Args;
+use serde_json::json;
+
+use crate::{
+    exit,
+    report::{self, Comparison, Side, tables},
+    results::{RunKind, RunRecord},
+    ui::Printer,
+};
+
+use super::{Failure, Format, Global, common};
+
+/// Compare two runs, or two recipes cell by cell: differences with 95 % intervals.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// What is held against: a run, a cell, or a recipe's name.
+    #[arg(value_name = "A")]
+    baseline: String,
+    /// What is looked at.
+    #[arg(value_name = "B")]
+    candidate: String,
+}
+
+pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
+    let store = common::store(global)?;
+    let baselines = common::records(&store, &store.select(&arguments.baseline)?)?;
+    let candidates = common::records(&store, &store.select(&arguments.candidate)?)?;
+    let pairs = pair(&baselines, &candidates);
+    if pairs.is_empty() {
+        let message = format!("no cell of {} has the axes of one of {}", arguments.candidate, arguments.baseline);
+        return Err(Failure::new(exit::BASELINE, "not-comparable", message, Some("name two runs by their ids")));
+    }
+    let comparisons: Vec<Comparison> =
+        pairs.iter().map(|(baseline, candidate)| report::compare(&Side::of(baseline), &Side::of(candidate))).collect();
+    let out = Printer::stdout();
+    match global.format {
+        Format::Json => out.json(&json!(comparisons))?,
+        Format::Human => {
+            for comparison in &comparisons {
+                out.table(&tables::differences_table(comparison))?;
+                out.table(&tables::comparison_table(comparison))?;
+            }
+        }
+    }
+    let comparable = comparisons.iter().all(Comparison::is_comparable);
+    Ok(if comparable { exit::OK } else { exit::BASELINE })
+}
+
+/// Returns two single runs as they are, several by their axes.
+fn pair<'a>(baselines: &'a [RunRecord], candidates: &'a [RunRecord]) -> Vec<(&'a RunRecord, &'a RunRecord)> {
+    if let ([baseline], [candidate]) = (baselines, candidates) {
+        return vec![(baseline, candidate)];
+    }
+    candidates
+        .iter()
+        .filter(|candidate| candidate.manifest.kind == RunKind::Run)
+        .filter_map(|candidate| {
+            let twin = baselines.iter().find(|baseline| baseline.manifest.axes == candidate.manifest.axes)?;
+            Some((twin, candidate))
+        })
+        .collect()
+}

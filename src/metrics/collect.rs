@@ -1,0 +1,352 @@
+//! Events to rows: joins every sample to its launch, and says of each whether it counts and why not.
+use std::collections::BTreeMap;
+
+use super::{SampleRow, TokenRow, registry};
+use crate::event::{Arm, Event, Outcome, Sample, TokenTrace};
+
+/// What is known of one launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchRecord {
+    /// Number inside the run.
+    pub launch: u32,
+    /// Which side it measures.
+    pub arm: Arm,
+    /// Number of the pair or round it belongs to.
+    pub block: u32,
+    /// Its place in the order of execution inside the block.
+    pub slot: u32,
+    /// The name of its `plan::LaunchTask`; empty when it was not told.
+    pub task: String,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// How it ended; absent while it runs, or when nobody saw it end.
+    pub outcome: Option<Outcome>,
+    /// Wall time of the process, milliseconds; 0 before its end.
+    pub wall_ms: u64,
+    /// What became unreadable in the journal while it ran.
+    pub damage: Option<String>,
+}
+
+impl LaunchRecord {
+    /// Returns whether everything it measured was measured and is known.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.problem().is_none()
+    }
+
+    /// Returns why its samples do not count.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        match (&self.damage, &self.outcome) {
+            (Some(damage), _) => Some(damage.clone()),
+            (None, None) => Some("launch did not finish".to_owned()),
+            (None, Some(Outcome::Failed { reason, exit_code: _ })) => Some(format!("launch failed: {reason}")),
+            (None, Some(Outcome::Complete)) => None,
+        }
+    }
+}
+
+/// Takes events one by one and returns rows at any time.
+#[derive(Clone, Debug)]
+pub struct Collector {
+    run_id: String,
+    cell_hash: String,
+    launches: BTreeMap<u32, LaunchRecord>,
+    samples: Vec<(u32, Sample, Option<String>)>,
+    next_launch: u32,
+}
+
+impl Collector {
+    /// Returns a collector of one run's events.
+    #[must_use]
+    pub fn new(run_id: &str, cell_hash: &str) -> Self {
+        Self {
+            run_id: run_id.to_owned(),
+            cell_hash: cell_hash.to_owned(),
+            launches: BTreeMap::new(),
+            samples: Vec::new(),
+            next_launch: 0,
+        }
+    }
+
+    /// Takes note of one event.
+    pub fn event(&mut self, event: &Event) {
+        let seen = match event {
+            Event::SessionStarted { .. } => return,
+            Event::LaunchStarted { launch, arm, block, slot, task, at } => {
+                self.launches.entry(*launch).or_insert_with(|| LaunchRecord {
+                    launch: *launch,
+                    arm: *arm,
+                    block: *block,
+                    slot: *slot,
+                    task: task.clone(),
+                    started_at: at.clone(),
+                    outcome: None,
+                    wall_ms: 0,
+                    damage: None,
+                });
+                launch
+            }
+            Event::Sample { launch, sample } => {
+                self.samples.push((*launch, sample.clone(), own_problem(sample)));
+                launch
+            }
+            Event::Unavailable { launch, metric, reason } => {
+                self.samples.push((*launch, absent(metric), Some(format!("not measured: {reason}"))));
+                launch
+            }
+            Event::LaunchFinished { launch, outcome, wall_ms } => {
+                if let Some(record) = self.launches.get_mut(launch) {
+                    record.outcome = Some(outcome.clone());
+                    record.wall_ms = *wall_ms;
+                }
+                launch
+            }
+            Event::Tokens { launch, .. } | Event::Progress { launch, .. } => launch,
+        };
+        self.next_launch = self.next_launch.max(seen.saturating_add(1));
+    }
+
+    /// Takes note that events are missing here: the launches open at this point do not count,
+    /// because a sample, or their failure, may be what is missing.
+    pub fn damage(&mut self, reason: &str) {
+        for record in self.launches.values_mut().filter(|record| record.outcome.is_none()) {
+            record.damage.get_or_insert_with(|| reason.to_owned());
+        }
+    }
+
+    /// Returns the number the next launch gets: one more than any seen.
+    #[must_use]
+    pub fn next_launch(&self) -> u32 {
+        self.next_launch
+    }
+
+    /// Returns the launches, by number.
+    pub fn launches(&self) -> impl Iterator<Item = &LaunchRecord> {
+        self.launches.values()
+    }
+
+    /// Returns a row for each sample so far, in the order they came, invalid ones included.
+    #[must_use]
+    pub fn rows(&self) -> Vec<SampleRow> {
+        self.samples.iter().map(|(launch, sample, problem)| self.row(*launch, sample, problem.as_deref())).collect()
+    }
+
+    fn row(&self, launch: u32, sample: &Sample, problem: Option<&str>) -> SampleRow {
+        let Sample { metric, phase, workload, rep, warmup, value, n, t_ns, step } = sample;
+        let record = self.launches.get(&launch);
+        let reason = problem.map(str::to_owned).or_else(|| match record {
+            Some(record) => record.problem(),
+            None => Some("the start of its launch is not in the journal".to_owned()),
+        });
+        SampleRow {
+            run_id: self.run_id.clone(),
+            cell_hash: self.cell_hash.clone(),
+            arm: record.map_or("unknown", |record| record.arm.name()).to_owned(),
+            block: record.map_or(0, |record| record.block),
+            slot: record.map_or(0, |record| record.slot),
+            launch,
+            rep: *rep,
+            warmup: *warmup,
+            phase: phase.name().to_owned(),
+            workload: workload.clone(),
+            step: *step,
+            task: None,
+            trained_through: None,
+            metric: metric.clone(),
+            value: *value,
+            unit: registry::find(metric).map_or("", |metric| metric.unit).to_owned(),
+            n: *n,
+            t_ns: *t_ns,
+            valid: reason.is_none(),
+            reason,
+        }
+    }
+}
+
+/// Returns what is wrong with a sample whatever becomes of its launch.
+fn own_problem(sample: &Sample) -> Option<String> {
+    if registry::find(&sample.metric).is_none() {
+        Some(format!("metric {:?} is not registered", sample.metric))
+    } else if sample.value.is_finite() {
+        None
+    } else {
+        Some(format!("value is {}", sample.value))
+    }
+}
+
+/// Returns the sample that stands for a metric that was not measured.
+fn absent(metric: &str) -> Sample {
+    Sample {
+        metric: metric.to_owned(),
+        phase: crate::event::Phase::Process,
+        workload: String::new(),
+        rep: 0,
+        warmup: false,
+        value: f64::NAN,
+        n: 0,
+        t_ns: 0,
+        step: None,
+    }
+}
+
+/// Returns the rows of a run's samples, in the order they came.
+///
+/// A sample of an unknown metric, a NaN or an infinity, and whatever belongs to a launch that did
+/// not finish well are kept, with `valid` false and the reason. A metric that could not be measured
+/// is one such row of value NaN.
+#[must_use]
+pub fn collect<'a>(run_id: &str, cell_hash: &str, events: impl IntoIterator<Item = &'a Event>) -> Vec<SampleRow> {
+    let mut collector = Collector::new(run_id, cell_hash);
+    for event in events {
+        collector.event(event);
+    }
+    collector.rows()
+}
+
+/// Returns one row for each generated token of a run, in the order they came.
+#[must_use]
+pub fn collect_tokens<'a>(run_id: &str, events: impl IntoIterator<Item = &'a Event>) -> Vec<TokenRow> {
+    let mut arms: BTreeMap<u32, Arm> = BTreeMap::new();
+    let mut rows = Vec::new();
+    for event in events {
+        match event {
+            Event::LaunchStarted { launch, arm, .. } => {
+                arms.entry(*launch).or_insert(*arm);
+            }
+            Event::Tokens { launch, trace } => {
+                let arm = arms.get(launch).map_or("unknown", |arm| arm.name());
+                append_tokens(&mut rows, run_id, arm, *launch, trace);
+            }
+            _ => {}
+        }
+    }
+    rows
+}
+
+fn append_tokens(rows: &mut Vec<TokenRow>, run_id: &str, arm: &str, launch: u32, trace: &TokenTrace) {
+    let TokenTrace { workload, rep, request, warmup, tokens } = trace;
+    let mut before: Option<u64> = None;
+    rows.extend(tokens.iter().map(|token| TokenRow {
+        run_id: run_id.to_owned(),
+        arm: arm.to_owned(),
+        launch,
+        workload: workload.clone(),
+        rep: *rep,
+        warmup: *warmup,
+        request: *request,
+        position: token.position,
+        token_id: token.token_id,
+        t_ns: token.t_ns,
+        itl_ns: before.replace(token.t_ns).and_then(|before| token.t_ns.checked_sub(before)),
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Phase, TokenTime};
+
+    fn started(launch: u32, arm: Arm, block: u32) -> Event {
+        Event::LaunchStarted { launch, arm, block, slot: 1, task: "speed".to_owned(), at: String::new() }
+    }
+
+    fn finished(launch: u32) -> Event {
+        Event::LaunchFinished { launch, outcome: Outcome::Complete, wall_ms: 5 }
+    }
+
+    fn failed(launch: u32, reason: &str) -> Event {
+        let outcome = Outcome::Failed { exit_code: 14, reason: reason.to_owned() };
+        Event::LaunchFinished { launch, outcome, wall_ms: 5 }
+    }
+
+    fn sample(launch: u32, metric: &str, rep: u32, warmup: bool, value: f64) -> Event {
+        let sample = Sample {
+            metric: metric.to_owned(),
+            phase: Phase::Decode,
+            workload: "decode(p8,n4)".to_owned(),
+            rep,
+            warmup,
+            value,
+            n: 4,
+            t_ns: 9,
+            step: None,
+        };
+        Event::Sample { launch, sample }
+    }
+
+    #[test]
+    fn samples_carry_their_launch_and_the_registered_unit() {
+        let events = [started(3, Arm::Baseline, 7), sample(3, "decode_tok_s", 0, false, 12.5), finished(3)];
+        let rows = collect("r", "c", &events);
+        let [row] = rows.as_slice() else { panic!("{rows:?}") };
+        assert_eq!((row.arm.as_str(), row.block, row.slot, row.launch), ("baseline", 7, 1, 3));
+        assert_eq!((row.unit.as_str(), row.phase.as_str(), row.value), ("tokens/s", "decode", 12.5));
+        assert!(row.valid && row.reason.is_none());
+    }
+
+    #[test]
+    fn what_does_not_count_is_kept_with_its_reason() {
+        let events = [
+            started(0, Arm::Candidate, 0),
+            sample(0, "decode_tok_s", 0, false, f64::NAN),
+            sample(0, "decode_tok_s", 1, false, f64::NEG_INFINITY),
+            sample(0, "speed_of_light", 0, false, 1.0),
+            Event::Unavailable { launch: 0, metric: "energy_j".to_owned(), reason: "no counters".to_owned() },
+            finished(0),
+            started(1, Arm::Candidate, 1),
+            sample(1, "decode_tok_s", 0, false, 1.0),
+            failed(1, "out of memory"),
+            started(2, Arm::Candidate, 2),
+            sample(2, "decode_tok_s", 0, false, 1.0),
+            sample(9, "decode_tok_s", 0, false, 1.0),
+        ];
+        let rows = collect("r", "c", &events);
+        let reasons: Vec<&str> = rows.iter().map(|row| row.reason.as_deref().unwrap_or("counts")).collect();
+        assert_eq!(
+            reasons,
+            [
+                "value is NaN",
+                "value is -inf",
+                "metric \"speed_of_light\" is not registered",
+                "not measured: no counters",
+                "launch failed: out of memory",
+                "launch did not finish",
+                "the start of its launch is not in the journal",
+            ]
+        );
+        assert!(rows.iter().all(|row| !row.valid));
+    }
+
+    #[test]
+    fn a_launch_that_was_open_where_the_journal_is_damaged_does_not_count() {
+        let mut collector = Collector::new("r", "c");
+        for event in [started(0, Arm::Candidate, 0), sample(0, "ttft_ms", 0, false, 1.0), finished(0)] {
+            collector.event(&event);
+        }
+        collector.event(&started(1, Arm::Candidate, 1));
+        collector.damage("line 5 is unreadable");
+        for event in [sample(1, "ttft_ms", 0, false, 1.0), finished(1)] {
+            collector.event(&event);
+        }
+        let valid: Vec<bool> = collector.rows().iter().map(|row| row.valid).collect();
+        assert_eq!(valid, [true, false]);
+        let complete: Vec<u32> = collector.launches().filter(|l| l.is_complete()).map(|l| l.launch).collect();
+        assert_eq!(complete, [0]);
+        assert_eq!(collector.next_launch(), 2);
+    }
+
+    #[test]
+    fn gaps_are_between_neighbouring_tokens_of_one_request() {
+        let tokens = [100, 130, 190].map(|t_ns| TokenTime { position: 0, token_id: 5, t_ns }).to_vec();
+        let trace =
+            |request| TokenTrace { workload: String::new(), rep: 0, request, warmup: false, tokens: tokens.clone() };
+        let events = [
+            started(0, Arm::Candidate, 0),
+            Event::Tokens { launch: 0, trace: trace(0) },
+            Event::Tokens { launch: 0, trace: trace(1) },
+        ];
+        let gaps: Vec<_> = collect_tokens("r", &events).iter().map(|row| row.itl_ns).collect();
+        assert_eq!(gaps, [None, Some(30), Some(60), None, Some(30), Some(60)]);
+    }
+}

@@ -1,0 +1,226 @@
+use super::*;
+
+/// A small file of the llama family, written by hand.
+#[derive(Clone)]
+struct Small {
+    metadata: Vec<(String, u32, Vec<u8>)>,
+    /// Name, shape as files list it (columns first), type, bytes.
+    tensors: Vec<(String, Vec<u64>, u32, Vec<u8>)>,
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
+}
+
+const F32: u32 = 0;
+const E: u64 = 32;
+
+impl Small {
+    fn new() -> Self {
+        let number = |n: u32| n.to_le_bytes().to_vec();
+        let mut small = Self { metadata: Vec::new(), tensors: Vec::new() };
+        small.set("general.architecture", 8, text("llama"));
+        for (key, value) in [
+            ("block_count", 1),
+            ("context_length", 64),
+            ("embedding_length", E as u32),
+            ("feed_forward_length", 64),
+            ("attention.head_count", 4),
+            ("attention.head_count_kv", 2),
+            ("rope.dimension_count", 8),
+        ] {
+            small.set(&format!("llama.{key}"), 4, number(value));
+        }
+        small.set("llama.attention.layer_norm_rms_epsilon", 6, 1e-5f32.to_le_bytes().to_vec());
+        let list = [number(8), 2u64.to_le_bytes().to_vec(), text("a"), text("b")].concat();
+        small.set("tokenizer.ggml.tokens", 9, list);
+        for (name, shape) in [
+            ("token_embd.weight", vec![E, 6]),
+            ("output_norm.weight", vec![E]),
+            ("blk.0.attn_norm.weight", vec![E]),
+            ("blk.0.attn_q.weight", vec![E, E]),
+            ("blk.0.attn_k.weight", vec![E, 16]),
+            ("blk.0.attn_v.weight", vec![E, 16]),
+            ("blk.0.attn_output.weight", vec![E, E]),
+            ("blk.0.ffn_norm.weight", vec![E]),
+            ("blk.0.ffn_gate.weight", vec![E, 64]),
+            ("blk.0.ffn_up.weight", vec![E, 64]),
+            ("blk.0.ffn_down.weight", vec![64, E]),
+        ] {
+            small.add(name, &shape);
+        }
+        small
+    }
+
+    fn set(&mut self, key: &str, kind: u32, bytes: Vec<u8>) -> &mut Self {
+        self.metadata.retain(|entry| entry.0 != key);
+        self.metadata.push((key.to_owned(), kind, bytes));
+        self
+    }
+
+    fn add(&mut self, name: &str, shape: &[u64]) -> &mut Self {
+        let count = shape.iter().product::<u64>();
+        let bytes = (0..count).flat_map(|i| (i as f32 * 0.37).sin().to_le_bytes()).collect();
+        self.tensors.push((name.to_owned(), shape.to_vec(), F32, bytes));
+        self
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut file = [b"GGUF".as_slice(), &3u32.to_le_bytes()].concat();
+        file.extend((self.tensors.len() as u64).to_le_bytes());
+        file.extend((self.metadata.len() as u64).to_le_bytes());
+        for (key, kind, bytes) in &self.metadata {
+            file.extend([text(key), kind.to_le_bytes().to_vec(), bytes.clone()].concat());
+        }
+        let mut data = Vec::new();
+        for (name, shape, kind, bytes) in &self.tensors {
+            file.extend([text(name), (shape.len() as u32).to_le_bytes().to_vec()].concat());
+            file.extend(shape.iter().flat_map(|length| length.to_le_bytes()));
+            file.extend(kind.to_le_bytes());
+            file.extend((data.len() as u64).to_le_bytes());
+            data.extend_from_slice(bytes);
+            data.resize(data.len().next_multiple_of(32), 0);
+        }
+        file.resize(file.len().next_multiple_of(32), 0);
+        file.extend(data);
+        file
+    }
+
+    fn open(&self) -> Result<Weights, WeightsError> {
+        Weights::from_bytes("small", Bytes::Owned(self.bytes()))
+    }
+}
+
+fn refused(change: impl FnOnce(&mut Small), part: &str) {
+    let mut small = Small::new();
+    change(&mut small);
+    let message = small.open().err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(message.contains(part), "{message:?} should say {part:?}");
+}
+
+#[test]
+fn a_good_file_opens_with_its_shape() {
+    let weights = Small::new().open().unwrap();
+    let spec = weights.spec();
+    assert_eq!((spec.layers, spec.hidden_size, spec.heads, spec.kv_heads, spec.head_dim), (1, 32, 4, 2, 8));
+    assert_eq!((spec.vocab_size, spec.tied_embeddings, spec.rope_theta), (6, true, 10_000.0));
+    assert_eq!(weights.tensor_bytes(), weights.parameters() * 4);
+    assert_eq!(weights.tensor("blk.0.attn_k.weight").unwrap().shape().dims(), [16, 32]);
+    assert!(weights.tensor("blk.1.attn_k.weight").is_err());
+}
+
+#[test]
+fn no_truncation_and_no_flipped_bit_panics() {
+    let bytes = Small::new().bytes();
+    let data = Index::parse(&bytes).unwrap().tensors.values().map(|info| info.range.start).min().unwrap();
+    for length in 0..bytes.len() {
+        assert!(Index::parse(&bytes[..length]).is_err(), "{length} of {} bytes", bytes.len());
+    }
+    let mut refused = 0;
+    for bit in 0..data * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        match Weights::from_bytes("flipped", Bytes::Owned(flipped)) {
+            Ok(weights) => {
+                for name in weights.index().tensors.keys() {
+                    weights.tensor(name).unwrap();
+                }
+            }
+            Err(error) => refused += usize::from(!error.to_string().is_empty()),
+        }
+    }
+    // Text, padding and numbers that mean something else are no damage a parser can see.
+    assert!(refused > data * 4, "only {refused} of {} flips were refused", data * 8);
+}
+
+#[test]
+fn huge_counts_are_refused_before_anything_is_reserved() {
+    let mut bytes = Small::new().bytes();
+    for at in [8, 16] {
+        let mut huge = bytes.clone();
+        huge[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(matches!(Index::parse(&huge), Err(GgufError::OutOfRange { .. })));
+    }
+    bytes[4] = 1;
+    assert_eq!(Index::parse(&bytes), Err(GgufError::Version(1)));
+    assert!(matches!(Index::parse(b"PK\x03\x04"), Err(GgufError::Magic { .. })));
+}
+
+#[test]
+fn what_would_run_wrong_is_refused_with_its_reason() {
+    refused(|file| _ = file.set("general.architecture", 8, text("mamba")), "supported: llama");
+    refused(|file| _ = file.set("llama.rope.scaling.type", 8, text("linear")), "not supported yet");
+    refused(|file| _ = file.set("llama.expert_count", 4, 8u32.to_le_bytes().to_vec()), "expert_count");
+    refused(|file| _ = file.set("llama.rope.dimension_count", 4, 4u32.to_le_bytes().to_vec()), "partial rotation");
+    refused(|file| _ = file.set("llama.attention.head_count_kv", 4, 3u32.to_le_bytes().to_vec()), "no multiple");
+    refused(|file| _ = file.set("llama.block_count", 4, 2u32.to_le_bytes().to_vec()), "blk.1.attn_norm.weight");
+    refused(|file| _ = file.set("llama.feed_forward_length", 4, 96u32.to_le_bytes().to_vec()), "ffn_gate");
+    refused(|file| _ = file.add("rope_freqs.weight", &[4]), "rope_freqs.weight");
+    refused(|file| _ = file.add("blk.0.attn_q.bias", &[E]), "attn_q.bias");
+    refused(|file| _ = file.add("output_norm.weight", &[E]), "twice");
+    refused(|file| file.tensors[3].2 = 20, "iq4_nl");
+    refused(|file| file.tensors[3].2 = 12, "cannot be stored as q4_k");
+    let nested = [9u32.to_le_bytes().to_vec(), 1u64.to_le_bytes().to_vec()].concat();
+    refused(|file| _ = file.set("list.of.lists", 9, nested), "list.of.lists");
+}
+
+#[test]
+fn sources_that_are_no_file_say_what_is_possible() {
+    for (source, part) in [
+        ("hf:owner/repo", "download"),
+        ("synthetic:llama-7b:q4_0", "not supported yet"),
+        ("builtin:nano", "builtin:pico"),
+        ("/no/such/model.gguf", "/no/such/model.gguf"),
+        ("/", "folder"),
+    ] {
+        let message = Weights::open(source).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.contains(part), "{source}: {message}");
+    }
+}
+
+#[test]
+fn requantised_weights_are_what_the_outline_says() {
+    let pico = Weights::open("builtin:pico").unwrap();
+    assert_eq!(pico.outline(None).tensor_bytes, pico.tensor_bytes());
+    for kind in TensorType::all() {
+        let (outline, weights) = (pico.outline(Some(kind)), pico.requantized(kind).unwrap());
+        assert_eq!(outline.tensor_bytes, weights.tensor_bytes(), "{kind}");
+        assert_eq!(outline.common_format, weights.common_format(), "{kind}");
+        assert_eq!(weights.spec(), pico.spec());
+        assert_eq!(weights.index().metadata, pico.index().metadata);
+        let differs = |info: &TensorInfo| info.shape.len() == 2 && info.kind != kind;
+        let tensors = &weights.index().tensors;
+        let other: Vec<_> = tensors.iter().filter(|(_, info)| differs(info)).map(|(name, _)| name).collect();
+        let named: Vec<_> = outline.fallbacks.iter().map(|fallback| &fallback.tensor).collect();
+        assert_eq!(other, named, "{kind}");
+    }
+    assert_eq!(pico.requantized(pico.common_format()).unwrap().bytes().len(), pico.bytes().len());
+}
+
+#[test]
+fn k_quants_of_short_rows_fall_back_and_norms_stay() {
+    let small = Small::new().open().unwrap();
+    let weights = small.requantized(TensorType::Q4K).unwrap();
+    assert_eq!(weights.common_format(), TensorType::Q5_0);
+    let fallbacks = small.outline(Some(TensorType::Q4K)).fallbacks;
+    assert_eq!((fallbacks.len(), fallbacks[0].wanted, fallbacks[0].used), (8, TensorType::Q4K, TensorType::Q5_0));
+    for (name, info) in weights.index().tensors.iter().filter(|(_, info)| info.shape.len() == 1) {
+        assert_eq!(info.kind, TensorType::F32);
+        let range = small.index().tensors[name].range.clone();
+        assert_eq!(weights.bytes()[info.range.clone()], small.bytes()[range]);
+    }
+}
+
+#[test]
+fn candle_reads_the_same_index() {
+    let weights = Weights::open("builtin:pico").unwrap().requantized(TensorType::Q5_1).unwrap();
+    let mut file = io::Cursor::new(weights.bytes());
+    let content = candle_core::quantized::gguf_file::Content::read(&mut file).unwrap();
+    assert_eq!(content.tensor_infos.len(), weights.index().tensors.len());
+    for (name, info) in &weights.index().tensors {
+        let theirs = &content.tensor_infos[name];
+        assert_eq!(theirs.shape.dims(), info.shape, "{name}");
+        assert_eq!(theirs.ggml_dtype, info.kind.candle(), "{name}");
+        assert_eq!((content.tensor_data_offset + theirs.offset) as usize, info.range.start, "{name}");
+    }
+}

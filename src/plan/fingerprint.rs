@@ -1,0 +1,115 @@
+//! Content hashes: what makes two cells the same.
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+use serde_json::Value;
+
+use crate::{metrics::METRIC_SCHEMA_VERSION, recipe::Recipe};
+
+use super::ModelIdentity;
+
+/// Recipe keys that cannot change a result: names for people, how often to repeat, what to compare
+/// with, what to check first.
+const COSMETIC: [&str; 7] = ["schema", "name", "description", "tags", "extends", "matrix", "baseline"];
+
+/// Returns the BLAKE3, in hexadecimal, of everything that can change a cell's result but the machine.
+///
+/// Weights and texts stand for themselves by content, so moving a file keeps the hash; threads stay
+/// as written, since `auto` resolves by machine; the kernel set is the one that runs, since what
+/// `auto` picks changes what is measured.
+#[must_use]
+pub(super) fn cell_hash(
+    recipe: &Recipe,
+    kernel_set: &str,
+    model: &ModelIdentity,
+    texts: &IndexMap<String, String>,
+) -> String {
+    let mut tree = serde_json::to_value(recipe).unwrap_or(Value::Null);
+    if let Some(map) = tree.as_object_mut() {
+        for key in COSMETIC {
+            map.shift_remove(key);
+        }
+        map.insert("weights".to_owned(), model.weights_hash.clone().into());
+        map.insert("context_length".to_owned(), model.context_length.into());
+        map.insert("metric_schema_version".to_owned(), METRIC_SCHEMA_VERSION.into());
+    }
+    set(&mut tree, "/kernels/set", kernel_set.into());
+    remove(&mut tree, "/measure", "launches");
+    remove(&mut tree, "/measure", "order");
+    remove(&mut tree, "/measure", "token_trace");
+    remove(&mut tree, "/model", "source");
+    if let Some(workloads) = tree.pointer_mut("/workloads").and_then(Value::as_array_mut) {
+        for workload in workloads {
+            if let Some(text) = workload.pointer_mut("/perplexity/text")
+                && let Some(hash) = text.as_str().and_then(|name| texts.get(name))
+            {
+                *text = hash.clone().into();
+            }
+        }
+    }
+    blake3::hash(canonical(&tree).to_string().as_bytes()).to_hex().to_string()
+}
+
+fn set(tree: &mut Value, pointer: &str, value: Value) {
+    if let Some(place) = tree.pointer_mut(pointer) {
+        *place = value;
+    }
+}
+
+fn remove(tree: &mut Value, pointer: &str, key: &str) {
+    if let Some(map) = tree.pointer_mut(pointer).and_then(Value::as_object_mut) {
+        map.shift_remove(key);
+    }
+}
+
+/// Returns the value with all keys sorted, so that order of writing does not matter.
+fn canonical(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<&String, Value> = map.iter().map(|(key, value)| (key, canonical(value))).collect();
+            Value::Object(sorted.into_iter().map(|(key, value)| (key.clone(), value)).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(canonical).collect()),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn hash(change: impl FnOnce(&mut Value)) -> String {
+        let mut tree = json!({
+            "schema": "ruvlab/v1", "name": "x", "model": {"source": "builtin:pico"},
+            "workloads": [{"perplexity": {"text": "builtin:heldout"}}, {"decode": {}}],
+        });
+        change(&mut tree);
+        let recipe: Recipe = serde_json::from_value(tree).unwrap();
+        let model = ModelIdentity {
+            source: "builtin:pico".into(),
+            name: "pico".into(),
+            architecture: "llama".into(),
+            weights_hash: "w".into(),
+            format: "q8_0".into(),
+            weights_bytes: 1,
+            parameters: 1,
+            context_length: 512,
+        };
+        let texts = IndexMap::from([("builtin:heldout".to_owned(), "t".to_owned())]);
+        cell_hash(&recipe, "candle", &model, &texts)
+    }
+
+    #[test]
+    fn cosmetic_keys_keep_the_hash_and_others_change_it() {
+        let plain = hash(|_| {});
+        assert_eq!(plain, hash(|tree| tree["name"] = "y".into()));
+        assert_eq!(plain, hash(|tree| tree["measure"] = json!({"launches": {"min": 9, "max": 9}})));
+        assert_eq!(plain, hash(|tree| tree["model"]["source"] = "elsewhere/pico.gguf".into()));
+        assert_ne!(plain, hash(|tree| tree["kernels"] = json!({"threads": 1})));
+        assert_ne!(plain, hash(|tree| tree["kernels"] = json!({"verify": {"reference": null}})));
+        assert_ne!(plain, hash(|tree| tree["seeds"] = json!([1])));
+        assert_ne!(plain, hash(|tree| tree["workloads"][1] = json!({"decode": {"output_tokens": 65}})));
+        assert_ne!(plain, hash(|tree| tree["measure"] = json!({"warmup": 0})));
+    }
+}

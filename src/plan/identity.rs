@@ -1,0 +1,94 @@
+//! Which weights run, in what form, on which engine.
+use crate::{
+    engine::EngineKind,
+    model::weights::{TensorType, Weights},
+    recipe::{
+        Recipe,
+        schema::{KernelSet, QuantizationFormat},
+    },
+};
+
+use super::ModelIdentity;
+
+/// Returns the kernel set that runs: `auto` is the fastest there is so far.
+pub(super) fn running_set(set: KernelSet) -> KernelSet {
+    if set == KernelSet::Auto { KernelSet::Candle } else { set }
+}
+
+/// Returns the engine of a kernel set; none for one that cannot be run yet.
+#[must_use]
+pub fn engine_kind(set: KernelSet) -> Option<EngineKind> {
+    match running_set(set) {
+        KernelSet::Reference => Some(EngineKind::Reference),
+        KernelSet::Candle => Some(EngineKind::Candle),
+        KernelSet::Auto | KernelSet::Scalar | KernelSet::Avx2 | KernelSet::Neon | KernelSet::Cuda => None,
+    }
+}
+
+/// Returns the most tokens of context a kernel set can hold of a model.
+pub(super) fn longest_context(weights: &Weights, set: KernelSet) -> u32 {
+    let trained = weights.spec().context_length;
+    let longest = engine_kind(set).map_or(trained, |kind| trained.min(kind.longest_context()));
+    u32::try_from(longest).unwrap_or(u32::MAX)
+}
+
+/// Returns which weights a recipe runs, `context_length` being what the engine can hold at most.
+pub(super) fn identity(weights: &Weights, recipe: &Recipe, longest: u32) -> ModelIdentity {
+    let spec = weights.spec();
+    let format = storage_type(recipe.quantization.format);
+    let outline = weights.outline(format);
+    let changed =
+        |format: TensorType| weights.index().tensors.values().any(|info| info.shape.len() == 2 && info.kind != format);
+    let weights_hash = match format.filter(|format| changed(*format)) {
+        None => weights.content_hash().to_owned(),
+        Some(format) => {
+            let content = format!("{} as {}", weights.content_hash(), format.name());
+            blake3::hash(content.as_bytes()).to_hex().to_string()
+        }
+    };
+    ModelIdentity {
+        source: recipe.model.source.clone(),
+        name: spec.name.clone(),
+        architecture: spec.architecture.clone(),
+        weights_hash,
+        format: outline.common_format.name().to_owned(),
+        weights_bytes: outline.tensor_bytes,
+        parameters: weights.parameters(),
+        context_length: recipe.model.context_length.unwrap_or(longest),
+    }
+}
+
+/// Returns the storage type a recipe asks for; none for `as_is`.
+#[must_use]
+pub fn storage_type(format: QuantizationFormat) -> Option<TensorType> {
+    Some(match format {
+        QuantizationFormat::AsIs => return None,
+        QuantizationFormat::F32 => TensorType::F32,
+        QuantizationFormat::F16 => TensorType::F16,
+        QuantizationFormat::Bf16 => TensorType::Bf16,
+        QuantizationFormat::Q4_0 => TensorType::Q4_0,
+        QuantizationFormat::Q4_1 => TensorType::Q4_1,
+        QuantizationFormat::Q5_0 => TensorType::Q5_0,
+        QuantizationFormat::Q5_1 => TensorType::Q5_1,
+        QuantizationFormat::Q8_0 => TensorType::Q8_0,
+        QuantizationFormat::Q2K => TensorType::Q2K,
+        QuantizationFormat::Q3K => TensorType::Q3K,
+        QuantizationFormat::Q4K => TensorType::Q4K,
+        QuantizationFormat::Q5K => TensorType::Q5K,
+        QuantizationFormat::Q6K => TensorType::Q6K,
+    })
+}
+
+/// Returns a kernel set's name, as recipes write it.
+#[must_use]
+pub fn set_name(set: KernelSet) -> &'static str {
+    match set {
+        KernelSet::Auto => "auto",
+        KernelSet::Reference => "reference",
+        KernelSet::Candle => "candle",
+        KernelSet::Scalar => "scalar",
+        KernelSet::Avx2 => "avx2",
+        KernelSet::Neon => "neon",
+        KernelSet::Cuda => "cuda",
+    }
+}

@@ -1,0 +1,314 @@
+//! Two sides of a comparison: whether they may be compared, and how they differ.
+mod comparability;
+
+use std::collections::BTreeMap;
+
+use indexmap::IndexMap;
+use serde::Serialize;
+
+use super::label;
+use crate::{
+    event::Arm,
+    host::Host,
+    metrics::{
+        self, Direction, METRIC_SCHEMA_VERSION, SampleRow, is_deterministic, launch_values, measured,
+        stats::{self, CONFIDENCE, Interval, IntervalMethod, Ratio, StatsError},
+    },
+    results::{Manifest, RunRecord},
+};
+
+pub use comparability::{Difference, Effect};
+
+/// One side of a comparison.
+#[derive(Clone, Copy, Debug)]
+pub struct Side<'a> {
+    /// What was measured.
+    pub manifest: &'a Manifest,
+    /// Where it was measured.
+    pub host: &'a Host,
+    /// The measurements.
+    pub samples: &'a [SampleRow],
+    /// Which arm of them.
+    pub arm: Arm,
+    /// The texts of the cell with their BLAKE3, where known.
+    pub texts: Option<&'a IndexMap<String, String>>,
+    /// Version of the metrics' definitions.
+    pub metric_schema_version: u32,
+}
+
+impl<'a> Side<'a> {
+    /// Returns a run as it was measured.
+    #[must_use]
+    pub fn of(record: &'a RunRecord) -> Self {
+        Self {
+            manifest: &record.manifest,
+            host: &record.manifest.host,
+            samples: &record.samples,
+            arm: Arm::Candidate,
+            texts: None,
+            metric_schema_version: METRIC_SCHEMA_VERSION,
+        }
+    }
+
+    /// Returns a stored baseline as it was measured again, as the baseline arm of a check run.
+    #[must_use]
+    pub fn rerun(baseline: &'a Manifest, check: &'a RunRecord) -> Self {
+        Self { manifest: baseline, arm: Arm::Baseline, ..Self::of(check) }
+    }
+
+    /// Returns it with the texts of its cell.
+    #[must_use]
+    pub fn with_texts(self, texts: &'a IndexMap<String, String>) -> Self {
+        Self { texts: Some(texts), ..self }
+    }
+
+    /// Returns it with the version its metrics were defined by.
+    #[must_use]
+    pub fn with_metric_schema_version(self, metric_schema_version: u32) -> Self {
+        Self { metric_schema_version, ..self }
+    }
+
+    fn run_id(&self) -> &'a str {
+        self.samples.first().map_or(&self.manifest.run_id, |row| &row.run_id)
+    }
+}
+
+/// Whether launches of the two sides belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pairing {
+    /// Interleaved in one session: pairs by block.
+    Paired,
+    /// From different sessions: advisory, because drift of the machine is part of the difference.
+    Unpaired,
+}
+
+/// How one metric differs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MetricComparison {
+    /// The registered name.
+    pub metric: String,
+    /// The workload's label; empty for the process as a whole.
+    pub workload: String,
+    /// The unit of the values.
+    pub unit: String,
+    /// Which way is better.
+    pub direction: Direction,
+    /// Whether it is the same in every launch, and compared as it is.
+    pub deterministic: bool,
+    /// Mean over the baseline's launches; absent where it did not measure this.
+    pub baseline: Option<f64>,
+    /// Mean over the candidate's launches; absent where it did not measure this.
+    pub candidate: Option<f64>,
+    /// The baseline's launches that measured this.
+    pub baseline_launches: usize,
+    /// The candidate's launches that measured this.
+    pub candidate_launches: usize,
+    /// The change from baseline to candidate; absent for the reason below.
+    pub ratio: Option<Ratio>,
+    /// Why there is no change, or what to know about it.
+    pub reason: Option<String>,
+}
+
+/// A change seen from its bad side: positive is worse.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Worse {
+    /// The relative change for the worse.
+    pub estimate: f64,
+    /// Its interval.
+    pub interval: Option<Interval>,
+}
+
+impl MetricComparison {
+    /// Returns the change for the worse: −change where more is better, so 10 % fewer tokens a second
+    /// are 0.1; nothing for metrics that have no better.
+    #[must_use]
+    pub fn worse(&self) -> Option<Worse> {
+        let Ratio { change, interval, n: _, method: _ } = self.ratio?;
+        match self.direction {
+            Direction::Lower => Some(Worse { estimate: change, interval }),
+            Direction::Higher => Some(Worse {
+                estimate: -change,
+                interval: interval.map(|interval| Interval { low: -interval.high, high: -interval.low }),
+            }),
+            Direction::Neutral => None,
+        }
+    }
+}
+
+/// Two runs, or two arms of one, compared.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The baseline's run.
+    pub baseline_run: String,
+    /// The candidate's run.
+    pub candidate_run: String,
+    /// What to call the baseline.
+    pub baseline_label: String,
+    /// What to call the candidate.
+    pub candidate_label: String,
+    /// The candidate's recipe.
+    pub recipe: String,
+    /// Whether launches are paired.
+    pub pairing: Pairing,
+    /// Everything that differs but the results.
+    pub differences: Vec<Difference>,
+    /// In the order of the registry, then of the workloads.
+    pub metrics: Vec<MetricComparison>,
+}
+
+impl Comparison {
+    /// Returns whether a verdict may be given at all.
+    #[must_use]
+    pub fn is_comparable(&self) -> bool {
+        self.differences.iter().all(|difference| difference.effect != Effect::Forbids)
+    }
+
+    /// Returns whether changes of timed metrics are only a hint.
+    #[must_use]
+    pub fn is_advisory(&self) -> bool {
+        self.differences.iter().any(|difference| difference.effect == Effect::Advisory)
+    }
+}
+
+/// Returns how the candidate differs from the baseline, metric by metric.
+///
+/// Launches are paired by block when both sides were measured in one session: as two arms of one
+/// run, or as runs of one recipe on one machine and build that overlap in time. Otherwise they are
+/// compared unpaired, and the comparison is advisory.
+#[must_use]
+pub fn compare(baseline: &Side<'_>, candidate: &Side<'_>) -> Comparison {
+    compare_at(baseline, candidate, CONFIDENCE)
+}
+
+/// Returns the same with intervals of another confidence, such as a confirmation wants.
+#[must_use]
+pub fn compare_at(baseline: &Side<'_>, candidate: &Side<'_>, confidence: f64) -> Comparison {
+    let pairing = if comparability::interleaved(baseline, candidate) { Pairing::Paired } else { Pairing::Unpaired };
+    let mut items = measured(candidate.samples, candidate.arm);
+    for item in measured(baseline.samples, baseline.arm) {
+        if !items.contains(&item) {
+            items.push(item);
+        }
+    }
+    let metrics = items
+        .iter()
+        .filter_map(|item| {
+            let definition = metrics::find(item.metric)?;
+            let mut comparison = MetricComparison {
+                metric: item.metric.to_owned(),
+                workload: item.workload.to_owned(),
+                unit: item.unit.to_owned(),
+                direction: definition.direction,
+                deterministic: is_deterministic(item.metric),
+                baseline: None,
+                candidate: None,
+                baseline_launches: 0,
+                candidate_launches: 0,
+                ratio: None,
+                reason: None,
+            };
+            let values = |side: &Side<'_>| launch_values(side.samples, side.arm, item.metric, item.workload);
+            let (old, new) = (values(baseline), values(candidate));
+            comparison.reason = [(baseline, &old, "baseline"), (candidate, &new, "candidate")]
+                .into_iter()
+                .find(|(_, values, _)| values.is_empty())
+                .map(|(side, _, name)| unmeasured(side, name, item.metric, item.workload));
+            change(&mut comparison, &old, &new, pairing, confidence);
+            Some(comparison)
+        })
+        .collect();
+    let mut labels = label::cell_labels(&[baseline.manifest, candidate.manifest]);
+    let candidate_label = labels.pop().unwrap_or_default();
+    let baseline_label = labels.pop().unwrap_or_default();
+    Comparison {
+        baseline_run: baseline.run_id().to_owned(),
+        candidate_run: candidate.run_id().to_owned(),
+        baseline_label,
+        candidate_label,
+        recipe: candidate.manifest.recipe.clone(),
+        pairing,
+        differences: comparability::differences(baseline, candidate, pairing),
+        metrics,
+    }
+}
+
+/// Returns why a side has no value, as far as its rows tell.
+fn unmeasured(side: &Side<'_>, name: &str, metric: &str, workload: &str) -> String {
+    let row = side
+        .samples
+        .iter()
+        .find(|row| !row.valid && row.arm == side.arm.name() && row.metric == metric && row.workload == workload);
+    let cause = row.and_then(|row| row.reason.as_deref()).map_or_else(String::new, |reason| format!(": {reason}"));
+    format!("the {name} did not measure it{cause}")
+}
+
+type LaunchValue = (u32, u32, f64);
+
+fn values_of(launches: &[LaunchValue]) -> Vec<f64> {
+    launches.iter().map(|&(_, _, value)| value).collect()
+}
+
+/// Returns pairs of the blocks both sides have; a block with several launches counts by their median.
+fn pairs(baseline: &[LaunchValue], candidate: &[LaunchValue]) -> Vec<(f64, f64)> {
+    let by_block = |launches: &[LaunchValue]| {
+        let mut blocks: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+        for &(block, _, value) in launches {
+            blocks.entry(block).or_default().push(value);
+        }
+        blocks
+    };
+    let median = |values: &[f64]| stats::median(values).unwrap_or(f64::NAN);
+    let candidate = by_block(candidate);
+    by_block(baseline)
+        .iter()
+        .filter_map(|(block, values)| Some((median(values), median(candidate.get(block)?))))
+        .collect()
+}
+
+fn change(
+    into: &mut MetricComparison,
+    baseline: &[LaunchValue],
+    candidate: &[LaunchValue],
+    pairing: Pairing,
+    confidence: f64,
+) {
+    let (old, new) = (values_of(baseline), values_of(candidate));
+    (into.baseline_launches, into.candidate_launches) = (old.len(), new.len());
+    into.baseline = stats::mean(&old).ok();
+    into.candidate = stats::mean(&new).ok();
+    if old.is_empty() || new.is_empty() || into.direction == Direction::Neutral {
+        return;
+    }
+    let ratio = if into.deterministic {
+        for (side, values) in [("baseline", &old), ("candidate", &new)] {
+            if values.iter().any(|value| value.to_bits() != values[0].to_bits()) {
+                into.reason = Some(format!("varies between launches of the {side}, where it should not"));
+            }
+        }
+        exact(&old, &new)
+    } else if pairing == Pairing::Paired {
+        stats::paired_log_ratio(&pairs(baseline, candidate), confidence)
+    } else {
+        stats::welch_log_ratio(&old, &new, confidence)
+    };
+    match ratio {
+        Ok(ratio) => into.ratio = Some(ratio),
+        Err(StatsError::Empty) => into.reason = Some("no block has launches of both sides".to_owned()),
+        Err(error) => into.reason = Some(error.to_string()),
+    }
+}
+
+/// Returns the change of a value that does not vary. Two equal values have none, zeros included.
+fn exact(baseline: &[f64], candidate: &[f64]) -> Result<Ratio, StatsError> {
+    let (old, new) = (stats::median(baseline)?, stats::median(candidate)?);
+    let n = baseline.len().min(candidate.len());
+    if old.to_bits() == new.to_bits() {
+        return Ok(Ratio { change: 0.0, interval: None, n, method: IntervalMethod::Exact });
+    }
+    let ratio = stats::paired_log_ratio(&[(old, new)], CONFIDENCE)?;
+    Ok(Ratio { n, method: IntervalMethod::Exact, ..ratio })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+use super::*;
+use crate::{
+    event::Arm,
+    metrics::stats::Interval,
+    report::{
+        compare::{Side, compare},
+        testing::{Truth, check, manifest},
+    },
+    results::RunRecord,
+};
+
+fn worse(estimate: f64, low: f64, high: f64) -> Option<Worse> {
+    Some(Worse { estimate, interval: Some(Interval { low, high }) })
+}
+
+fn judge_run(run: &RunRecord, thresholds: &Thresholds) -> GateReport {
+    let stored = manifest();
+    gate(compare(&Side::rerun(&stored, run), &Side::of(run)), thresholds).unwrap()
+}
+
+fn find<'a>(report: &'a GateReport, metric: &str) -> &'a Gate {
+    report.gates.iter().find(|gate| gate.metric == metric).unwrap()
+}
+
+#[test]
+fn the_verdict_has_three_values() {
+    use Verdict::{Inconclusive, Pass, Regression};
+    for (case, threshold, expected) in [
+        (worse(0.10, 0.08, 0.12), 0.03, Regression),
+        (worse(0.00, -0.01, 0.01), 0.03, Pass),
+        (worse(0.02, -0.02, 0.06), 0.03, Inconclusive),
+        // Surely worse, surely by less than the threshold.
+        (worse(0.01, 0.005, 0.015), 0.03, Pass),
+        // Surely worse, and perhaps by the threshold.
+        (worse(0.02, 0.005, 0.035), 0.03, Inconclusive),
+        // Far, but perhaps nothing.
+        (worse(0.10, -0.01, 0.21), 0.03, Inconclusive),
+        // Better.
+        (worse(-0.10, -0.12, -0.08), 0.03, Pass),
+        // An interval that touches zero does not exclude it.
+        (worse(0.04, 0.0, 0.08), 0.03, Inconclusive),
+        // An estimate at the threshold reaches it.
+        (worse(0.03, 0.01, 0.05), 0.03, Regression),
+        // A bad end at the threshold does not stay under it.
+        (worse(0.01, -0.01, 0.03), 0.03, Inconclusive),
+        // NaN is never good enough.
+        (worse(f64::NAN, f64::NAN, f64::NAN), 0.03, Inconclusive),
+        (worse(0.10, 0.08, 0.12), f64::NAN, Inconclusive),
+        (worse(0.0, -0.01, f64::NAN), 0.03, Inconclusive),
+        (Some(Worse { estimate: 0.5, interval: None }), 0.03, Inconclusive),
+        (None, 0.03, Inconclusive),
+    ] {
+        assert_eq!(verdict(case, threshold).0, expected, "{case:?} at {threshold}");
+    }
+}
+
+#[test]
+fn a_slowdown_of_ten_percent_is_found() {
+    let slow = Truth { decode_tok_s: 45.0, ..Truth::default() };
+    let found = (0..100)
+        .filter(|&seed| {
+            let report = judge_run(&check(Truth::default(), slow, seed), &Thresholds::default());
+            let decode = find(&report, "decode_tok_s");
+            decode.verdict == Verdict::Regression && decode.needs_confirmation && report.outcome == Outcome::Regression
+        })
+        .count();
+    assert!(found >= 98, "{found} of 100");
+}
+
+#[test]
+fn equal_arms_are_alarming_rarely_and_confirmed_hardly_ever() {
+    let mut alarms = 0;
+    let mut confirmed = 0;
+    for seed in 0..300 {
+        let run = |seed| judge_run(&check(Truth::default(), Truth::default(), seed), &Thresholds::default());
+        let first = run(seed);
+        alarms += usize::from(first.outcome == Outcome::Regression);
+        if first.outcome == Outcome::Regression {
+            let second = run(seed + 10_000);
+            let gates = confirm(&first.gates, &second.gates);
+            confirmed += usize::from(first.with_gates(gates).outcome == Outcome::Regression);
+        }
+    }
+    // Four noisy gates, each with a chance of 2.5 % to exclude zero and less to reach its threshold.
+    assert!(alarms <= 24, "{alarms} of 300 first sets");
+    assert!(confirmed <= 1, "{confirmed} of 300 after confirmation");
+}
+
+#[test]
+fn lower_is_better_for_latencies() {
+    let quick = Truth { prefill_tok_s: 800.0, ..Truth::default() };
+    let report = judge_run(&check(quick, Truth::default(), 3), &Thresholds::default());
+    assert_eq!(find(&report, "ttft_ms").verdict, Verdict::Regression);
+    assert!(find(&report, "ttft_ms").ratio.unwrap().change > 0.9);
+    let report = judge_run(&check(Truth::default(), quick, 3), &Thresholds::default());
+    assert_eq!(find(&report, "ttft_ms").verdict, Verdict::Pass);
+}
+
+#[test]
+fn perplexity_is_gated_as_it_is_and_needs_no_confirmation() {
+    let at = |perplexity: f64| {
+        let candidate = Truth { perplexity: Some(perplexity), ..Truth::default() };
+        let report = judge_run(&check(Truth::default(), candidate, 5), &Thresholds::default());
+        find(&report, "perplexity").clone()
+    };
+    assert_eq!(at(7.5).verdict, Verdict::Pass);
+    assert_eq!(at(7.53).verdict, Verdict::Pass);
+    assert_eq!(at(7.0).verdict, Verdict::Pass);
+    let worse = at(7.54);
+    assert_eq!((worse.verdict, worse.needs_confirmation, worse.advisory), (Verdict::Regression, false, false));
+    let broken = at(f64::NAN);
+    assert_eq!(broken.verdict, Verdict::Regression);
+    assert_eq!(broken.reason.as_deref(), Some("value NaN is not finite"));
+}
+
+#[test]
+fn exact_metrics_pass_a_threshold_of_zero_only_when_equal() {
+    let thresholds = Thresholds { gates: [("perplexity".to_owned(), Percent(0.0))].into(), ..Thresholds::default() };
+    let equal = judge_run(&check(Truth::default(), Truth::default(), 5), &thresholds);
+    assert_eq!((equal.outcome, equal.gates.len()), (Outcome::Pass, 1));
+    let a_hair_worse = Truth { perplexity: Some(7.500_001), ..Truth::default() };
+    assert_eq!(judge_run(&check(Truth::default(), a_hair_worse, 5), &thresholds).outcome, Outcome::Regression);
+}
+
+#[test]
+fn gates_of_the_recipe_replace_the_defaults_and_noise_raises_them() {
+    let thresholds = Thresholds {
+        gates: [("decode_tok_s".to_owned(), Percent(0.07)), ("ttft_ms".to_owned(), Percent(0.05))].into(),
+        noise: [("ttft_ms".to_owned(), 0.04)].into(),
+    };
+    let report = judge_run(&check(Truth::default(), Truth::default(), 5), &thresholds);
+    let held: Vec<_> = report.gates.iter().map(|g| (g.metric.as_str(), g.threshold, g.threshold_source)).collect();
+    assert_eq!(held, [("decode_tok_s", 0.07, ThresholdSource::Recipe), ("ttft_ms", 0.08, ThresholdSource::Noise)]);
+}
+
+#[test]
+fn gates_on_nonsense_are_errors() {
+    let run = check(Truth::default(), Truth::default(), 5);
+    let stored = manifest();
+    for (metric, message) in [
+        ("decode_toks", "gate on unknown metric `decode_toks`"),
+        ("tokens_digest", "metric `tokens_digest` cannot be gated: it has no better and worse"),
+    ] {
+        let thresholds = Thresholds { gates: [(metric.to_owned(), Percent(0.1))].into(), ..Thresholds::default() };
+        let error = gate(compare(&Side::rerun(&stored, &run), &Side::of(&run)), &thresholds).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+}
+
+#[test]
+fn a_gated_metric_nobody_measured_is_not_passed_over() {
+    let thresholds = Thresholds { gates: [("energy_j".to_owned(), Percent(0.1))].into(), ..Thresholds::default() };
+    let report = judge_run(&check(Truth::default(), Truth::default(), 5), &thresholds);
+    assert_eq!(find(&report, "energy_j").verdict, Verdict::Inconclusive);
+    assert_eq!(report.outcome, Outcome::Inconclusive);
+}
+
+#[test]
+fn what_is_not_comparable_gets_no_gates() {
+    let mut run = check(Truth::default(), Truth::default(), 5);
+    run.samples.retain(|row| !(row.arm == Arm::Candidate.name() && row.workload.starts_with("decode")));
+    let report = judge_run(&run, &Thresholds::default());
+    assert_eq!((report.outcome, report.gates.len()), (Outcome::NotComparable, 0));
+    assert_eq!(report.outcome.exit(false), GateExit::NotComparable);
+}
+
+#[test]
+fn an_advisory_regression_never_fails_but_is_not_passed_either() {
+    let fast = Truth::default().record(1);
+    let mut slow = Truth { decode_tok_s: 40.0, ..Truth::default() }.record(2);
+    slow.manifest.run_id = "0190bbbb".to_owned();
+    slow.manifest.host.host_id = "another".to_owned();
+    slow.samples.iter_mut().for_each(|row| row.run_id = "0190bbbb".to_owned());
+    let report = gate(compare(&Side::of(&fast), &Side::of(&slow)), &Thresholds::default()).unwrap();
+    let decode = find(&report, "decode_tok_s");
+    assert_eq!((decode.verdict, decode.advisory, decode.needs_confirmation), (Verdict::Regression, true, false));
+    assert_eq!(report.outcome, Outcome::Inconclusive);
+    assert_eq!((report.outcome.exit(false), report.outcome.exit(true)), (GateExit::Ok, GateExit::Inconclusive));
+    let worse_text = Truth { perplexity: Some(9.0), ..Truth::default() }.record(2);
+    let mut other = worse_text;
+    other.manifest.host.host_id = "another".to_owned();
+    let report = gate(compare(&Side::of(&fast), &Side::of(&other)), &Thresholds::default()).unwrap();
+    assert_eq!(report.outcome, Outcome::Regression, "quality does not depend on the machine");
+}
+
+#[test]
+fn a_regression_needs_both_sets_of_launches() {
+    let slow = Truth { decode_tok_s: 42.0, ..Truth::default() };
+    let gates = |candidate: Truth, seed| judge_run(&check(Truth::default(), candidate, seed), &Thresholds::default());
+    let (bad, again, good) = (gates(slow, 1), gates(slow, 2), gates(Truth { noise: 0.001, ..Truth::default() }, 3));
+    let decode = |gates: &[Gate]| gates.iter().find(|gate| gate.metric == "decode_tok_s").unwrap().clone();
+
+    let confirmed = decode(&confirm(&bad.gates, &again.gates));
+    assert_eq!((confirmed.verdict, confirmed.needs_confirmation), (Verdict::Regression, false));
+    assert_eq!(confirmed.confirmation.unwrap().verdict, Verdict::Regression);
+
+    let refuted = decode(&confirm(&bad.gates, &good.gates));
+    assert_ne!(refuted.verdict, Verdict::Regression);
+    assert_eq!(refuted.reason.as_deref(), Some("not confirmed by a second set of launches"));
+
+    let missing = decode(&confirm(&bad.gates, &[]));
+    assert_eq!(missing.verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn confirmation_leaves_what_it_need_not_ask() {
+    let candidate = Truth { perplexity: Some(9.0), ..Truth::default() };
+    let first = judge_run(&check(Truth::default(), candidate, 1), &Thresholds::default());
+    let perplexity = confirm(&first.gates, &[]).into_iter().find(|gate| gate.metric == "perplexity").unwrap();
+    assert_eq!(perplexity.verdict, Verdict::Regression);
+}
+
+#[test]
+fn one_pair_is_inconclusive() {
+    let candidate = Truth { decode_tok_s: 25.0, launches: 1, ..Truth::default() };
+    let run = check(Truth { launches: 1, ..Truth::default() }, candidate, 1);
+    let report = judge_run(&run, &Thresholds::default());
+    let decode = find(&report, "decode_tok_s");
+    assert_eq!(decode.verdict, Verdict::Inconclusive);
+    assert_eq!(decode.reason.as_deref(), Some("one pair of launches has no interval"));
+}
+
+#[test]
+fn the_gravest_outcome_of_several_counts() {
+    let of = |outcome: Outcome| {
+        let run = check(Truth::default(), Truth::default(), 5);
+        GateReport { outcome, ..judge_run(&run, &Thresholds::default()) }
+    };
+    use Outcome::{Inconclusive, NotComparable, Pass, Regression};
+    assert_eq!(overall(&[of(Pass), of(Inconclusive), of(Pass)]), Inconclusive);
+    assert_eq!(overall(&[of(NotComparable), of(Regression)]), Regression);
+    assert_eq!(overall(&[of(NotComparable), of(Inconclusive)]), NotComparable);
+    assert_eq!(overall(&[of(Pass)]), Pass);
+    assert_eq!(overall(&[]), NotComparable);
+    assert_eq!(Regression.exit(false), GateExit::Regression);
+    assert_eq!(Pass.exit(true), GateExit::Ok);
+}
+
+#[test]
+fn the_json_names_its_fields() {
+    let report = judge_run(&check(Truth::default(), Truth::default(), 5), &Thresholds::default());
+    let json = serde_json::to_value(&report).unwrap();
+    let gate = &json["gates"][0];
+    for field in ["metric", "workload", "threshold", "ratio", "verdict", "needs_confirmation", "advisory", "reason"] {
+        assert!(gate.get(field).is_some(), "{field}");
+    }
+    assert!(json["outcome"].is_string());
+    assert!(json["comparison"]["differences"].is_array());
+}

@@ -1,0 +1,436 @@
+//! A store: all runs under one directory.
+//!
+//! There is no database and no index to break: the directories are the index, and a run appears in
+//! it by one rename, whole. What is relied on is said in `durable` (rename) and `journal` (locks).
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    durable::{FileError, JsonError, read_json, replace_json, replace_text, sync_directory},
+    journal::{self, Journal, JournalError},
+    layout::{self, FORMAT_VERSION, check_name},
+    manifest,
+    parquet::{self, ParquetError},
+    record::{Manifest, RunKind, RunRecord, RunState},
+    writer::{RunWriter, collector_of},
+};
+use crate::{
+    clock,
+    host::{Host, Load},
+    metrics::{TokenRow, collect_tokens},
+    plan::{Cell, Plan},
+};
+
+/// Why results could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
+pub enum StoreError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Parquet(#[from] ParquetError),
+    #[error("{} has format {found}, this ruvlab knows {FORMAT_VERSION}; use a newer ruvlab", .path.display())]
+    Version { path: PathBuf, found: u64 },
+    #[error("{} is the manifest of run {run_id}, but lies elsewhere; run directories cannot be renamed", .path.display())]
+    Moved { path: PathBuf, run_id: String },
+    #[error(
+        "{name:?} cannot name a {what}: letters, digits, `-`, `_` and `.` can, not `.` in front, nor \
+             `baselines` or `store.json`"
+    )]
+    Name { what: &'static str, name: String },
+    #[error("run {run_id} cannot go on: {problem}; start a new run with --rerun all")]
+    NotResumable { run_id: String, problem: String },
+    #[error("run {run_id} cannot end in state `running`")]
+    NotAnEnd { run_id: String },
+    #[error("no run, cell or recipe is {selector:?}{}", alternatives(.nearest, *.unreadable))]
+    NotFound { selector: String, nearest: Vec<String>, unreadable: usize },
+    #[error("{selector:?} could be any of {}; give more of it", .matches.join(", "))]
+    Ambiguous { selector: String, matches: Vec<String> },
+    #[error("recipe {recipe} has no complete run; not complete: {}", .runs.join(", "))]
+    NoCompleteRun { recipe: String, runs: Vec<String> },
+    #[error("no baseline is named {name:?}{}", alternatives(.names, 0))]
+    NoBaseline { name: String, names: Vec<String> },
+    #[error("baseline {name:?} cannot be set: {problem}")]
+    BadBaseline { name: String, problem: String },
+}
+
+impl StoreError {
+    /// Returns whether what was asked for does not exist or is not clear, and nothing is broken.
+    #[must_use]
+    pub fn is_selection(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Ambiguous { .. } | Self::NoCompleteRun { .. })
+    }
+}
+
+fn alternatives(nearest: &[String], unreadable: usize) -> String {
+    let names = if nearest.is_empty() { String::new() } else { format!("; there is {}", nearest.join(", ")) };
+    match unreadable {
+        0 => names,
+        _ => format!("{names}; {unreadable} run directories have problems, `ruvlab list` names them"),
+    }
+}
+
+/// Something in a store that cannot be used as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Where.
+    pub path: PathBuf,
+    /// What is wrong: a lowercase fragment that names the place.
+    pub message: String,
+}
+
+/// The runs of a store, and what could not be read beside them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ListOutcome {
+    /// By start, then run id.
+    pub manifests: Vec<Manifest>,
+    /// By path.
+    pub problems: Vec<Problem>,
+}
+
+/// The texts a run directory keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct RunFiles<'a> {
+    /// The recipe file as written.
+    pub source_text: &'a str,
+    /// The cell's recipe as YAML.
+    pub resolved_text: &'a str,
+}
+
+/// `env.json`: what a run was measured on, and what else the machine was doing then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Machine and build.
+    pub host: Host,
+    /// When the run was begun.
+    pub load_at_start: Load,
+    /// When it ended, if it was seen to.
+    #[serde(default)]
+    pub load_at_end: Option<Load>,
+}
+
+#[derive(Serialize)]
+struct StoreFile {
+    format_version: u32,
+}
+
+/// `<recipe>/plan.json`: which cells the recipe had when it was last run.
+#[derive(Serialize, Deserialize)]
+pub(super) struct PlanFile {
+    format_version: u32,
+    at: String,
+    pub(super) cells: Vec<String>,
+}
+
+/// All runs under one directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Returns the store at `root`, which need not exist: the first run creates it.
+    ///
+    /// # Errors
+    ///
+    /// If a newer version wrote it, or its version cannot be read.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let path = root.join(layout::STORE);
+        match read_json::<serde_json::Value>(&path) {
+            Ok(value) => manifest::check_version(&path, &value)?,
+            Err(JsonError::File(error)) if error.error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// Returns its directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns the directory of a run.
+    #[must_use]
+    pub fn run_dir(&self, manifest: &Manifest) -> PathBuf {
+        layout::run_directory(&self.root, manifest)
+    }
+
+    /// Returns where the charts that compare a recipe's cells go.
+    #[must_use]
+    pub fn charts_dir(&self, recipe: &str) -> PathBuf {
+        self.root.join(recipe).join(layout::CHARTS)
+    }
+
+    /// Makes the directory with what marks it as a store.
+    pub(super) fn prepare(&self) -> Result<(), StoreError> {
+        fs::create_dir_all(&self.root).map_err(FileError::of("create", &self.root))?;
+        let (ignore, version) = (self.root.join(layout::GITIGNORE), self.root.join(layout::STORE));
+        if !ignore.exists() {
+            replace_text(&ignore, layout::GITIGNORE_TEXT)?;
+        }
+        if !version.exists() {
+            replace_json(&version, &StoreFile { format_version: FORMAT_VERSION })?;
+        }
+        Ok(())
+    }
+
+    /// Begins a run of a cell: its directory appears whole, in state `running`, locked.
+    ///
+    /// # Errors
+    ///
+    /// If the recipe's name cannot be a directory or the store cannot be written.
+    pub fn create(
+        &self,
+        cell: &Cell,
+        kind: RunKind,
+        files: RunFiles<'_>,
+        host: &Host,
+    ) -> Result<RunWriter, StoreError> {
+        check_name("recipe", &cell.recipe.name)?;
+        check_name("cell", &cell.hash)?;
+        self.prepare()?;
+        let manifest = Manifest::begun(cell, kind, host);
+        let directory = self.run_dir(&manifest);
+        // A name that starts with a dot is no run yet: a crash here leaves nothing that was measured.
+        let unborn = directory.with_file_name(format!(".{}.new", manifest.run_id));
+        let born = fill(&unborn, &manifest, cell, files).and_then(|journal| {
+            fs::rename(&unborn, &directory).map_err(FileError::of("create", &directory))?;
+            sync_directory(&directory)?;
+            Ok(journal.renamed(directory.join(layout::JOURNAL)))
+        });
+        if born.is_err() && fs::remove_dir_all(&unborn).is_err() {
+            // The first error is the one to tell; what is left is hidden and holds no results.
+        }
+        let journal = born?;
+        let mut writer = RunWriter::begun(directory, manifest, journal);
+        writer.session(host)?;
+        Ok(writer)
+    }
+
+    /// Goes on with a run that is `running` (and was killed), `interrupted` or `failed`: takes the
+    /// lock, recovers the journal and marks launches that never finished as failed.
+    ///
+    /// # Errors
+    ///
+    /// If another process writes it, it is complete or invalid, or it was begun on another machine
+    /// or by another build ([`Manifest::resume_problem`]).
+    pub fn reopen(&self, manifest: &Manifest) -> Result<RunWriter, StoreError> {
+        let host = Host::detect();
+        let mut writer = RunWriter::resumed(&self.run_dir(manifest))?;
+        if let Some(problem) = writer.manifest().resume_problem(&host) {
+            return Err(StoreError::NotResumable { run_id: manifest.run_id.clone(), problem });
+        }
+        writer.mark_running()?;
+        writer.end_open_launches()?;
+        writer.session(&host)?;
+        Ok(writer)
+    }
+
+    /// Returns all runs, and beside them what could not be read or lacks files.
+    ///
+    /// # Errors
+    ///
+    /// If the store's own directory cannot be read; one that does not exist is empty.
+    pub fn list(&self) -> Result<ListOutcome, StoreError> {
+        let mut outcome = ListOutcome::default();
+        for recipe in subdirectories(&self.root)? {
+            if recipe.file_name().is_some_and(|name| name == layout::BASELINES) {
+                continue;
+            }
+            for cell in noted(subdirectories(&recipe), &recipe, &mut outcome.problems) {
+                self.list_cell(&cell, &mut outcome);
+            }
+        }
+        outcome.manifests.sort_by(|a, b| (&a.started_at, &a.run_id).cmp(&(&b.started_at, &b.run_id)));
+        Ok(outcome)
+    }
+
+    fn list_cell(&self, cell: &Path, outcome: &mut ListOutcome) {
+        for directory in noted(subdirectories(cell), cell, &mut outcome.problems) {
+            match manifest::read(&directory) {
+                Ok(manifest) => {
+                    let ended: &[&str] = if manifest.state == RunState::Running { &[] } else { &layout::ENDED };
+                    let needed = layout::ALWAYS.iter().chain(ended);
+                    let missing: Vec<&str> = needed.copied().filter(|name| !directory.join(name).exists()).collect();
+                    if !missing.is_empty() {
+                        let message = format!("{} lacks {}", directory.display(), missing.join(", "));
+                        outcome.problems.push(Problem { path: directory.clone(), message });
+                    }
+                    outcome.manifests.push(manifest);
+                }
+                Err(error) => outcome.problems.push(Problem { path: directory, message: error.to_string() }),
+            }
+        }
+    }
+
+    /// Returns the newest `RunKind::Run` of a cell, a complete one before all others; unreadable
+    /// directories, which [`Store::list`] reports, are no candidates.
+    #[must_use]
+    pub fn latest(&self, recipe: &str, cell_hash: &str) -> Option<Manifest> {
+        let mut outcome = ListOutcome::default();
+        self.list_cell(&layout::cell_directory(&self.root, recipe, cell_hash), &mut outcome);
+        let runs = outcome.manifests.into_iter().filter(|m| m.kind == RunKind::Run && m.cell_hash == cell_hash);
+        runs.max_by(|a, b| age(a).cmp(&age(b)))
+    }
+
+    /// Remembers which cells a recipe has now, so that selecting the recipe by name means these.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be written.
+    pub fn set_plan(&self, plan: &Plan) -> Result<(), StoreError> {
+        check_name("recipe", &plan.recipe)?;
+        self.prepare()?;
+        let directory = self.root.join(&plan.recipe);
+        fs::create_dir_all(&directory).map_err(FileError::of("create", &directory))?;
+        let cells = plan.cells.iter().map(|cell| cell.hash.clone()).collect();
+        let file = PlanFile { format_version: FORMAT_VERSION, at: clock::timestamp(), cells };
+        Ok(replace_json(&directory.join(layout::PLAN), &file)?)
+    }
+
+    /// Returns a run with its samples: from `samples.parquet` once it is compacted, before that, or
+    /// when that file is missing or damaged, from the journal it is made from.
+    ///
+    /// # Errors
+    ///
+    /// If neither can be read.
+    pub fn load(&self, manifest: &Manifest) -> Result<RunRecord, StoreError> {
+        let directory = self.run_dir(manifest);
+        let compacted = (manifest.state != RunState::Running).then(|| directory.join(layout::SAMPLES));
+        let samples = match compacted.map(|path| parquet::read_samples(&path)) {
+            Some(Ok(samples)) => samples,
+            Some(Err(error)) => match journal::read(&directory.join(layout::JOURNAL)) {
+                Ok(replay) => collector_of(manifest, &replay).rows(),
+                Err(_second) => return Err(error.into()),
+            },
+            None => collector_of(manifest, &journal::read(&directory.join(layout::JOURNAL))?).rows(),
+        };
+        Ok(RunRecord { manifest: manifest.clone(), samples })
+    }
+
+    /// Returns a run's generated tokens; none when the recipe did not ask for them.
+    ///
+    /// # Errors
+    ///
+    /// If neither `tokens.parquet` nor the journal can be read.
+    pub fn tokens(&self, manifest: &Manifest) -> Result<Vec<TokenRow>, StoreError> {
+        let directory = self.run_dir(manifest);
+        if manifest.state != RunState::Running
+            && let Ok(rows) = parquet::read_tokens(&directory.join(layout::TOKENS))
+        {
+            return Ok(rows);
+        }
+        let replay = journal::read(&directory.join(layout::JOURNAL))?;
+        Ok(collect_tokens(&manifest.run_id, replay.events()))
+    }
+
+    /// Returns a run's events as far as they can be read, with what cannot.
+    ///
+    /// # Errors
+    ///
+    /// If the journal cannot be read.
+    pub fn journal(&self, manifest: &Manifest) -> Result<journal::Replay, StoreError> {
+        Ok(journal::read(&self.run_dir(manifest).join(layout::JOURNAL))?)
+    }
+
+    /// Returns the cell a run measured.
+    ///
+    /// # Errors
+    ///
+    /// If `cell.json` cannot be read.
+    pub fn cell(&self, manifest: &Manifest) -> Result<Cell, StoreError> {
+        Ok(read_json(&self.run_dir(manifest).join(layout::CELL))?)
+    }
+
+    /// Finishes, as `interrupted`, every run in state `running` whose process is gone, and returns
+    /// them. Runs this user may not write, or on a file system without locks, stay as they are: they
+    /// can be read all the same.
+    ///
+    /// # Errors
+    ///
+    /// The first, after all were tried, if the store or a run cannot be read or written.
+    pub fn recover(&self) -> Result<Vec<Manifest>, StoreError> {
+        let mut recovered = Vec::new();
+        let mut first_error = None;
+        for manifest in self.list()?.manifests.iter().filter(|manifest| manifest.state == RunState::Running) {
+            match self.recover_run(manifest) {
+                Ok(Some(manifest)) => recovered.push(manifest),
+                Ok(None) => {}
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        first_error.map_or(Ok(recovered), Err)
+    }
+
+    fn recover_run(&self, manifest: &Manifest) -> Result<Option<Manifest>, StoreError> {
+        let directory = self.run_dir(manifest);
+        let last_written = fs::metadata(directory.join(layout::JOURNAL)).and_then(|metadata| metadata.modified());
+        let mut writer = match RunWriter::resumed(&directory) {
+            Err(StoreError::Journal(JournalError::Locked(_) | JournalError::NoLocks { .. })) => return Ok(None),
+            Err(StoreError::Journal(JournalError::File(error))) if error.is_read_only() => return Ok(None),
+            writer => writer?,
+        };
+        if writer.manifest().state != RunState::Running {
+            return Ok(None);
+        }
+        writer.end_open_launches()?;
+        let reason = "the process that wrote it ended without finishing it".to_owned();
+        // It ended when it was last heard of, not when somebody noticed.
+        let ended_at = last_written.ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
+        let ended_at = ended_at.map_or_else(clock::timestamp, |time| format!("{time:.3}"));
+        Ok(Some(writer.finish_at(ended_at, RunState::Interrupted, Some(reason))?.manifest))
+    }
+}
+
+/// Makes the directory of a run with everything that is known before its first launch, the journal
+/// locked before anybody can see it.
+fn fill(directory: &Path, manifest: &Manifest, cell: &Cell, files: RunFiles<'_>) -> Result<Journal, StoreError> {
+    fs::create_dir_all(directory).map_err(FileError::of("create", directory))?;
+    let journal = Journal::create(&directory.join(layout::JOURNAL))?;
+    replace_text(&directory.join(layout::RECIPE), files.source_text)?;
+    replace_text(&directory.join(layout::RESOLVED), files.resolved_text)?;
+    replace_json(&directory.join(layout::CELL), cell)?;
+    let environment = Environment { host: manifest.host.clone(), load_at_start: Load::now(), load_at_end: None };
+    replace_json(&directory.join(layout::ENVIRONMENT), &environment)?;
+    manifest::write(directory, manifest)?;
+    Ok(journal)
+}
+
+/// Returns what newest means among runs of one cell: complete first, then by start.
+pub(super) fn age(manifest: &Manifest) -> (bool, &str, &str) {
+    (manifest.state == RunState::Complete, &manifest.started_at, &manifest.run_id)
+}
+
+/// Returns the directories in a directory, by name, those hidden by a dot left out.
+fn subdirectories(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(FileError::of("read", directory))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(FileError::of("read", directory))?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") && entry.path().is_dir() {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn noted(found: Result<Vec<PathBuf>, FileError>, path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+    found.unwrap_or_else(|error| {
+        problems.push(Problem { path: path.to_owned(), message: error.to_string() });
+        Vec::new()
+    })
+}

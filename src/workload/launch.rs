@@ -1,0 +1,226 @@
+//! One launch: what a child process does from its specification to its last event.
+use super::{decode, perplexity, prefill, prompt::Prompts, recorder::Recorder, verify};
+use crate::{
+    clock::Stopwatch,
+    engine::{self, EngineError, EngineKind, LanguageModel},
+    event::{Phase, Sink},
+    exit, host,
+    model::{
+        sampler::SamplerError,
+        tokenizer::{Tokenizer, TokenizerError},
+        weights::{Weights, WeightsError},
+    },
+    plan::{self, Cell, LaunchSpec, LaunchTask, PROTOCOL},
+    recipe::schema::{KernelSet, Workload},
+    text::{self, TextError},
+};
+
+/// Why a launch failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// Parent and child are of different builds.
+    #[error("the parent speaks protocol {found}, this process {PROTOCOL}: run both from one build of ruvlab")]
+    Protocol {
+        /// The parent's.
+        found: u32,
+    },
+    /// A kernel set without an engine.
+    #[error("kernel set {0:?} has no engine in this build")]
+    KernelSet(KernelSet),
+    /// No weights.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// Other weights than were planned with.
+    #[error("the model {source_name} changed since it was planned: {found} bytes of tensors, planned {planned}")]
+    Changed {
+        /// The source as the recipe names it.
+        source_name: String,
+        /// Bytes of all tensors as they run.
+        found: u64,
+        /// Bytes planned.
+        planned: u64,
+    },
+    /// No text.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// Other text than was planned with.
+    #[error("the text {name} changed since it was planned")]
+    TextChanged {
+        /// The text.
+        name: String,
+    },
+    /// Less text than the workload needs.
+    #[error("the text {name} has {found} tokens, {needed} are needed")]
+    TextTooShort {
+        /// The text.
+        name: String,
+        /// Tokens it has.
+        found: usize,
+        /// Tokens needed.
+        needed: usize,
+    },
+    /// No tokenizer.
+    #[error("model {source_name}: {error}")]
+    Tokenizer {
+        /// The source as the recipe names it.
+        source_name: String,
+        /// Why.
+        #[source]
+        error: TokenizerError,
+    },
+    /// A workload beyond the engine's context.
+    #[error("{workload} needs a context of {needed} tokens, there is room for {context_length}")]
+    Context {
+        /// Its label.
+        workload: String,
+        /// Tokens needed.
+        needed: usize,
+        /// Tokens there is room for.
+        context_length: usize,
+    },
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The engine computed something that is no number.
+    #[error("{workload}: {problem}")]
+    Numerics {
+        /// What was run.
+        workload: String,
+        /// What is wrong with the numbers.
+        problem: String,
+    },
+}
+
+impl LaunchError {
+    /// Returns the exit code it asks for.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Numerics { .. } => exit::NUMERICS,
+            Self::Weights(_) | Self::Changed { .. } | Self::Text(_) | Self::TextChanged { .. } => exit::RESOURCE,
+            Self::Protocol { .. }
+            | Self::KernelSet(_)
+            | Self::TextTooShort { .. }
+            | Self::Tokenizer { .. }
+            | Self::Context { .. }
+            | Self::Engine(_) => exit::UNEXPECTED,
+        }
+    }
+
+    pub(super) fn sampler(workload: &str, error: SamplerError) -> Self {
+        Self::Numerics { workload: workload.to_owned(), problem: error.to_string() }
+    }
+}
+
+/// A model with all that a workload needs of it.
+pub(super) struct Loaded {
+    pub(super) engine: Box<dyn LanguageModel>,
+    pub(super) tokenizer: Tokenizer,
+}
+
+impl Loaded {
+    /// Checks that a workload fits.
+    pub(super) fn check_context(&self, workload: &str, needed: usize) -> Result<(), LaunchError> {
+        let context_length = self.engine.context_length();
+        if needed <= context_length {
+            return Ok(());
+        }
+        Err(LaunchError::Context { workload: workload.to_owned(), needed, context_length })
+    }
+}
+
+pub(super) fn engine_kind(set: KernelSet) -> Result<EngineKind, LaunchError> {
+    plan::engine_kind(set).ok_or(LaunchError::KernelSet(set))
+}
+
+/// Returns the cell's weights as they run.
+pub(super) fn open_weights(cell: &Cell) -> Result<Weights, LaunchError> {
+    let file = Weights::open(&cell.recipe.model.source)?;
+    let weights = match plan::storage_type(cell.recipe.quantization.format) {
+        // Where nothing would change, the file itself is used: it needs no second copy in memory.
+        Some(format) if file.index().tensors.values().any(|info| info.shape.len() == 2 && info.kind != format) => {
+            file.requantized(format)?
+        }
+        _ => file,
+    };
+    let (found, planned) = (weights.tensor_bytes(), cell.model.weights_bytes);
+    if found != planned {
+        return Err(LaunchError::Changed { source_name: cell.model.source.clone(), found, planned });
+    }
+    Ok(weights)
+}
+
+pub(super) fn open_tokenizer(cell: &Cell, weights: &Weights) -> Result<Tokenizer, LaunchError> {
+    Tokenizer::new(weights).map_err(|error| LaunchError::Tokenizer { source_name: cell.model.source.clone(), error })
+}
+
+/// Returns a text, checked to be the one that was planned with.
+pub(super) fn open_text(cell: &Cell, source: &str) -> Result<text::Text, LaunchError> {
+    let text = text::load(source)?;
+    if cell.texts.get(source).is_some_and(|planned| *planned != text.hash) {
+        return Err(LaunchError::TextChanged { name: source.to_owned() });
+    }
+    Ok(text)
+}
+
+/// Runs one part of a cell and reports everything it measures.
+///
+/// # Errors
+///
+/// If weights or texts are missing or changed, the engine cannot run the model, a workload does not
+/// fit, or the numbers are invalid. What was measured before has been reported.
+pub fn launch(spec: &LaunchSpec, sink: &mut dyn Sink) -> Result<(), LaunchError> {
+    let LaunchSpec { protocol, launch, task, cell } = spec;
+    if *protocol != PROTOCOL {
+        return Err(LaunchError::Protocol { found: *protocol });
+    }
+    let mut recorder = Recorder::new(*launch, sink);
+    match task {
+        LaunchTask::Verify => verify::run(cell, &mut recorder),
+        LaunchTask::Quality | LaunchTask::Speed => workloads(cell, *task, &mut recorder),
+    }
+}
+
+fn load(cell: &Cell, task: LaunchTask, recorder: &mut Recorder<'_>) -> Result<Loaded, LaunchError> {
+    let stopwatch = Stopwatch::start();
+    let weights = open_weights(cell)?;
+    let tokenizer = open_tokenizer(cell, &weights)?;
+    let engine = engine::load(engine_kind(cell.kernel_set)?, &weights, Some(cell.model.context_length as usize))?;
+    let load_ms = stopwatch.elapsed().as_secs_f64() * 1e3;
+    if task == LaunchTask::Speed {
+        recorder.once("load_ms", Phase::Load, load_ms, weights.tensor_bytes());
+        let tensors = weights.index().tensors.len() as u64;
+        recorder.once("weights_bytes", Phase::Load, weights.tensor_bytes() as f64, tensors);
+    }
+    Ok(Loaded { engine, tokenizer })
+}
+
+fn workloads(cell: &Cell, task: LaunchTask, recorder: &mut Recorder<'_>) -> Result<(), LaunchError> {
+    let mut loaded = load(cell, task, recorder)?;
+    for workload in &cell.recipe.workloads {
+        recorder.begin(workload.to_string());
+        match (workload, task) {
+            (Workload::Prefill(prefill), LaunchTask::Speed) => {
+                let prompts = Prompts::new(cell)?;
+                prefill::run(prefill, cell, &prompts, &mut loaded, recorder)?;
+            }
+            (Workload::Decode(decode), LaunchTask::Speed) => {
+                let prompts = Prompts::new(cell)?;
+                decode::run(decode, cell, &prompts, &mut loaded, recorder)?;
+            }
+            (Workload::Perplexity(perplexity), LaunchTask::Quality) => {
+                perplexity::run(perplexity, cell, &mut loaded, recorder)?;
+            }
+            (Workload::Prefill(_) | Workload::Decode(_) | Workload::Perplexity(_), _) => {}
+        }
+    }
+    if task == LaunchTask::Speed {
+        recorder.begin(String::new());
+        recorder.finish_energy();
+        match host::peak_rss_bytes() {
+            Some(bytes) => recorder.once("peak_rss_bytes", Phase::Process, bytes as f64, 1),
+            None => recorder.unavailable("peak_rss_bytes", "the kernel does not tell (/proc/self/status)".to_owned()),
+        }
+    }
+    Ok(())
+}

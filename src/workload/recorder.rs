@@ -1,0 +1,107 @@
+//! From measured values to events.
+use crate::{
+    clock::Stopwatch,
+    event::{Event, Phase, Sample, Sink, TokenTrace},
+    host::EnergyReading,
+};
+
+/// Progress is reported no more often than this.
+const PROGRESS_NS: u64 = 100_000_000;
+
+/// Where the measured values of a launch go.
+pub(super) struct Recorder<'a> {
+    launch: u32,
+    clock: Stopwatch,
+    sink: &'a mut dyn Sink,
+    workload: String,
+    rep: u32,
+    warmup: bool,
+    last_progress_ns: Option<u64>,
+    energy: Result<f64, String>,
+}
+
+impl<'a> Recorder<'a> {
+    pub(super) fn new(launch: u32, sink: &'a mut dyn Sink) -> Self {
+        let clock = Stopwatch::start();
+        let workload = String::new();
+        Self { launch, clock, sink, workload, rep: 0, warmup: false, last_progress_ns: None, energy: Ok(0.0) }
+    }
+
+    /// What is recorded from now on belongs to this workload.
+    pub(super) fn begin(&mut self, workload: String) {
+        (self.workload, self.rep, self.warmup, self.last_progress_ns) = (workload, 0, false, None);
+    }
+
+    pub(super) fn workload(&self) -> &str {
+        &self.workload
+    }
+
+    /// What is recorded from now on belongs to this repetition.
+    pub(super) fn repetition(&mut self, rep: u32, warmup: bool) {
+        (self.rep, self.warmup) = (rep, warmup);
+    }
+
+    fn sample(&mut self, metric: &str, phase: Phase, value: f64, n: u64, step: Option<u64>) {
+        let sample = Sample {
+            metric: metric.to_owned(),
+            phase,
+            workload: self.workload.clone(),
+            rep: self.rep,
+            warmup: self.warmup,
+            value,
+            n,
+            t_ns: self.clock.elapsed_ns(),
+            step,
+        };
+        self.sink.event(&Event::Sample { launch: self.launch, sample });
+    }
+
+    /// Records a value of this workload or repetition.
+    pub(super) fn once(&mut self, metric: &str, phase: Phase, value: f64, n: u64) {
+        self.sample(metric, phase, value, n, None);
+    }
+
+    /// Records a value of one position inside this workload.
+    pub(super) fn at_step(&mut self, metric: &str, phase: Phase, value: f64, n: u64, step: u64) {
+        self.sample(metric, phase, value, n, Some(step));
+    }
+
+    pub(super) fn tokens(&mut self, request: u32, tokens: Vec<crate::event::TokenTime>) {
+        let trace = TokenTrace { workload: self.workload.clone(), rep: self.rep, request, warmup: self.warmup, tokens };
+        self.sink.event(&Event::Tokens { launch: self.launch, trace });
+    }
+
+    /// Reports progress, unless that was done a moment ago; the end always.
+    pub(super) fn progress(&mut self, done: u64, total: u64) {
+        let now = self.clock.elapsed_ns();
+        if done < total && self.last_progress_ns.is_some_and(|last| now - last < PROGRESS_NS) {
+            return;
+        }
+        self.last_progress_ns = Some(now);
+        self.sink.event(&Event::Progress { launch: self.launch, workload: self.workload.clone(), done, total });
+    }
+
+    pub(super) fn unavailable(&mut self, metric: &str, reason: String) {
+        self.sink.event(&Event::Unavailable { launch: self.launch, metric: metric.to_owned(), reason });
+    }
+
+    /// Runs one repetition and adds its energy to the launch's, unless it warms up.
+    pub(super) fn metered<T>(&mut self, run: impl FnOnce() -> T) -> T {
+        if self.warmup || self.energy.is_err() {
+            return run();
+        }
+        let before = EnergyReading::now();
+        let result = run();
+        let used = before.and_then(|before| Ok(EnergyReading::now()?.joules_since(&before)));
+        self.energy = self.energy.clone().and_then(|joules| Ok(joules + used?));
+        result
+    }
+
+    /// Records the energy of all repetitions, or once why there is none.
+    pub(super) fn finish_energy(&mut self) {
+        match self.energy.clone() {
+            Ok(joules) => self.once("energy_j", Phase::Process, joules, 1),
+            Err(reason) => self.unavailable("energy_j", reason),
+        }
+    }
+}
