@@ -4,6 +4,7 @@
 mod format;
 mod gguf;
 mod requantize;
+pub mod write;
 
 use std::{borrow::Cow, collections::BTreeMap, fs::File, io, path::Path, sync::OnceLock};
 
