@@ -2,8 +2,6 @@
 //!
 //! Its cache belongs to the model and its `forward` takes one sequence, so each sequence is a clone
 //! of the loaded model (weights are shared) and a batch runs one sequence after the other.
-use std::io::Cursor;
-
 use candle_core::{Device, Tensor, quantized::gguf_file};
 use candle_transformers::models::quantized_llama::{MAX_SEQ_LEN, ModelWeights};
 
@@ -34,7 +32,7 @@ impl Reference {
         if spec.head_dim * spec.heads != spec.hidden_size {
             return refuse(format!("run heads of width {} in {} values", spec.head_dim, spec.hidden_size));
         }
-        let mut file = Cursor::new(weights.bytes());
+        let mut file = weights.image().map_err(|error| EngineError::Weights(error.to_string()))?;
         let content = gguf_file::Content::read(&mut file)?;
         Ok(Self {
             context_length: room(NAME, context_length, spec.context_length.min(LONGEST_CONTEXT))?,
