@@ -12,6 +12,7 @@ mod list;
 mod perplexity;
 mod plan;
 mod plot;
+mod quantize;
 mod run;
 mod schema;
 mod show;
@@ -71,6 +72,7 @@ enum Command {
     Plot(plot::Arguments),
     Bench(bench::Arguments),
     Perplexity(perplexity::Arguments),
+    Quantize(quantize::Arguments),
     Doctor(doctor::Arguments),
     Completions(completions::CompletionArguments),
     Man(completions::ManArguments),
@@ -102,6 +104,7 @@ pub fn main() -> u8 {
         Command::Plot(arguments) => plot::execute(&global, &arguments),
         Command::Bench(arguments) => bench::execute(&global, &arguments),
         Command::Perplexity(arguments) => perplexity::execute(&global, &arguments),
+        Command::Quantize(arguments) => quantize::execute(&global, &arguments),
         Command::Doctor(arguments) => doctor::execute(&global, &arguments),
         Command::Completions(arguments) => completions::completions(&global, &arguments),
         Command::Man(arguments) => completions::man(&global, &arguments),

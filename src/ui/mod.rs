@@ -2,7 +2,9 @@
 pub mod diagnostics;
 mod printer;
 mod progress;
+mod steps;
 pub mod table;
 
 pub use printer::Printer;
 pub use progress::Progress;
+pub use steps::Steps;

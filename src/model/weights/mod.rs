@@ -1,9 +1,11 @@
 //! Weights: the bytes of a model file, and what they say about themselves.
 //!
 //! Every engine reads the same bytes, so a difference between two engines is never one of storage.
+mod convert;
 mod format;
 mod gguf;
 mod image;
+mod importance;
 mod parts;
 mod quantize;
 mod requantize;
@@ -30,9 +32,11 @@ use super::{
     spec::ModelSpec,
 };
 
+pub use convert::{Conversion, ConversionError, Converter, NamePattern, Target};
 pub use format::TensorType;
 pub use gguf::{GgufError, Index, TensorInfo, Value};
 pub use image::Image;
+pub use importance::{Importance, ImportanceError};
 pub use quantize::QuantizeError;
 pub use requantize::{Fallback, Outline};
 pub use safetensors::FolderError;

@@ -120,7 +120,7 @@ fn read(folder: &Path) -> Result<Parts, FolderError> {
         let problem = "is missing, and config.json does not tie it to the token embedding".to_owned();
         return Err(FolderError::Tensor { name: HEAD.to_owned(), problem });
     }
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    tensors.sort_by_key(|tensor: &((u64, usize), String, TensorInfo)| tensor.0);
     let tensors: IndexMap<String, TensorInfo> = tensors.into_iter().map(|(_, name, info)| (name, info)).collect();
     let index =
         Index { version: 3, metadata: finish(metadata, &tensors), tensors, alignment: DEFAULT_ALIGNMENT as usize };
