@@ -6,5 +6,6 @@ pub mod decoder;
 pub mod families;
 pub mod sampler;
 pub mod spec;
+pub mod synthetic;
 pub mod tokenizer;
 pub mod weights;
