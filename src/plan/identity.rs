@@ -1,7 +1,11 @@
 //! Which weights run, in what form, on which engine.
 use crate::{
     engine::EngineKind,
-    model::weights::{TensorType, Weights},
+    model::{
+        locate::Located,
+        synthetic,
+        weights::{TensorType, Weights},
+    },
     recipe::{
         Recipe,
         schema::{KernelSet, QuantizationFormat},
@@ -33,7 +37,7 @@ pub(super) fn longest_context(weights: &Weights, set: KernelSet) -> u32 {
 }
 
 /// Returns which weights a recipe runs, `context_length` being what the engine can hold at most.
-pub(super) fn identity(weights: &Weights, recipe: &Recipe, longest: u32) -> ModelIdentity {
+pub(super) fn identity(weights: &Weights, located: &Located, recipe: &Recipe, longest: u32) -> ModelIdentity {
     let spec = weights.spec();
     let format = storage_type(recipe.quantization.format);
     let outline = weights.outline(format);
@@ -55,6 +59,9 @@ pub(super) fn identity(weights: &Weights, recipe: &Recipe, longest: u32) -> Mode
         weights_bytes: outline.tensor_bytes,
         parameters: weights.parameters(),
         context_length: recipe.model.context_length.unwrap_or(longest),
+        path: located.path.clone(),
+        commit: located.commit.clone(),
+        synthetic: weights.index().metadata.contains_key(synthetic::MARK),
     }
 }
 

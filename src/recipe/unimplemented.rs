@@ -24,10 +24,7 @@ pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
         .reference
         .is_some_and(|set| !matches!(set, KernelSet::Auto | KernelSet::Reference | KernelSet::Candle));
     let uses = [
-        ("model.source", source.starts_with("hf:"), "models from the Hugging Face hub"),
-        ("model.source", source.starts_with("synthetic:"), "synthetic weights"),
         ("model.source", folder, "safetensors folders"),
-        ("model.revision", recipe.model.revision.is_some(), "models from the Hugging Face hub"),
         ("kernels.set", kernels.is_some(), kernels.unwrap_or_default()),
         ("kernels.verify.reference", verifies, "ruvlab's own kernels"),
         ("rope.scaling", scaling.is_some(), "rope scaling other than the model's own"),
@@ -83,8 +80,10 @@ mod tests {
             "continual": {"tasks": []},
             "sona": {},
         });
-        assert_eq!(paths(&given).len(), 18);
-        assert_eq!(paths(&json!({"model": {"source": "synthetic:llama-8b:q4_0"}})), ["model.source"]);
+        assert_eq!(paths(&given).len(), 16);
+        for source in ["synthetic:qwen2.5-7b:q4_0", "hf:a/b@main:Q4_0"] {
+            assert_eq!(paths(&json!({"model": {"source": source}})), [""; 0]);
+        }
         assert_eq!(paths(&json!({"model": {"source": "/tmp"}})), ["model.source"]);
     }
 }

@@ -3,6 +3,8 @@ pub mod diagnostics;
 mod printer;
 mod progress;
 pub mod table;
+mod transfer;
 
 pub use printer::Printer;
 pub use progress::Progress;
+pub use transfer::Transfer;
