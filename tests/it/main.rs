@@ -7,3 +7,4 @@ mod layering;
 mod recipes;
 mod report;
 mod results;
+mod synthetic;

@@ -64,8 +64,11 @@ impl Client {
             |problem: String| HubError::Network { doing: "prepare the connection to the hub".to_owned(), problem };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| failed(error.to_string()))?;
+        // A redirect must not lead out of the encryption that the hub's own address promises.
+        let encrypted = env::var("HF_ENDPOINT").map_or(true, |endpoint| endpoint.starts_with("https:"));
         let http = || {
             reqwest::Client::builder()
+                .https_only(encrypted)
                 .user_agent(concat!("ruvlab/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(CONNECT_TIMEOUT)
                 .read_timeout(READ_TIMEOUT)

@@ -158,10 +158,8 @@ fn send(
     length: usize,
     cut: Option<usize>,
 ) {
-    let mut head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n");
-    for (name, value) in headers {
-        head += &format!("{name}: {value}\r\n");
-    }
+    let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n{lines}");
     let body = &body[..cut.unwrap_or(body.len()).min(body.len())];
     // Who asked may have gone away.
     drop(stream.write_all((head + "\r\n").as_bytes()).and_then(|()| stream.write_all(body)));
