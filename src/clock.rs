@@ -28,6 +28,13 @@ impl Stopwatch {
     }
 }
 
+/// Returns a moment, in seconds since 1970, as RFC 3339 text in UTC; none beyond the calendar.
+#[must_use]
+pub fn timestamp_at(seconds: u64) -> Option<String> {
+    let moment = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    moment.map(|moment| moment.to_string())
+}
+
 /// Returns the present moment as RFC 3339 text in UTC, milliseconds kept.
 #[must_use]
 pub fn timestamp() -> String {

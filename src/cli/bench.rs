@@ -15,14 +15,17 @@ use crate::{
 };
 
 use super::{
-    Failure, Format, Global, common,
+    Failure, Format, Global,
+    access::Offline,
+    common,
     common::{AdHoc, KernelChoice},
 };
 
 /// Time prompt processing and generation of one model, as llama-bench does.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A GGUF file, or `builtin:pico`.
+    /// A GGUF file, `hf:owner/repo[:file or quant]`, `synthetic:SHAPE:QUANT`, `builtin:pico`, or a
+    /// short name (`ruvlab models`).
     #[arg(short, long, value_name = "MODEL")]
     model: String,
     /// Prompt lengths to process (0: none).
@@ -43,6 +46,8 @@ pub(super) struct Arguments {
     /// Kernel sets.
     #[arg(long, value_name = "SET", value_delimiter = ',', default_value = "auto")]
     kernels: Vec<KernelChoice>,
+    #[command(flatten)]
+    access: Offline,
     /// The form of the output.
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Output>,
@@ -126,6 +131,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
         return Err(Failure::new(exit::USAGE, "nothing-to-time", "both -p and -n are 0", None));
     }
     let host = Host::detect();
+    let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
     let interrupt = Interrupt::watch_impatiently().map_err(RunError::Signals)?;
     let mut records = Vec::new();
     for &kernels in &arguments.kernels {
@@ -137,7 +143,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
                     threads,
                     workload: test.workload(arguments.repetitions),
                 };
-                let cell = adhoc.cell()?;
+                let cell = adhoc.cell(&mut locator)?;
                 let samples = timed_samples(&cell, test, global.quiet, &interrupt)?;
                 let record = record(&host, &cell, test, &samples)
                     .map_err(|error| Failure::new(exit::UNEXPECTED, "statistics", error.to_string(), None))?;

@@ -8,6 +8,7 @@ use crate::{
     exit,
     host::Host,
     metrics::{self, SampleRow, stats::CONFIDENCE},
+    model::locate::{Fetch, Locator},
     plan::{self, Cell, Plan, axes_label},
     recipe::schema::Workload,
     report::{self, Gate, GateExit, GateReport, Side, Thresholds, Verdict, charts, tables},
@@ -16,7 +17,7 @@ use crate::{
     ui::{Printer, Progress},
 };
 
-use super::{Failure, Format, Global, common};
+use super::{Failure, Format, Global, access::Access, common};
 
 /// Measure a recipe beside a baseline, interleaved, and fail when something truly got worse.
 ///
@@ -36,6 +37,8 @@ pub(super) struct Arguments {
     /// Run the baseline's side with another build of ruvlab.
     #[arg(long, value_name = "FILE")]
     baseline_exe: Option<PathBuf>,
+    #[command(flatten)]
+    access: Access,
     /// Fail when the measurement does not decide, too.
     #[arg(long)]
     strict: bool,
@@ -45,7 +48,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn execute(global: &Global, store: &Store, arguments: &Arguments) -> Result<u8, Failure> {
-    let (loaded, plan) = common::resolve(&arguments.recipe, &arguments.sets)?;
+    let (loaded, plan) = common::resolve(&arguments.recipe, &arguments.sets, Some(arguments.access), global.quiet)?;
     let section = loaded.recipe.baseline.clone().unwrap_or_default();
     let Some(name) = arguments.baseline.clone().or(section.name) else {
         let message = "no baseline is named";
@@ -127,6 +130,7 @@ fn pairs(plan: &Plan, pointer: &BaselinePointer, name: &str) -> Result<Vec<Pair>
 fn here(stored: &Cell, candidate: &Cell) -> Result<Cell, Failure> {
     let mut moved = stored.recipe.clone();
     moved.model.source.clone_from(&candidate.recipe.model.source);
+    moved.model.revision.clone_from(&candidate.recipe.model.revision);
     for (workload, twin) in moved.workloads.iter_mut().zip(&candidate.recipe.workloads) {
         if let (Workload::Perplexity(ours), Workload::Perplexity(theirs)) = (workload, twin) {
             ours.text.clone_from(&theirs.text);
@@ -135,7 +139,11 @@ fn here(stored: &Cell, candidate: &Cell) -> Result<Cell, Failure> {
     let is_same = |cell: &Cell| {
         cell.model.weights_hash == stored.model.weights_hash && cell.texts.values().eq(stored.texts.values())
     };
-    let found = [moved, stored.recipe.clone()].into_iter().find_map(|recipe| plan::single(recipe).ok().filter(is_same));
+    // The candidate's own models were got just now; nothing is fetched to find the baseline's.
+    let mut locator = Locator::new(Fetch::Never, |_| {});
+    let found = [moved, stored.recipe.clone()]
+        .into_iter()
+        .find_map(|recipe| plan::single(recipe, &mut locator).ok().filter(is_same));
     let Some(cell) = found else {
         let message = format!("the weights or texts of the baseline cell `{}` are not here any more", stored.label());
         let hint = "bring the files back, or set the baseline anew";

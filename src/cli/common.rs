@@ -7,6 +7,11 @@ use crate::{
     diag::Diagnostic,
     event::{Event, Outcome},
     exit,
+    model::{
+        locate::{Fetch, Locator},
+        pins::Pins,
+        source,
+    },
     plan::{self, Cell, LaunchSpec, LaunchTask, PROTOCOL, Plan, PlanError},
     recipe::{
         self, Loaded, Recipe,
@@ -19,7 +24,10 @@ use crate::{
     units::Threads,
 };
 
-use super::Global;
+use super::{
+    Global,
+    access::{self, Access},
+};
 
 /// Why a subcommand did not do what it was asked to.
 #[derive(Debug)]
@@ -105,10 +113,26 @@ pub(super) fn load(path: &Path, sets: &[String]) -> Result<Loaded, Failure> {
     Ok(loaded)
 }
 
-/// Loads and resolves a recipe.
-pub(super) fn resolve(path: &Path, sets: &[String]) -> Result<(Loaded, Plan), Failure> {
+/// Loads and resolves a recipe: with `access`, gets the models it names; without, only finds them.
+pub(super) fn resolve(
+    path: &Path,
+    sets: &[String],
+    access: Option<Access>,
+    quiet: bool,
+) -> Result<(Loaded, Plan), Failure> {
     let loaded = load(path, sets)?;
-    let plan = plan::resolve(&loaded)?;
+    let folder = access::folder_of(path);
+    let mut locator = match access {
+        Some(access) => access.locator(folder, quiet)?,
+        None => access::watched(Fetch::Never, quiet).with_pins(Pins::of_folder(folder)?, false),
+    };
+    let plan = plan::resolve(&loaded, &mut locator)?;
+    if access.is_some() {
+        locator.finish()?;
+    }
+    let mut warnings: Vec<Diagnostic> = plan.cells.iter().filter_map(Cell::warning).collect();
+    warnings.dedup();
+    Printer::stderr().diagnostics(&warnings);
     if plan.cells.is_empty() {
         return Err(Failure::new(
             exit::NO_CELLS,
@@ -182,9 +206,10 @@ pub(super) struct AdHoc {
 
 impl AdHoc {
     /// Returns the cell it makes.
-    pub(super) fn cell(self) -> Result<Cell, Failure> {
-        let builtin = ["builtin:", "hf:", "synthetic:"].iter().any(|scheme| self.model.starts_with(scheme));
-        let source = if builtin { self.model } else { absolute(&self.model)? };
+    pub(super) fn cell(self, locator: &mut Locator<'_>) -> Result<Cell, Failure> {
+        let source = source(&self.model);
+        let named = ["builtin:", "hf:", "synthetic:"].iter().any(|scheme| source.starts_with(scheme));
+        let source = if named { source } else { absolute(&source)? };
         let tree = serde_json::json!({
             "schema": "ruvlab/v1",
             "name": "command-line",
@@ -194,8 +219,17 @@ impl AdHoc {
             "measure": {"token_trace": false},
         });
         let recipe: Recipe = serde_json::from_value(tree)?;
-        Ok(plan::single(recipe)?)
+        let cell = plan::single(recipe, locator)?;
+        Printer::stderr().diagnostics(cell.warning().as_slice());
+        Ok(cell)
     }
+}
+
+/// Returns the source a model on the command line means: a short name stands for its source, unless
+/// there is a file of that name.
+pub(super) fn source(model: &str) -> String {
+    let alias = source::find_alias(model).filter(|_| !Path::new(model).exists());
+    alias.unwrap_or(model).to_owned()
 }
 
 /// Returns a path as seen from the root, without asking whether it exists.

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Standard output is data, standard error is progress
 //! and diagnostics; nothing imports this module.
+mod access;
 mod baseline;
 mod bench;
 mod check;
@@ -7,8 +8,10 @@ mod common;
 mod compare;
 mod completions;
 mod doctor;
+mod download;
 mod launch_cell;
 mod list;
+mod models;
 mod perplexity;
 mod plan;
 mod plot;
@@ -73,6 +76,8 @@ enum Command {
     Bench(bench::Arguments),
     Perplexity(perplexity::Arguments),
     Quantize(quantize::Arguments),
+    Download(download::Arguments),
+    Models(models::Arguments),
     Doctor(doctor::Arguments),
     Completions(completions::CompletionArguments),
     Man(completions::ManArguments),
@@ -105,6 +110,8 @@ pub fn main() -> u8 {
         Command::Bench(arguments) => bench::execute(&global, &arguments),
         Command::Perplexity(arguments) => perplexity::execute(&global, &arguments),
         Command::Quantize(arguments) => quantize::execute(&global, &arguments),
+        Command::Download(arguments) => download::execute(&global, &arguments),
+        Command::Models(arguments) => models::execute(&global, &arguments),
         Command::Doctor(arguments) => doctor::execute(&global, &arguments),
         Command::Completions(arguments) => completions::completions(&global, &arguments),
         Command::Man(arguments) => completions::man(&global, &arguments),

@@ -14,13 +14,15 @@ use crate::{
 
 use super::{
     Failure, Format, Global,
+    access::Offline,
     common::{self, AdHoc, KernelChoice},
 };
 
 /// Score a text: llama.cpp's convention, the second half of each window.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A GGUF file, or `builtin:pico`.
+    /// A GGUF file, `hf:owner/repo[:file or quant]`, `synthetic:SHAPE:QUANT`, `builtin:pico`, or a
+    /// short name (`ruvlab models`).
     #[arg(short, long, value_name = "MODEL")]
     model: String,
     /// The text: a file, or `builtin:NAME`.
@@ -32,6 +34,8 @@ pub(super) struct Arguments {
     /// Windows to score (all when absent).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     chunks: Option<u32>,
+    #[command(flatten)]
+    access: Offline,
     /// Kernel set.
     #[arg(long, value_name = "SET", default_value = "auto")]
     kernels: KernelChoice,
@@ -49,7 +53,8 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     let workload = Workload::Perplexity(Perplexity { text, n_ctx: arguments.ctx, chunks: arguments.chunks });
     let adhoc =
         AdHoc { model: arguments.model.clone(), kernels: arguments.kernels, threads: arguments.threads, workload };
-    let cell = adhoc.cell()?;
+    let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
+    let cell = adhoc.cell(&mut locator)?;
     let events =
         common::launch_once(&cell, LaunchTask::Quality, &Interrupt::watch_impatiently().map_err(RunError::Signals)?)?;
     let value = |name: &str| {

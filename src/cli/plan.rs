@@ -26,7 +26,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
-    let (_, plan) = common::resolve(&arguments.recipe, &arguments.sets)?;
+    let (_, plan) = common::resolve(&arguments.recipe, &arguments.sets, None, global.quiet)?;
     let store = common::store(global)?;
     let host = Host::detect();
     let mut rows = Vec::new();
@@ -68,7 +68,9 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
                 Column::text("results", 0),
             ];
             let title = format!("{}: {} cells", plan.recipe, plan.cells.len());
-            out.table(&Table { title, columns, rows, notes: Vec::new() })?;
+            let synthetic = plan.cells.iter().any(|cell| cell.model.synthetic);
+            let notes = synthetic.then(|| "synthetic weights: for speed and memory only".to_owned());
+            out.table(&Table { title, columns, rows, notes: notes.into_iter().collect() })?;
         }
     }
     Ok(exit::OK)

@@ -15,7 +15,7 @@ use crate::{
     ui::{Printer, Progress},
 };
 
-use super::{Failure, Format, Global, common};
+use super::{Failure, Format, Global, access::Access, common};
 
 /// Measure every cell of a recipe that has no results yet, then show and draw them.
 #[derive(Debug, Args)]
@@ -25,9 +25,8 @@ pub(super) struct Arguments {
     /// Change a value of the recipe: `--set kernels.threads=1`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Use only what is on this machine; nothing is ever fetched with this.
-    #[arg(long)]
-    offline: bool,
+    #[command(flatten)]
+    access: Access,
     /// Measure again what failed, or everything.
     #[arg(long, value_name = "WHAT", default_value = "missing")]
     rerun: RerunChoice,
@@ -44,10 +43,11 @@ enum RerunChoice {
 }
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
-    // Nothing in this version fetches anything, so `--offline` is always so.
-    let Arguments { recipe, sets, offline: _, rerun } = arguments;
+    let Arguments { recipe, sets, access, rerun } = arguments;
+    // Before signals are watched: a signal while a model is fetched ends the program, and the next
+    // run goes on with what was fetched.
+    let (loaded, plan) = common::resolve(recipe, sets, Some(*access), global.quiet)?;
     let interrupt = Interrupt::watch().map_err(run::RunError::Signals)?;
-    let (loaded, plan) = common::resolve(recipe, sets)?;
     let store = common::store(global)?;
     let host = Host::detect();
     let rerun = match rerun {

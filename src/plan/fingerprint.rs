@@ -38,6 +38,7 @@ pub(super) fn cell_hash(
     remove(&mut tree, "/measure", "order");
     remove(&mut tree, "/measure", "token_trace");
     remove(&mut tree, "/model", "source");
+    remove(&mut tree, "/model", "revision");
     if let Some(workloads) = tree.pointer_mut("/workloads").and_then(Value::as_array_mut) {
         for workload in workloads {
             if let Some(text) = workload.pointer_mut("/perplexity/text")
@@ -95,6 +96,9 @@ mod tests {
             weights_bytes: 1,
             parameters: 1,
             context_length: 512,
+            path: "builtin:pico".into(),
+            commit: None,
+            synthetic: false,
         };
         let texts = IndexMap::from([("builtin:heldout".to_owned(), "t".to_owned())]);
         cell_hash(&recipe, "candle", &model, &texts)
@@ -106,6 +110,7 @@ mod tests {
         assert_eq!(plain, hash(|tree| tree["name"] = "y".into()));
         assert_eq!(plain, hash(|tree| tree["measure"] = json!({"launches": {"min": 9, "max": 9}})));
         assert_eq!(plain, hash(|tree| tree["model"]["source"] = "elsewhere/pico.gguf".into()));
+        assert_eq!(plain, hash(|tree| tree["model"] = json!({"source": "hf:a/b", "revision": "v1"})));
         assert_ne!(plain, hash(|tree| tree["kernels"] = json!({"threads": 1})));
         assert_ne!(plain, hash(|tree| tree["kernels"] = json!({"verify": {"reference": null}})));
         assert_ne!(plain, hash(|tree| tree["seeds"] = json!([1])));

@@ -2,8 +2,10 @@
 use crate::{
     engine::EngineKind,
     model::{
+        locate::Located,
         rope::{RopeChange, Scaling},
         spec::ModelSpec,
+        synthetic,
         weights::{TensorType, Weights},
     },
     recipe::{
@@ -52,7 +54,7 @@ pub fn rope_change(rope: &recipe::schema::Rope) -> RopeChange {
 }
 
 /// Returns which weights a recipe runs, `context_length` being what the engine can hold at most.
-pub(super) fn identity(weights: &Weights, recipe: &Recipe, longest: u32) -> ModelIdentity {
+pub(super) fn identity(weights: &Weights, located: &Located, recipe: &Recipe, longest: u32) -> ModelIdentity {
     let spec = weights.spec();
     let format = storage_type(recipe.quantization.format);
     let outline = weights.outline(format);
@@ -74,6 +76,9 @@ pub(super) fn identity(weights: &Weights, recipe: &Recipe, longest: u32) -> Mode
         weights_bytes: outline.tensor_bytes,
         parameters: weights.parameters(),
         context_length: recipe.model.context_length.unwrap_or(longest),
+        path: located.path.clone(),
+        commit: located.commit.clone(),
+        synthetic: weights.index().metadata.contains_key(synthetic::MARK),
     }
 }
 

@@ -9,6 +9,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    diag::Diagnostic,
     recipe::{Recipe, schema::KernelSet},
     units::Bytes,
 };
@@ -60,6 +61,20 @@ impl Cell {
         axes_label(&self.axes)
     }
 
+    /// Returns what a person should know before reading its results.
+    #[must_use]
+    pub fn warning(&self) -> Option<Diagnostic> {
+        if !self.model.synthetic || !self.has_task(LaunchTask::Quality) {
+            return None;
+        }
+        let message =
+            format!("{} has synthetic weights: random numbers, so its perplexity means nothing", self.model.source);
+        Some(
+            Diagnostic::warning("synthetic-weights", message)
+                .hint("use it for speed and memory; take real weights for quality"),
+        )
+    }
+
     /// Returns whether a launch of this task has anything to do.
     #[must_use]
     pub fn has_task(&self, task: LaunchTask) -> bool {
@@ -99,4 +114,14 @@ pub struct ModelIdentity {
     pub parameters: u64,
     /// Tokens of context to make room for.
     pub context_length: u32,
+    /// What a launch opens: a file or folder on this machine, or `builtin:NAME`. Empty in what
+    /// earlier versions stored, where the source itself was opened.
+    #[serde(default)]
+    pub path: String,
+    /// The commit it is of, for a model of the hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Whether the weights are random numbers in a real model's shape, for speed only.
+    #[serde(default)]
+    pub synthetic: bool,
 }

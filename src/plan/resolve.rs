@@ -7,7 +7,10 @@ use crate::{
     diag::{self, Diagnostic, Place},
     host::Load,
     metrics,
-    model::weights::{Weights, WeightsError},
+    model::{
+        locate::{LocateError, Located, Locator},
+        weights::{Weights, WeightsError},
+    },
     recipe::{
         self, Loaded, Recipe,
         schema::{AxisPoint, KernelSet, Workload},
@@ -32,13 +35,14 @@ pub enum PlanError {
 }
 
 /// Returns the cells of a recipe on this machine. Reads headers and hashes files; loads no weights.
+/// `locator` finds the models, or gets them: launches open exactly the files it names.
 ///
 /// # Errors
 ///
 /// All problems at once, recipe problems before missing resources.
-pub fn resolve(loaded: &Loaded) -> Result<Plan, PlanError> {
+pub fn resolve(loaded: &Loaded, locator: &mut Locator<'_>) -> Result<Plan, PlanError> {
     let place = |path: &str| loaded.place(path);
-    let mut resolver = Resolver::new(&place);
+    let mut resolver = Resolver::new(&place, locator);
     let points = match &loaded.recipe.matrix {
         None => vec![AxisPoint::new()],
         Some(matrix) => recipe::expand(matrix),
@@ -78,8 +82,8 @@ pub fn resolve(loaded: &Loaded) -> Result<Plan, PlanError> {
 /// # Errors
 ///
 /// All problems at once, recipe problems before missing resources.
-pub fn single(recipe: Recipe) -> Result<Cell, PlanError> {
-    let mut resolver = Resolver::new(&|_| None);
+pub fn single(recipe: Recipe, locator: &mut Locator<'_>) -> Result<Cell, PlanError> {
+    let mut resolver = Resolver::new(&|_| None, locator);
     let seed = recipe.seeds.first().copied().unwrap_or(0);
     let cell = resolver.cell(recipe, AxisPoint::new(), seed);
     resolver.finish()?;
@@ -96,16 +100,20 @@ fn dedup(diagnostics: &mut Vec<Diagnostic>) {
     *diagnostics = kept;
 }
 
-struct Resolver<'a> {
+/// A source as a recipe names it, and the revision beside it.
+type Name = (String, Option<String>);
+
+struct Resolver<'a, 'w> {
     place: &'a dyn Fn(&str) -> Option<Place>,
+    locator: &'a mut Locator<'w>,
     recipe_problems: Vec<Diagnostic>,
     missing: Vec<Diagnostic>,
-    weights: BTreeMap<String, Option<Weights>>,
+    weights: BTreeMap<Name, Option<(Located, Weights)>>,
 }
 
-impl<'a> Resolver<'a> {
-    fn new(place: &'a dyn Fn(&str) -> Option<Place>) -> Self {
-        Self { place, recipe_problems: Vec::new(), missing: Vec::new(), weights: BTreeMap::new() }
+impl<'a, 'w> Resolver<'a, 'w> {
+    fn new(place: &'a dyn Fn(&str) -> Option<Place>, locator: &'a mut Locator<'w>) -> Self {
+        Self { place, locator, recipe_problems: Vec::new(), missing: Vec::new(), weights: BTreeMap::new() }
     }
 
     fn finish(&mut self) -> Result<(), PlanError> {
@@ -157,15 +165,12 @@ impl<'a> Resolver<'a> {
     }
 
     fn model(&mut self, recipe: &Recipe, kernel_set: KernelSet) -> Option<ModelIdentity> {
-        let source = &recipe.model.source;
-        if !self.weights.contains_key(source) {
-            let opened = Weights::open(source);
-            if let Err(error) = &opened {
-                self.weights_problem(error);
-            }
-            self.weights.insert(source.clone(), opened.ok());
+        let name = (recipe.model.source.clone(), recipe.model.revision.clone());
+        if !self.weights.contains_key(&name) {
+            let opened = self.open(&name);
+            self.weights.insert(name.clone(), opened);
         }
-        let weights = self.weights.get(source)?.as_ref()?;
+        let (located, weights) = self.weights.get(&name)?.as_ref()?;
         let spec = match weights.spec().with_rope(&rope_change(&recipe.rope)) {
             Ok(spec) => spec,
             Err(error) => {
@@ -196,7 +201,28 @@ impl<'a> Resolver<'a> {
             self.recipe_problems.push(diagnostic);
             return None;
         }
-        Some(identity(weights, recipe, longest))
+        Some(identity(weights, located, recipe, longest))
+    }
+
+    fn open(&mut self, (source, revision): &Name) -> Option<(Located, Weights)> {
+        let located = match self.locator.locate(source, revision.as_deref()) {
+            Ok(located) => located,
+            Err(error) => {
+                let diagnostic = Diagnostic::error("model", error.to_string()).at((self.place)("model.source"));
+                match error {
+                    LocateError::Grammar(_) => self.recipe_problems.push(diagnostic),
+                    _ => self.missing.push(diagnostic),
+                }
+                return None;
+            }
+        };
+        match Weights::open(&located.path) {
+            Ok(weights) => Some((located, weights)),
+            Err(error) => {
+                self.weights_problem(&error);
+                None
+            }
+        }
     }
 
     fn weights_problem(&mut self, error: &WeightsError) {
@@ -212,7 +238,8 @@ impl<'a> Resolver<'a> {
     }
 
     fn fits(&mut self, recipe: &Recipe, model: &ModelIdentity) -> Option<Bytes> {
-        let weights = self.weights.get(&recipe.model.source)?.as_ref()?;
+        let name = (recipe.model.source.clone(), recipe.model.revision.clone());
+        let (_, weights) = self.weights.get(&name)?.as_ref()?;
         let estimate = memory::estimate(recipe, weights.spec(), model);
         let longest = memory::longest_sequence(recipe);
         if longest > model.context_length {

@@ -126,10 +126,7 @@ pub(super) fn common_facts(manifests: &[&Manifest]) -> String {
         manifests.iter().all(|m| fact(m) == first).then_some(first)
     };
     let facts: [fn(&Manifest) -> String; 5] = [
-        |m| {
-            let synthetic = if m.model.source.starts_with("synthetic:") { " (synthetic weights)" } else { "" };
-            format!("{}{synthetic}", m.model.name)
-        },
+        |m| m.model.name.clone(),
         |m| m.model.format.clone(),
         |m| format!("{} kernels", kernel_set_name(m.kernel_set)),
         |m| super::number::count(usize::from(m.threads), "thread", "threads"),

@@ -39,6 +39,9 @@ pub(super) fn manifest() -> Manifest {
             weights_bytes: 3 << 20,
             parameters: 3_000_000,
             context_length: 512,
+            path: "builtin:pico".to_owned(),
+            commit: None,
+            synthetic: false,
         },
         host: Host {
             host_id: "h".repeat(16),

@@ -135,7 +135,8 @@ pub(super) fn engine_kind(set: KernelSet) -> Result<EngineKind, LaunchError> {
 
 /// Returns the cell's weights as they run.
 pub(super) fn open_weights(cell: &Cell) -> Result<Weights, LaunchError> {
-    let file = Weights::open(&cell.recipe.model.source)?;
+    let model = &cell.model;
+    let file = Weights::open(if model.path.is_empty() { &cell.recipe.model.source } else { &model.path })?;
     let weights = match plan::storage_type(cell.recipe.quantization.format) {
         // Where nothing would change, the file itself is used: it needs no second copy in memory.
         Some(format) if file.index().tensors.values().any(|info| info.shape.len() == 2 && info.kind != format) => {

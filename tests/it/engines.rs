@@ -460,7 +460,7 @@ fn failed_launches_say_what_to_do_and_ask_for_an_exit_code() {
         assert!(error.to_string().contains(part), "{error}");
     };
     fails(&|spec| spec.protocol += 1, 1, "one build");
-    fails(&|spec| spec.cell.recipe.model.source = "/no/such.gguf".to_owned(), 14, "/no/such.gguf");
+    fails(&|spec| spec.cell.model.path = "/no/such.gguf".to_owned(), 14, "/no/such.gguf");
     fails(&|spec| spec.cell.model.weights_bytes += 1, 14, "changed");
     fails(&|spec| spec.cell.model.context_length = 64, 1, "511");
     fails(&|spec| _ = spec.cell.texts.insert("builtin:kjv.test".to_owned(), "0".to_owned()), 14, "changed");

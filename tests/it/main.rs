@@ -2,9 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 mod cli;
 mod engines;
+mod hub;
 mod layering;
 mod recipes;
 mod report;
 mod results;
+mod synthetic;
 mod token_lines;
 mod tokens;

@@ -27,9 +27,18 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
             report.warning(&[&format!("sampling.{key}")], "no-effect", message, "raise `sampling.temperature`");
         }
     }
+    if recipe.model.revision.is_some() && !recipe.model.source.starts_with("hf:") {
+        let message = "`model.revision` changes nothing: only models of the hub (`hf:`) have revisions";
+        report.warning(&["model.revision"], "no-effect", message, "take it out");
+    }
     if recipe.model.source.starts_with("hf:") && recipe.model.revision.is_none() && !recipe.model.source.contains('@') {
         let message = "the hub's newest revision can change between two runs";
-        report.warning(&["model.source"], "unpinned", message, "pin it: `revision: <commit>`");
+        report.warning(
+            &["model.source"],
+            "unpinned",
+            message,
+            "`ruvlab.lock` pins it at the first run; keep that file, or write `revision: <commit>`",
+        );
     }
 }
 

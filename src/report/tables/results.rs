@@ -60,6 +60,10 @@ pub fn results_table(records: &[RunRecord], baseline: Option<&BaselineCell>) -> 
     }
     state_column(&mut table, &manifests);
     notes(&mut table, &summaries, &comparisons, baseline.is_some() && reference.is_none());
+    if manifests.iter().any(|manifest| manifest.model.synthetic) {
+        let note = "synthetic weights: random numbers; speed and memory count, perplexity means nothing";
+        table.notes.push(note.to_owned());
+    }
     table
 }
 

@@ -1,0 +1,155 @@
+//! Fetching files: on from where it stopped, checked while they arrive.
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+    path::Path,
+    thread,
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    Card, Client, HubError, ListedFile,
+    client::{FIRST_DELAY, StreamError},
+};
+use crate::model::{cache::CacheError, locate::Step, source::HubSource};
+
+/// Times in a row that a connection may break without `WORTHWHILE` bytes between.
+const CUTS: u32 = 5;
+const WORTHWHILE: u64 = 1 << 20;
+
+/// Fetches a file into `folder` and returns its SHA-256.
+///
+/// The file appears under its name only when it is whole and its digest right. Until then it is
+/// `NAME.part`, which a later call goes on with.
+pub(crate) fn fetch(
+    client: &Client,
+    source: &HubSource,
+    card: &Card,
+    file: &ListedFile,
+    folder: &Path,
+    watch: &mut dyn FnMut(Step<'_>),
+) -> Result<String, HubError> {
+    let expected = match &file.sha256 {
+        Some(known) => Some(known.clone()),
+        None => client.digest(source, &card.commit, &file.path)?,
+    };
+    let path = folder.join(&file.path);
+    let part = folder.join(format!("{}.part", file.path));
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(CacheError::of("create", parent))?;
+    }
+    let mut partial = Partial::open(&part, file)?;
+    watch(Step::Begin { what: &file.path, done: partial.length, total: file.size });
+    let (mut delay, mut cuts) = (FIRST_DELAY, 0);
+    while partial.length < file.size {
+        let before = partial.length;
+        let streamed = client.stream(source, &card.commit, file, before, &mut |bytes| {
+            partial.push(bytes)?;
+            watch(Step::Advance { done: partial.length, total: file.size });
+            Ok(())
+        });
+        let problem = match streamed {
+            Ok(()) if partial.length >= file.size => break,
+            Ok(()) => "the connection ended early".to_owned(),
+            Err(StreamError::Cut(problem)) => problem,
+            Err(StreamError::Whole) => {
+                partial.restart()?;
+                "the other side cannot send a part of it".to_owned()
+            }
+            Err(StreamError::Sink(error)) => {
+                if matches!(error, HubError::TooLong { .. }) {
+                    partial.discard()?;
+                }
+                return Err(error);
+            }
+            Err(StreamError::Hub(error)) => return Err(error),
+        };
+        cuts = if partial.length >= before + WORTHWHILE { 1 } else { cuts + 1 };
+        if cuts > CUTS {
+            let doing =
+                format!("get {} of {} ({} of {} bytes are there)", file.path, source, partial.length, file.size);
+            return Err(HubError::Network { doing, problem });
+        }
+        watch(Step::Note(&format!("{}: {problem}; going on at byte {}", file.path, partial.length)));
+        thread::sleep(delay);
+        delay = if cuts == 1 { FIRST_DELAY } else { delay * 2 };
+    }
+    let found = partial.digest();
+    if let Some(expected) = expected.filter(|expected| *expected != found) {
+        partial.discard()?;
+        return Err(HubError::Damaged { file: file.path.clone(), expected, found });
+    }
+    partial.publish(&path)?;
+    watch(Step::End);
+    Ok(found)
+}
+
+/// A file that is not whole yet.
+struct Partial<'a> {
+    file: File,
+    path: &'a Path,
+    listed: &'a ListedFile,
+    length: u64,
+    hasher: Sha256,
+}
+
+impl<'a> Partial<'a> {
+    /// Opens what is there, and reads it once for the digest.
+    fn open(path: &'a Path, listed: &'a ListedFile) -> Result<Self, HubError> {
+        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
+        let file = opened.map_err(CacheError::of("create", path))?;
+        let mut partial = Self { file, path, listed, length: 0, hasher: Sha256::new() };
+        let there = partial.file.metadata().map_err(CacheError::of("read", path))?.len();
+        if there > listed.size {
+            partial.restart()?;
+            return Ok(partial);
+        }
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let count = partial.file.read(&mut buffer).map_err(CacheError::of("read", path))?;
+            if count == 0 {
+                return Ok(partial);
+            }
+            partial.hasher.update(&buffer[..count]);
+            partial.length += count as u64;
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), HubError> {
+        let (file, listed) = (self.listed.path.clone(), self.listed.size);
+        if self.length + bytes.len() as u64 > listed {
+            return Err(HubError::TooLong { file, listed });
+        }
+        self.file.write_all(bytes).map_err(CacheError::of("write", self.path))?;
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn restart(&mut self) -> Result<(), HubError> {
+        self.file.set_len(0).map_err(CacheError::of("write", self.path))?;
+        self.file.seek(SeekFrom::Start(0)).map_err(CacheError::of("write", self.path))?;
+        self.length = 0;
+        self.hasher = Sha256::new();
+        Ok(())
+    }
+
+    fn digest(&self) -> String {
+        use std::fmt::Write as _;
+        self.hasher.clone().finalize().iter().fold(String::new(), |mut text, byte| {
+            // Writing to a string cannot fail.
+            _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+
+    fn discard(self) -> Result<(), HubError> {
+        Ok(fs::remove_file(self.path).map_err(CacheError::of("remove", self.path))?)
+    }
+
+    fn publish(self, path: &Path) -> Result<(), HubError> {
+        self.file.sync_all().map_err(CacheError::of("write", self.path))?;
+        Ok(fs::rename(self.path, path).map_err(CacheError::of("rename", self.path))?)
+    }
+}
