@@ -1,8 +1,10 @@
-use super::*;
+use indexmap::IndexMap;
+
+use super::{change::exact, *};
 use crate::{
-    metrics::testing::row,
+    metrics::{METRIC_SCHEMA_VERSION, stats::IntervalMethod, testing::row},
     report::testing::{DECODE, PERPLEXITY, Truth, check, manifest},
-    results::RunState,
+    results::{RunRecord, RunState},
 };
 
 fn effect_of(comparison: &Comparison, what: &str) -> Option<Effect> {

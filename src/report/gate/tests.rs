@@ -1,4 +1,4 @@
-use super::*;
+use super::{judge::verdict, *};
 use crate::{
     event::Arm,
     metrics::stats::Interval,
@@ -7,6 +7,7 @@ use crate::{
         testing::{Truth, check, manifest},
     },
     results::RunRecord,
+    units::Percent,
 };
 
 fn worse(estimate: f64, low: f64, high: f64) -> Option<Worse> {
