@@ -76,7 +76,7 @@ pub(super) fn execute(global: &Global, store: &Store, arguments: &Arguments) -> 
     let interrupt = Interrupt::watch().map_err(RunError::Signals)?;
     let host = Host::detect();
     let context = Context { store, host: &host, source_text: &plan.source_text, interrupt: &interrupt };
-    let thresholds = Thresholds { gates: section.gates, ..Thresholds::default() };
+    let thresholds = Thresholds { gates: section.gates, bounds: section.bounds, ..Thresholds::default() };
     let mut progress = Progress::new(global.quiet);
     let mut gate = Gatekeeper { context, executables, thresholds, progress: &mut progress };
     let mut checked = Vec::new();
@@ -128,12 +128,22 @@ fn here(stored: &Cell, candidate: &Cell) -> Result<Cell, Failure> {
     let mut moved = stored.recipe.clone();
     moved.model.source.clone_from(&candidate.recipe.model.source);
     for (workload, twin) in moved.workloads.iter_mut().zip(&candidate.recipe.workloads) {
-        if let (Workload::Perplexity(ours), Workload::Perplexity(theirs)) = (workload, twin) {
-            ours.text.clone_from(&theirs.text);
+        match (workload, twin) {
+            (Workload::Perplexity(ours), Workload::Perplexity(theirs)) => ours.text.clone_from(&theirs.text),
+            (Workload::KlDivergence(ours), Workload::KlDivergence(theirs)) => {
+                ours.text.clone_from(&theirs.text);
+                ours.reference.source.clone_from(&theirs.reference.source);
+            }
+            _ => {}
         }
     }
+    let references = |cell: &Cell| -> Vec<String> {
+        cell.references.values().map(|reference| reference.model.weights_hash.clone()).collect()
+    };
     let is_same = |cell: &Cell| {
-        cell.model.weights_hash == stored.model.weights_hash && cell.texts.values().eq(stored.texts.values())
+        cell.model.weights_hash == stored.model.weights_hash
+            && cell.texts.values().eq(stored.texts.values())
+            && references(cell) == references(stored)
     };
     let found = [moved, stored.recipe.clone()].into_iter().find_map(|recipe| plan::single(recipe).ok().filter(is_same));
     let Some(cell) = found else {

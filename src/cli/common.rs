@@ -183,8 +183,7 @@ pub(super) struct AdHoc {
 impl AdHoc {
     /// Returns the cell it makes.
     pub(super) fn cell(self) -> Result<Cell, Failure> {
-        let builtin = ["builtin:", "hf:", "synthetic:"].iter().any(|scheme| self.model.starts_with(scheme));
-        let source = if builtin { self.model } else { absolute(&self.model)? };
+        let source = source(&self.model)?;
         let tree = serde_json::json!({
             "schema": "ruvlab/v1",
             "name": "command-line",
@@ -196,6 +195,12 @@ impl AdHoc {
         let recipe: Recipe = serde_json::from_value(tree)?;
         Ok(plan::single(recipe)?)
     }
+}
+
+/// Returns a model's source with its path, if it is one, as seen from the root.
+pub(super) fn source(model: &str) -> Result<String, Failure> {
+    let is_named = ["builtin:", "hf:", "synthetic:"].iter().any(|scheme| model.starts_with(scheme));
+    if is_named { Ok(model.to_owned()) } else { absolute(model) }
 }
 
 /// Returns a path as seen from the root, without asking whether it exists.

@@ -3,7 +3,7 @@ mod tokens;
 
 use std::collections::BTreeMap;
 
-use super::{SampleRow, registry};
+use super::{NOT_MEASURED, SampleRow, registry};
 use crate::event::{Arm, Event, Outcome, Sample};
 
 pub use tokens::collect_tokens;
@@ -96,7 +96,7 @@ impl Collector {
                 launch
             }
             Event::Unavailable { launch, metric, reason } => {
-                self.samples.push((*launch, absent(metric), Some(format!("not measured: {reason}"))));
+                self.samples.push((*launch, absent(metric), Some(format!("{NOT_MEASURED}{reason}"))));
                 launch
             }
             Event::LaunchFinished { launch, outcome, wall_ms } => {
@@ -106,7 +106,7 @@ impl Collector {
                 }
                 launch
             }
-            Event::Tokens { launch, .. } | Event::Progress { launch, .. } => launch,
+            Event::Tokens { launch, .. } | Event::Scores { launch, .. } | Event::Progress { launch, .. } => launch,
         };
         self.next_launch = self.next_launch.max(seen.saturating_add(1));
     }

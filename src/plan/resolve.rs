@@ -17,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    Cell, ModelIdentity, Plan, fingerprint,
+    Cell, ModelIdentity, Plan, Reference, fingerprint,
     identity::{identity, longest_context, running_set, set_name},
     memory,
 };
@@ -59,6 +59,7 @@ pub fn resolve(loaded: &Loaded) -> Result<Plan, PlanError> {
         }
     }
     resolver.gates(&loaded.recipe);
+    resolver.bounds(&loaded.recipe);
     resolver.finish()?;
     let mut seen = BTreeMap::new();
     for cell in &cells {
@@ -96,7 +97,7 @@ fn dedup(diagnostics: &mut Vec<Diagnostic>) {
     *diagnostics = kept;
 }
 
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     place: &'a dyn Fn(&str) -> Option<Place>,
     recipe_problems: Vec<Diagnostic>,
     missing: Vec<Diagnostic>,
@@ -133,13 +134,17 @@ impl<'a> Resolver<'a> {
         }
         let mut texts = IndexMap::new();
         for (index, workload) in recipe.workloads.iter().enumerate() {
-            let Workload::Perplexity(perplexity) = workload else { continue };
-            match text::load(&perplexity.text) {
+            let (source, key) = match workload {
+                Workload::Perplexity(perplexity) => (&perplexity.text, "perplexity"),
+                Workload::KlDivergence(divergence) => (&divergence.text, "kl_divergence"),
+                Workload::Prefill(_) | Workload::Decode(_) => continue,
+            };
+            match text::load(source) {
                 Ok(text) => {
-                    texts.insert(perplexity.text.clone(), text.hash);
+                    texts.insert(source.clone(), text.hash);
                 }
                 Err(error) => {
-                    let place = (self.place)(&format!("workloads[{index}].perplexity.text"));
+                    let place = (self.place)(&format!("workloads[{index}].{key}.text"));
                     self.missing.push(Diagnostic::error("text-missing", error.to_string()).at(place));
                     sound = false;
                 }
@@ -150,13 +155,37 @@ impl<'a> Resolver<'a> {
         }
         let kernel_set = running_set(recipe.kernels.set);
         let model = self.model(&recipe, kernel_set)?;
-        let estimated_memory = self.fits(&recipe, &model)?;
-        let hash = fingerprint::cell_hash(&recipe, set_name(kernel_set), &model, &texts);
+        let references = self.references(&recipe, kernel_set, &model, &axes)?;
+        let estimated_memory = self.fits(&recipe, &model, &references)?;
+        let hash = fingerprint::cell_hash(&recipe, set_name(kernel_set), &model, &texts, &references);
         let threads = recipe.kernels.threads.resolve();
-        Some(Cell { hash, axes, seed, recipe, kernel_set, threads, model, texts, estimated_memory })
+        Some(Cell { hash, axes, seed, recipe, kernel_set, threads, model, texts, references, estimated_memory })
     }
 
-    fn model(&mut self, recipe: &Recipe, kernel_set: KernelSet) -> Option<ModelIdentity> {
+    pub(super) fn place(&self, path: &str) -> Option<Place> {
+        (self.place)(path)
+    }
+
+    pub(super) fn report(&mut self, problem: Diagnostic) {
+        self.recipe_problems.push(problem);
+    }
+
+    /// Returns the weights of a source, if they could be opened.
+    pub(super) fn opened(&self, source: &str) -> Option<&Weights> {
+        self.weights.get(source)?.as_ref()
+    }
+
+    /// Returns what `find` does; its problems are those of the key at `path`.
+    pub(super) fn placed<T>(&mut self, path: &str, find: impl FnOnce(&mut Self) -> T) -> T {
+        let (earlier, missing) = (self.recipe_problems.len(), self.missing.len());
+        let found = find(self);
+        let place = self.place(path);
+        let new = self.recipe_problems.iter_mut().skip(earlier).chain(self.missing.iter_mut().skip(missing));
+        new.for_each(|problem| problem.place.clone_from(&place));
+        found
+    }
+
+    pub(super) fn model(&mut self, recipe: &Recipe, kernel_set: KernelSet) -> Option<ModelIdentity> {
         let source = &recipe.model.source;
         if !self.weights.contains_key(source) {
             let opened = Weights::open(source);
@@ -191,9 +220,16 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn fits(&mut self, recipe: &Recipe, model: &ModelIdentity) -> Option<Bytes> {
+    fn fits(
+        &mut self,
+        recipe: &Recipe,
+        model: &ModelIdentity,
+        references: &IndexMap<String, Reference>,
+    ) -> Option<Bytes> {
         let weights = self.weights.get(&recipe.model.source)?.as_ref()?;
-        let estimate = memory::estimate(recipe, weights.spec(), model);
+        let spec = |source: &str| Some(self.weights.get(source)?.as_ref()?.spec());
+        let estimate =
+            memory::estimate(recipe, weights.spec(), model).max(memory::beside(recipe, model, references, &spec));
         let longest = memory::longest_sequence(recipe);
         if longest > model.context_length {
             let message = format!(
@@ -209,7 +245,8 @@ impl<'a> Resolver<'a> {
         }
         let available = Load::now().memory_available_bytes.unwrap_or(u64::MAX);
         if estimate.0 > available {
-            let message = format!("a launch needs about {estimate}, and {} is free", Bytes(available));
+            let both = if references.is_empty() { "" } else { " with the reference of `kl_divergence` beside it" };
+            let message = format!("a launch needs about {estimate}{both}, and {} is free", Bytes(available));
             self.missing.push(
                 Diagnostic::error("not-enough-memory", message)
                     .at((self.place)("model.source"))
@@ -228,19 +265,45 @@ impl<'a> Resolver<'a> {
                 let place = (self.place)(&format!("baseline.gates.{name}"));
                 self.recipe_problems.push(Diagnostic::error("neutral-metric", message).at(place));
             }
-            if metrics::find(name).is_none() {
-                let near = diag::nearest(name, metrics::METRICS.iter().map(|metric| metric.name));
-                let mut diagnostic = Diagnostic::error("unknown-metric", format!("unknown metric `{name}`"))
-                    .at((self.place)(&format!("baseline.gates.{name}")));
-                diagnostic = match near {
-                    Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
-                    None => diagnostic.hint(format!(
-                        "known metrics: {}",
-                        metrics::METRICS.iter().map(|metric| metric.name).collect::<Vec<_>>().join(", ")
-                    )),
+            self.known_metric(name, "gates");
+        }
+    }
+
+    fn bounds(&mut self, recipe: &Recipe) {
+        let Some(baseline) = &recipe.baseline else { return };
+        for (name, bound) in &baseline.bounds {
+            let place = (self.place)(&format!("baseline.bounds.{name}"));
+            let Some(metric) = self.known_metric(name, "bounds") else { continue };
+            let varies = metric.replication == metrics::Replication::Launch;
+            if varies || metric.direction == metrics::Direction::Neutral || !bound.is_finite() {
+                let why = if varies {
+                    "it varies between launches"
+                } else if bound.is_finite() {
+                    "it has no better and worse"
+                } else {
+                    "the bound is no number"
                 };
-                self.recipe_problems.push(diagnostic);
+                let message = format!("metric `{name}` cannot be held to a bound: {why}");
+                let hint = "bound metrics such as `perplexity`, `kl_mean` and `top1_agreement`; gate the others";
+                self.recipe_problems.push(Diagnostic::error("bound", message).at(place).hint(hint));
             }
         }
+    }
+
+    /// Returns a metric that `baseline` names, or reports that there is none.
+    fn known_metric(&mut self, name: &str, section: &str) -> Option<&'static metrics::Metric> {
+        let found = metrics::find(name);
+        if found.is_none() {
+            let known = || metrics::METRICS.iter().map(|metric| metric.name);
+            let hint = match diag::nearest(name, known()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known metrics: {}", known().collect::<Vec<_>>().join(", ")),
+            };
+            let diagnostic = Diagnostic::error("unknown-metric", format!("unknown metric `{name}`"))
+                .at((self.place)(&format!("baseline.{section}.{name}")))
+                .hint(hint);
+            self.recipe_problems.push(diagnostic);
+        }
+        found
     }
 }

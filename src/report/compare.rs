@@ -61,6 +61,12 @@ pub struct Worse {
 }
 
 impl MetricComparison {
+    /// Returns whether the candidate reported a value that is no number.
+    #[must_use]
+    pub fn candidate_broke(&self) -> bool {
+        self.candidate.is_none() && self.candidate_launches > 0
+    }
+
     /// Returns the change for the worse: −change where more is better, so 10 % fewer tokens a second
     /// are 0.1; nothing for metrics that have no better.
     #[must_use]
@@ -115,7 +121,7 @@ impl Comparison {
 /// Returns how the candidate differs from the baseline, metric by metric.
 ///
 /// Launches are paired by block when both sides were measured in one session: as two arms of one
-/// run, or as runs of one recipe on one machine and build that overlap in time. Otherwise they are
+/// run, or as runs of one recipe on one machine and build. Otherwise they are
 /// compared unpaired, and the comparison is advisory.
 #[must_use]
 pub fn compare(baseline: &Side<'_>, candidate: &Side<'_>) -> Comparison {

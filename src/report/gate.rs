@@ -9,7 +9,10 @@ mod thresholds;
 
 use serde::Serialize;
 
-use super::compare::{Comparison, Effect, Worse};
+use super::{
+    compare::{Comparison, Effect, Worse},
+    number,
+};
 use crate::metrics::{Direction, stats::Ratio};
 
 pub use confirm::{Confirmation, confirm};
@@ -38,7 +41,8 @@ pub struct Gate {
     pub unit: String,
     /// Which way is better.
     pub direction: Direction,
-    /// The relative change for the worse that fails.
+    /// The relative change for the worse that fails; of a bound, the value the candidate must not
+    /// pass.
     pub threshold: f64,
     /// Where the threshold comes from.
     pub threshold_source: ThresholdSource,
@@ -113,6 +117,20 @@ pub struct GateReport {
     pub outcome: Outcome,
 }
 
+impl Gate {
+    /// Returns at what the gate fails, as text: `+3 %` for the worse, `> 0.001` for a bound.
+    #[must_use]
+    pub fn limit(&self) -> String {
+        let is_higher = self.direction == Direction::Higher;
+        if self.threshold_source == ThresholdSource::Bound {
+            let (unit, scale) = number::shown_unit(&self.unit);
+            let value = number::short(self.threshold / scale);
+            return format!("{} {value} {unit}", if is_higher { "<" } else { ">" }).trim_end().to_owned();
+        }
+        format!("{}{}", if is_higher { "-" } else { "+" }, number::threshold(self.threshold))
+    }
+}
+
 impl GateReport {
     /// Returns it with confirmed gates in place of its own.
     #[must_use]
@@ -139,6 +157,14 @@ pub fn gate(comparison: Comparison, thresholds: &Thresholds) -> Result<GateRepor
         gates.extend(measured.map(|change| judge::judge(change, threshold, source, comparison.is_advisory())));
         if gates.len() == before && source != ThresholdSource::Default && thresholds.gates.contains_key(metric.name) {
             gates.push(judge::not_measured(metric, threshold, source));
+        }
+    }
+    for (metric, bound) in thresholds.bounded().filter(|_| comparison.is_comparable()) {
+        let before = gates.len();
+        let measured = comparison.metrics.iter().filter(|change| change.metric == metric.name);
+        gates.extend(measured.map(|change| judge::judge_bound(change, bound)));
+        if gates.len() == before {
+            gates.push(judge::not_measured(metric, bound, ThresholdSource::Bound));
         }
     }
     let outcome = outcome_of(&comparison, &gates);

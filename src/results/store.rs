@@ -71,6 +71,8 @@ pub(super) struct PlanFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     root: PathBuf,
+    /// What is written through this store belongs to this session.
+    session: String,
 }
 
 impl Store {
@@ -86,7 +88,7 @@ impl Store {
             Err(JsonError::File(error)) if error.error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(Self { root: root.to_owned() })
+        Ok(Self { root: root.to_owned(), session: uuid::Uuid::now_v7().to_string() })
     }
 
     /// Returns its directory.
@@ -135,7 +137,7 @@ impl Store {
         check_name("recipe", &cell.recipe.name)?;
         check_name("cell", &cell.hash)?;
         self.prepare()?;
-        let manifest = Manifest::begun(cell, kind, host);
+        let manifest = Manifest { sessions: vec![self.session.clone()], ..Manifest::begun(cell, kind, host) };
         let directory = self.run_dir(&manifest);
         // A name that starts with a dot is no run yet: a crash here leaves nothing that was measured.
         let unborn = directory.with_file_name(format!(".{}.new", manifest.run_id));
@@ -166,7 +168,7 @@ impl Store {
         if let Some(problem) = writer.manifest().resume_problem(&host) {
             return Err(StoreError::NotResumable { run_id: manifest.run_id.clone(), problem });
         }
-        writer.mark_running()?;
+        writer.mark_running(&self.session)?;
         writer.end_open_launches()?;
         writer.session(&host)?;
         Ok(writer)

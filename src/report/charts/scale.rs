@@ -91,8 +91,12 @@ fn log_ticks(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
     };
     values
         .into_iter()
-        .map(|value| (value, number::significant(value, 1 + i32::from(value < 10.0 && value.fract() > 0.0))))
+        .map(|value| (value, number::significant(value, if is_one_digit(value) { 1 } else { 2 })))
         .collect()
+}
+
+fn is_one_digit(value: f64) -> bool {
+    format!("{value:.0e}").parse::<f64>().is_ok_and(|rounded| (rounded / value - 1.0).abs() < 1e-9)
 }
 
 #[cfg(test)]
@@ -115,6 +119,10 @@ mod tests {
         assert_eq!(
             texts(&Scale::log((1.0, 1000.0), (0.0, 1.0), 0.0), 5),
             ["1", "3", "10", "30", "100", "300", "1,000"]
+        );
+        assert_eq!(
+            texts(&Scale::log((1e-6, 0.1), (0.0, 1.0), 0.0), 5),
+            ["1e-6", "1e-5", "1e-4", "0.001", "0.01", "0.1"]
         );
         let narrow = texts(&Scale::log((18.0, 60.0), (0.0, 1.0), 0.0), 6);
         assert!((3..=8).contains(&narrow.len()), "{narrow:?}");

@@ -1,12 +1,15 @@
 //! The verdict on one metric.
 use super::{Gate, ThresholdSource, Verdict};
 use crate::{
-    metrics,
+    metrics::{self, Direction},
     report::{
         compare::{MetricComparison, Worse},
         number,
     },
 };
+
+/// Why a value that is no number fails its gate.
+const BROKE: &str = "the candidate's value is not finite";
 
 pub(super) fn not_measured(metric: &metrics::Metric, threshold: f64, threshold_source: ThresholdSource) -> Gate {
     Gate {
@@ -35,9 +38,17 @@ pub(super) fn judge(
     advisory: bool,
 ) -> Gate {
     let worse = change.worse();
-    let (verdict, why) =
-        if change.deterministic { exact_verdict(change, worse, threshold) } else { verdict(worse, threshold) };
-    let advisory = advisory && !change.deterministic;
+    // What broke is worse than anything slow, on any machine and at any time.
+    let broke = change.candidate_broke();
+    let (verdict, why) = if broke {
+        (Verdict::Regression, Some(BROKE.to_owned()))
+    } else if change.deterministic {
+        exact_verdict(worse, threshold)
+    } else {
+        verdict(worse, threshold)
+    };
+    let varies = !change.deterministic && !broke;
+    let advisory = advisory && varies;
     Gate {
         metric: change.metric.clone(),
         workload: change.workload.clone(),
@@ -51,7 +62,7 @@ pub(super) fn judge(
         worse,
         verdict,
         advisory,
-        needs_confirmation: verdict == Verdict::Regression && !change.deterministic && !advisory,
+        needs_confirmation: verdict == Verdict::Regression && varies && !advisory,
         confirmation: None,
         reason: change.reason.clone().or(why),
     }
@@ -78,14 +89,24 @@ pub(super) fn verdict(worse: Option<Worse>, threshold: f64) -> (Verdict, Option<
 }
 
 /// Returns the verdict on a metric that does not vary: the values as they are.
-fn exact_verdict(change: &MetricComparison, worse: Option<Worse>, threshold: f64) -> (Verdict, Option<String>) {
+fn exact_verdict(worse: Option<Worse>, threshold: f64) -> (Verdict, Option<String>) {
     match worse {
         Some(Worse { estimate, .. }) if estimate > 0.0 && estimate >= threshold => (Verdict::Regression, None),
         Some(Worse { estimate, .. }) if estimate.is_finite() => (Verdict::Pass, None),
-        // The candidate was measured, and its value is no number: it broke.
-        _ if change.baseline.is_some() && change.candidate.is_none() && change.candidate_launches > 0 => {
-            (Verdict::Regression, Some("the candidate's value is not finite".to_owned()))
-        }
         _ => (Verdict::Inconclusive, None),
     }
+}
+
+/// Returns the gate of a bound: the candidate's own value, whatever the baseline's.
+pub(super) fn judge_bound(change: &MetricComparison, bound: f64) -> Gate {
+    let keeps = |value: f64| if change.direction == Direction::Higher { value >= bound } else { value <= bound };
+    let (verdict, why) = match change.candidate {
+        // Written so that NaN keeps no bound.
+        Some(value) if keeps(value) => (Verdict::Pass, None),
+        Some(_) => (Verdict::Regression, None),
+        None if change.candidate_broke() => (Verdict::Regression, Some(BROKE.to_owned())),
+        None => (Verdict::Inconclusive, Some("the candidate did not measure it".to_owned())),
+    };
+    let exact = judge(change, 0.0, ThresholdSource::Bound, false);
+    Gate { threshold: bound, verdict, reason: why, needs_confirmation: false, ..exact }
 }

@@ -14,6 +14,8 @@ use crate::{
 pub enum ThresholdSource {
     /// The recipe's `baseline.gates`.
     Recipe,
+    /// The recipe's `baseline.bounds`: a limit for the candidate's value itself.
+    Bound,
     /// The metric registry.
     Default,
     /// Twice the calibrated noise, which is more than what was asked for.
@@ -25,6 +27,8 @@ pub enum ThresholdSource {
 pub struct Thresholds {
     /// The recipe's `baseline.gates`: when there are any, only these metrics are gated.
     pub gates: BTreeMap<String, Percent>,
+    /// The recipe's `baseline.bounds`: limits for the candidate's own values, beside all gates.
+    pub bounds: BTreeMap<String, f64>,
     /// Calibrated A/A noise by metric, as a ratio: no threshold goes below twice this.
     pub noise: BTreeMap<String, f64>,
 }
@@ -32,7 +36,7 @@ pub struct Thresholds {
 impl Thresholds {
     /// Returns the metrics that are gated, in the order of the registry.
     pub(super) fn gated(&self) -> Result<Vec<(&'static metrics::Metric, f64, ThresholdSource)>, GateError> {
-        for metric in self.gates.keys() {
+        for metric in self.gates.keys().chain(self.bounds.keys()) {
             match metrics::find(metric) {
                 None => return Err(GateError::UnknownMetric { metric: metric.clone() }),
                 Some(known) if known.direction == Direction::Neutral => {
@@ -53,6 +57,11 @@ impl Thresholds {
             _ => (metric, threshold, source),
         });
         Ok(raised.collect())
+    }
+
+    /// Returns the bounds of metrics, in the order of the registry.
+    pub(super) fn bounded(&self) -> impl Iterator<Item = (&'static metrics::Metric, f64)> {
+        metrics::METRICS.iter().filter_map(|metric| Some((metric, *self.bounds.get(metric.name)?)))
     }
 }
 
