@@ -84,7 +84,13 @@ fn log_ticks(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
         all.filter(|value| (low..=high).contains(value)).collect()
     };
     let fullest = sets.iter().map(|set| ticks(set)).filter(|ticks| ticks.len() <= count + 2).max_by_key(Vec::len);
+    let decades = ticks(&[1.0]);
     let values = match fullest {
+        None if decades.len() > count + 2 => {
+            // So many powers of ten that only every second or third has room.
+            let stride = decades.len().div_ceil(count + 1);
+            decades.into_iter().step_by(stride).collect()
+        }
         Some(values) if values.len() >= 3 => values,
         // Less than a decade: round steps read better.
         _ => return Scale::linear((low, high), (0.0, 1.0)).ticks(count),
@@ -124,6 +130,8 @@ mod tests {
             texts(&Scale::log((1e-6, 0.1), (0.0, 1.0), 0.0), 5),
             ["1e-6", "1e-5", "1e-4", "0.001", "0.01", "0.1"]
         );
+        let wide = texts(&Scale::log((3e-8, 1.5), (0.0, 1.0), 0.0), 5);
+        assert_eq!(wide, ["1e-7", "1e-5", "0.001", "0.1"], "eight powers of ten, every second shown");
         let narrow = texts(&Scale::log((18.0, 60.0), (0.0, 1.0), 0.0), 6);
         assert!((3..=8).contains(&narrow.len()), "{narrow:?}");
     }
