@@ -147,6 +147,39 @@ pub struct TokenTrace {
     pub tokens: Vec<TokenTime>,
 }
 
+/// One scored token: how likely two models held it, and how far their predictions are apart.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenScore {
+    /// The token's position in its window, from 0.
+    pub position: u32,
+    /// The token.
+    pub token_id: u32,
+    /// Its negative log-likelihood, nats.
+    #[serde(with = "exact")]
+    pub nll: f64,
+    /// Its negative log-likelihood by the reference, nats.
+    #[serde(with = "exact")]
+    pub reference_nll: f64,
+    /// KL(reference || candidate) of the predictions of this position, nats.
+    #[serde(with = "exact")]
+    pub kl_divergence: f64,
+    /// Whether both hold the same token to be the likeliest.
+    pub top1_equal: bool,
+}
+
+/// Every scored token of one window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScoreTrace {
+    /// Which workload of the recipe, by its label.
+    pub workload: String,
+    /// The window, from 0.
+    pub window: u32,
+    /// Nanoseconds from the beginning of the launch to the end of this window.
+    pub t_ns: u64,
+    /// The scored tokens, in order.
+    pub tokens: Vec<TokenScore>,
+}
+
 /// How a launch ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -204,6 +237,13 @@ pub enum Event {
         launch: u32,
         /// The tokens.
         trace: TokenTrace,
+    },
+    /// The scored tokens of one window of a launch.
+    Scores {
+        /// The launch.
+        launch: u32,
+        /// The tokens.
+        trace: ScoreTrace,
     },
     /// How far a launch is; for people, never stored.
     Progress {

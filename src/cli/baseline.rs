@@ -2,7 +2,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::{exit, host::Host, report::tables, ui::Printer};
+use crate::{exit, host::Host, report::tables, results::Manifest, ui::Printer};
 
 use super::{Failure, Format, Global, check, common};
 
@@ -32,13 +32,31 @@ enum Action {
     Check(check::Arguments),
 }
 
+/// Returns why a cell is not in a baseline that was set for its recipe.
+fn lacking(name: &str, label: &str, newest: Option<&Manifest>) -> String {
+    let why = match newest {
+        None => "it has not been measured".to_owned(),
+        Some(Manifest { state, reason, .. }) => {
+            let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!("its newest run is {}{reason}", state.name())
+        }
+    };
+    format!("warning: baseline {name} lacks {label}: {why}")
+}
+
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
     let store = common::store(global)?;
     let out = Printer::stdout();
     match &arguments.action {
         Action::Check(arguments) => return check::execute(global, &store, arguments),
         Action::Set { name, run } => {
-            let pointer = store.set_baseline(name, &store.select(run)?)?;
+            let chosen = store.select(run)?;
+            let pointer = store.set_baseline(name, &chosen)?;
+            // One run by its id is one run; a recipe's name means all of its cells.
+            let left_out = if *run == pointer.recipe { store.left_out(&chosen)? } else { Vec::new() };
+            for (label, newest) in &left_out {
+                Printer::stderr().note(&lacking(name, label, newest.as_ref()));
+            }
             match global.format {
                 Format::Json => out.json(&pointer)?,
                 Format::Human => out.text(&format!(

@@ -79,7 +79,7 @@ pub(super) fn execute(global: &Global, store: &Store, arguments: &Arguments) -> 
     let interrupt = Interrupt::watch().map_err(RunError::Signals)?;
     let host = Host::detect();
     let context = Context { store, host: &host, source_text: &plan.source_text, interrupt: &interrupt };
-    let thresholds = Thresholds { gates: section.gates, ..Thresholds::default() };
+    let thresholds = Thresholds { gates: section.gates, bounds: section.bounds, ..Thresholds::default() };
     let mut progress = Progress::new(global.quiet);
     let mut gate = Gatekeeper { context, executables, thresholds, progress: &mut progress };
     let mut checked = Vec::new();
@@ -132,12 +132,22 @@ fn here(stored: &Cell, candidate: &Cell) -> Result<Cell, Failure> {
     moved.model.source.clone_from(&candidate.recipe.model.source);
     moved.model.revision.clone_from(&candidate.recipe.model.revision);
     for (workload, twin) in moved.workloads.iter_mut().zip(&candidate.recipe.workloads) {
-        if let (Workload::Perplexity(ours), Workload::Perplexity(theirs)) = (workload, twin) {
-            ours.text.clone_from(&theirs.text);
+        match (workload, twin) {
+            (Workload::Perplexity(ours), Workload::Perplexity(theirs)) => ours.text.clone_from(&theirs.text),
+            (Workload::KlDivergence(ours), Workload::KlDivergence(theirs)) => {
+                ours.text.clone_from(&theirs.text);
+                ours.reference.source.clone_from(&theirs.reference.source);
+            }
+            _ => {}
         }
     }
+    let references = |cell: &Cell| -> Vec<String> {
+        cell.references.values().map(|reference| reference.model.weights_hash.clone()).collect()
+    };
     let is_same = |cell: &Cell| {
-        cell.model.weights_hash == stored.model.weights_hash && cell.texts.values().eq(stored.texts.values())
+        cell.model.weights_hash == stored.model.weights_hash
+            && cell.texts.values().eq(stored.texts.values())
+            && references(cell) == references(stored)
     };
     // The candidate's own models were got just now; nothing is fetched to find the baseline's.
     let mut locator = Locator::new(Fetch::Never, |_| {});

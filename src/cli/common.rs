@@ -207,9 +207,7 @@ pub(super) struct AdHoc {
 impl AdHoc {
     /// Returns the cell it makes.
     pub(super) fn cell(self, locator: &mut Locator<'_>) -> Result<Cell, Failure> {
-        let source = source(&self.model);
-        let named = ["builtin:", "hf:", "synthetic:"].iter().any(|scheme| source.starts_with(scheme));
-        let source = if named { source } else { absolute(&source)? };
+        let source = absolute_source(&self.model)?;
         let tree = serde_json::json!({
             "schema": "ruvlab/v1",
             "name": "command-line",
@@ -230,6 +228,13 @@ impl AdHoc {
 pub(super) fn source(model: &str) -> String {
     let alias = source::find_alias(model).filter(|_| !Path::new(model).exists());
     alias.unwrap_or(model).to_owned()
+}
+
+/// Returns a model's source with its path, if it is one, as seen from the root.
+pub(super) fn absolute_source(model: &str) -> Result<String, Failure> {
+    let source = source(model);
+    let named = ["builtin:", "hf:", "synthetic:"].iter().any(|scheme| source.starts_with(scheme));
+    if named { Ok(source) } else { absolute(&source) }
 }
 
 /// Returns a path as seen from the root, without asking whether it exists.

@@ -1,12 +1,14 @@
 //! `ruvlab perplexity`
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
-    event::Event,
+    event::{Event, Sample},
     exit,
-    plan::{LaunchTask, set_name},
-    recipe::schema::{Perplexity, Workload},
+    metrics::stats::{self, CONFIDENCE, Interval},
+    plan::{Cell, LaunchTask, set_name},
+    recipe::schema::{KlDivergence, KlReference, Perplexity, QuantizationFormat, Workload},
+    report::number,
     run::{Interrupt, RunError},
     ui::Printer,
     units::Threads,
@@ -19,6 +21,9 @@ use super::{
 };
 
 /// Score a text: llama.cpp's convention, the second half of each window.
+///
+/// With any of the `--kl-` options, also how far the predictions are from a reference's:
+/// KL(reference || model), token by token. What is not given of the reference is the model's own.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// A GGUF file, `hf:owner/repo[:file or quant]`, `synthetic:SHAPE:QUANT`, `builtin:pico`, or a
@@ -42,7 +47,24 @@ pub(super) struct Arguments {
     /// Threads: a number or `auto`.
     #[arg(short, long, value_name = "N", default_value = "auto")]
     threads: Threads,
+    /// Compare predictions with those of another model of the same vocabulary.
+    #[arg(long, value_name = "MODEL")]
+    kl_reference: Option<String>,
+    /// Compare predictions with those of another kernel set.
+    #[arg(long, value_name = "SET")]
+    kl_kernels: Option<KernelChoice>,
+    /// Compare predictions with those of another weight format, such as `f32`.
+    #[arg(long, value_name = "FORMAT", value_parser = format)]
+    kl_format: Option<QuantizationFormat>,
 }
+
+/// Reads a weight format as recipes write it.
+fn format(text: &str) -> Result<QuantizationFormat, String> {
+    serde_json::from_value(Value::from(text)).map_err(|error| error.to_string())
+}
+
+/// Percentiles of the divergence: metric, heading.
+const PERCENTILES: [(&str, &str); 4] = [("kl_p50", "p50"), ("kl_p99", "p99"), ("kl_p999", "p99.9"), ("kl_max", "max")];
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
     let text = if arguments.file.starts_with("builtin:") {
@@ -50,35 +72,73 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     } else {
         common::absolute(&arguments.file)?
     };
-    let workload = Workload::Perplexity(Perplexity { text, n_ctx: arguments.ctx, chunks: arguments.chunks });
+    let reference = KlReference {
+        source: arguments.kl_reference.as_deref().map(common::absolute_source).transpose()?,
+        format: arguments.kl_format,
+        kernels: arguments.kl_kernels.map(Into::into),
+    };
+    let (n_ctx, chunks) = (arguments.ctx, arguments.chunks);
+    let workload = if reference.is_empty() {
+        Workload::Perplexity(Perplexity { text, n_ctx, chunks })
+    } else {
+        Workload::KlDivergence(KlDivergence { text, n_ctx, chunks, reference })
+    };
     let adhoc =
         AdHoc { model: arguments.model.clone(), kernels: arguments.kernels, threads: arguments.threads, workload };
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
     let cell = adhoc.cell(&mut locator)?;
     let events =
         common::launch_once(&cell, LaunchTask::Quality, &Interrupt::watch_impatiently().map_err(RunError::Signals)?)?;
-    let value = |name: &str| {
-        events.iter().find_map(|event| match event {
-            Event::Sample { sample, .. } if sample.metric == name && sample.step.is_none() => Some(sample),
-            _ => None,
-        })
-    };
-    let windows: Vec<f64> = events
-        .iter()
-        .filter_map(|event| match event {
-            Event::Sample { sample, .. } if sample.metric == "nll" && sample.step.is_some() => Some(sample.value),
-            _ => None,
-        })
-        .collect();
-    let Some(perplexity) = value("perplexity") else {
+    let scores = Scores { events: &events };
+    let Some(perplexity) = scores.whole("perplexity") else {
         return Err(Failure::new(exit::UNEXPECTED, "perplexity", "the launch reported no perplexity", None));
     };
     let out = Printer::stdout();
     match global.format {
-        Format::Json => out.json(&json!({
+        Format::Json => out.json(&scores.json(perplexity, arguments, &cell))?,
+        Format::Human => out.text(&scores.text(perplexity, arguments, &cell))?,
+    }
+    Ok(exit::OK)
+}
+
+/// What a launch reported.
+struct Scores<'a> {
+    events: &'a [Event],
+}
+
+impl<'a> Scores<'a> {
+    fn samples(&self, metric: &str) -> impl Iterator<Item = &'a Sample> {
+        self.events.iter().filter_map(move |event| match event {
+            Event::Sample { sample, .. } if sample.metric == metric => Some(sample),
+            _ => None,
+        })
+    }
+
+    /// Returns a metric of the whole text.
+    fn whole(&self, metric: &str) -> Option<&'a Sample> {
+        self.samples(metric).find(|sample| sample.step.is_none())
+    }
+
+    fn value(&self, metric: &str) -> Option<f64> {
+        self.whole(metric).map(|sample| sample.value)
+    }
+
+    /// Returns a metric of each window.
+    fn windows(&self, metric: &str) -> Vec<f64> {
+        self.samples(metric).filter(|sample| sample.step.is_some()).map(|sample| sample.value).collect()
+    }
+
+    /// Returns the interval of a metric's mean over windows.
+    fn interval(&self, metric: &str) -> Option<Interval> {
+        stats::mean_interval(&self.windows(metric), CONFIDENCE).ok().flatten()
+    }
+
+    fn json(&self, perplexity: &Sample, arguments: &Arguments, cell: &Cell) -> Value {
+        let windows = self.windows("nll");
+        let mut json = json!({
             "perplexity": perplexity.value,
-            "nll": value("nll").map(|sample| sample.value),
-            "bits_per_byte": value("bits_per_byte").map(|sample| sample.value),
+            "nll": self.value("nll"),
+            "bits_per_byte": self.value("bits_per_byte"),
             "n_tokens": perplexity.n,
             "n_ctx": arguments.ctx,
             "chunks": windows.len(),
@@ -86,16 +146,71 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
             "text": arguments.file,
             "model": cell.model,
             "kernels": set_name(cell.kernel_set),
-        }))?,
-        Format::Human => out.text(&format!(
-            "perplexity {:.4} over {} tokens ({} windows of {}), {} with {}\n",
+        });
+        if let Some(reference) = cell.references.values().next() {
+            let mut divergence = json!({
+                "mean": self.value("kl_mean"),
+                "mean_interval": self.interval("kl_mean"),
+                "by_window": self.windows("kl_mean"),
+                "top1_agreement": self.value("top1_agreement"),
+                "top1_agreement_interval": self.interval("top1_agreement"),
+                "reference_perplexity": self.value("reference_perplexity"),
+                "perplexity_log_ratio": self.value("perplexity_log_ratio"),
+                "perplexity_log_ratio_interval": self.interval("perplexity_log_ratio"),
+                "reference": {"model": reference.model, "kernels": set_name(reference.kernel_set)},
+            });
+            for (metric, heading) in PERCENTILES {
+                divergence[heading] = json!(self.value(metric));
+            }
+            json["kl_divergence"] = divergence;
+        }
+        json
+    }
+
+    fn text(&self, perplexity: &Sample, arguments: &Arguments, cell: &Cell) -> String {
+        let windows = self.windows("nll").len();
+        let mut text = format!(
+            "perplexity {:.4} over {} tokens ({windows} windows of {}), {} with {}\n",
             perplexity.value,
             perplexity.n,
-            windows.len(),
             arguments.ctx,
             cell.model.name,
             set_name(cell.kernel_set)
-        ))?,
+        );
+        let Some(reference) = cell.references.values().next() else { return text };
+        let mean = |metric: &str| {
+            let value = self.value(metric).unwrap_or(f64::NAN);
+            number::with_interval(value, self.interval(metric))
+        };
+        let percentiles = PERCENTILES.map(|(metric, heading)| {
+            format!("{heading} {}", number::significant(self.value(metric).unwrap_or(f64::NAN), 3))
+        });
+        let lines = [
+            format!(
+                "reference  {:.4}, {} {} with {}; log ratio {}",
+                self.value("reference_perplexity").unwrap_or(f64::NAN),
+                reference.model.name,
+                reference.model.format,
+                set_name(reference.kernel_set),
+                mean("perplexity_log_ratio")
+            ),
+            format!("KL divergence {} nats, {}", mean("kl_mean"), percentiles.join(", ")),
+            format!("top-1 agreement {}", mean("top1_agreement")),
+            "± is half of the 95 % interval over windows".to_owned(),
+        ];
+        text.push_str(&lines.join("\n"));
+        text.push('\n');
+        text
     }
-    Ok(exit::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_those_of_recipes() {
+        assert_eq!(format("q4_k"), Ok(QuantizationFormat::Q4K));
+        assert!(format("q9").unwrap_err().contains("q8_0"));
+    }
 }

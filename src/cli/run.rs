@@ -9,7 +9,7 @@ use crate::{
     host::Host,
     plan::set_name,
     recipe::{self, schema::Baseline},
-    report::{self, Gate, GateReport, Side, Thresholds, Verdict, tables},
+    report::{self, Gate, GateReport, Side, ThresholdSource, Thresholds, Verdict, tables},
     results::{Manifest, RunRecord, RunState, Store},
     run::{self, CellOutcome, Context, Interrupt, Rerun},
     ui::{Printer, Progress},
@@ -122,10 +122,11 @@ fn show(
         }
     }
     notes(outcomes, host, charts);
-    let named = baseline.is_some_and(|baseline| !baseline.gates.is_empty());
+    let gates_are_named = baseline.is_some_and(|baseline| !baseline.gates.is_empty());
+    let named = |gate: &Gate| gates_are_named || gate.threshold_source == ThresholdSource::Bound;
     // What only a second set of launches would confirm is for `baseline check` to fail on.
     let sure = |gate: &Gate| gate.verdict == Verdict::Regression && !gate.advisory && !gate.needs_confirmation;
-    Ok(named && reports.iter().flat_map(|report| &report.gates).any(sure))
+    Ok(reports.iter().flat_map(|report| &report.gates).any(|gate| named(gate) && sure(gate)))
 }
 
 /// Holds every cell against the baseline's cell of the same seed.
@@ -136,7 +137,8 @@ fn verdicts(baseline: &Baseline, records: &[RunRecord]) -> Result<Vec<GateReport
             .iter()
             .all(|(key, value)| manifest.axes.get(key).is_some_and(|found| recipe::schema::same_value(found, value)))
     };
-    let thresholds = Thresholds { gates: baseline.gates.clone(), ..Thresholds::default() };
+    let Baseline { gates, bounds, .. } = baseline.clone();
+    let thresholds = Thresholds { gates, bounds, ..Thresholds::default() };
     let mut reports = Vec::new();
     for record in records.iter().filter(|record| !is_baseline(&record.manifest)) {
         let twin =

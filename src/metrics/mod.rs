@@ -11,7 +11,7 @@ pub(crate) mod testing;
 use serde::{Deserialize, Serialize};
 
 pub use collect::{Collector, LaunchRecord, collect, collect_tokens};
-pub use launches::{Measured, is_deterministic, launch_values, measured, workloads};
+pub use launches::{Measured, is_deterministic, launch_values, measured, window_values, workloads};
 pub use registry::{Direction, METRIC_SCHEMA_VERSION, METRICS, Metric, Replication, find};
 pub use summary::{MetricSummary, Problem, summarize};
 
@@ -41,8 +41,24 @@ pub struct SampleRow {
     pub reason: Option<String>,
 }
 
-/// One generated token: a row of `tokens.parquet`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// How the reason of a row begins that stands for a metric that could not be measured.
+const NOT_MEASURED: &str = "not measured: ";
+
+impl SampleRow {
+    /// Returns whether a value was reported that is no number. Such a row is not valid, and still
+    /// says something: the measurement broke, where a metric that cannot be measured here does not.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        let is_absent = self.reason.as_deref().is_some_and(|reason| reason.starts_with(NOT_MEASURED));
+        !self.value.is_finite() && !is_absent
+    }
+}
+
+/// One token that was generated or scored: a row of `tokens.parquet`.
+///
+/// For a scored token, `request` is its window, `t_ns` the time from the beginning of the launch to
+/// the end of that window, and the last four are there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the columns of design.md section 5")]
 pub struct TokenRow {
     pub run_id: String,
@@ -57,4 +73,12 @@ pub struct TokenRow {
     pub t_ns: u64,
     /// Gap to the token before; absent for the first.
     pub itl_ns: Option<u64>,
+    /// Negative log-likelihood, nats.
+    pub nll: Option<f64>,
+    /// Negative log-likelihood by the reference, nats.
+    pub reference_nll: Option<f64>,
+    /// KL(reference || candidate) of the predictions at its position, nats.
+    pub kl_divergence: Option<f64>,
+    /// Whether both hold the same token to be the likeliest.
+    pub top1_equal: Option<bool>,
 }

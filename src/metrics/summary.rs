@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     SampleRow, is_deterministic, launch_values, measured,
     stats::{self, CONFIDENCE, Interval, StatsError},
+    window_values,
 };
 use crate::event::Arm;
 
@@ -20,7 +21,9 @@ pub struct MetricSummary {
     pub n: usize,
     /// Mean over launches.
     pub mean: f64,
-    /// Student's t interval of the mean, 95 %; absent for one launch and for deterministic metrics.
+    /// Student's t interval of the mean, 95 %: over launches, or, where a deterministic metric has
+    /// values of single windows of a text, over windows; absent for one launch or window, and for
+    /// all other deterministic metrics.
     pub interval: Option<Interval>,
     /// Median over launches.
     pub median: f64,
@@ -51,6 +54,11 @@ pub fn summarize(rows: &[SampleRow], arm: Arm) -> (Vec<MetricSummary>, Vec<Probl
         let values: Vec<f64> =
             launch_values(rows, arm, item.metric, item.workload).into_iter().map(|(_, _, value)| value).collect();
         match summarize_values(item.metric, item.workload, item.unit, &values) {
+            Ok(summary) if summary.deterministic => {
+                let windows = window_values(rows, arm, item.metric, item.workload);
+                let interval = stats::mean_interval(&windows, CONFIDENCE).ok().flatten();
+                metrics.push(MetricSummary { interval, ..summary });
+            }
             Ok(summary) => metrics.push(summary),
             Err(error) => problems.push(Problem {
                 metric: item.metric.to_owned(),

@@ -2,11 +2,11 @@
 use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{metrics::METRIC_SCHEMA_VERSION, recipe::Recipe};
 
-use super::ModelIdentity;
+use super::{ModelIdentity, Reference, set_name};
 
 /// Recipe keys that cannot change a result: names for people, how often to repeat, what to compare
 /// with, what to check first.
@@ -23,6 +23,7 @@ pub(super) fn cell_hash(
     kernel_set: &str,
     model: &ModelIdentity,
     texts: &IndexMap<String, String>,
+    references: &IndexMap<String, Reference>,
 ) -> String {
     let mut tree = serde_json::to_value(recipe).unwrap_or(Value::Null);
     if let Some(map) = tree.as_object_mut() {
@@ -40,11 +41,17 @@ pub(super) fn cell_hash(
     remove(&mut tree, "/model", "source");
     remove(&mut tree, "/model", "revision");
     if let Some(workloads) = tree.pointer_mut("/workloads").and_then(Value::as_array_mut) {
-        for workload in workloads {
-            if let Some(text) = workload.pointer_mut("/perplexity/text")
-                && let Some(hash) = text.as_str().and_then(|name| texts.get(name))
-            {
-                *text = hash.clone().into();
+        for (workload, written) in workloads.iter_mut().zip(&recipe.workloads) {
+            for text in ["/perplexity/text", "/kl_divergence/text"] {
+                if let Some(text) = workload.pointer_mut(text)
+                    && let Some(hash) = text.as_str().and_then(|name| texts.get(name))
+                {
+                    *text = hash.clone().into();
+                }
+            }
+            if let Some(Reference { model, kernel_set }) = references.get(&written.to_string()) {
+                let content = json!({"weights": model.weights_hash, "kernels": set_name(*kernel_set)});
+                set(workload, "/kl_divergence/reference", content);
             }
         }
     }
@@ -78,7 +85,23 @@ fn canonical(value: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::recipe::schema::KernelSet;
+
+    fn identity(weights_hash: &str) -> ModelIdentity {
+        ModelIdentity {
+            source: "builtin:pico".into(),
+            name: "pico".into(),
+            architecture: "llama".into(),
+            weights_hash: weights_hash.into(),
+            format: "q8_0".into(),
+            weights_bytes: 1,
+            parameters: 1,
+            context_length: 512,
+            path: "builtin:pico".into(),
+            commit: None,
+            synthetic: false,
+        }
+    }
 
     fn hash(change: impl FnOnce(&mut Value)) -> String {
         let mut tree = json!({
@@ -87,21 +110,27 @@ mod tests {
         });
         change(&mut tree);
         let recipe: Recipe = serde_json::from_value(tree).unwrap();
-        let model = ModelIdentity {
-            source: "builtin:pico".into(),
-            name: "pico".into(),
-            architecture: "llama".into(),
-            weights_hash: "w".into(),
-            format: "q8_0".into(),
-            weights_bytes: 1,
-            parameters: 1,
-            context_length: 512,
-            path: "builtin:pico".into(),
-            commit: None,
-            synthetic: false,
-        };
         let texts = IndexMap::from([("builtin:heldout".to_owned(), "t".to_owned())]);
-        cell_hash(&recipe, "candle", &model, &texts)
+        cell_hash(&recipe, "candle", &identity("w"), &texts, &IndexMap::new())
+    }
+
+    #[test]
+    fn a_reference_counts_by_its_weights_and_kernels_and_not_by_its_name() {
+        let hash = |reference: Value, weights: &str, kernel_set: KernelSet| {
+            let recipe: Recipe = serde_json::from_value(json!({
+                "schema": "ruvlab/v1", "name": "x", "model": {"source": "builtin:pico"},
+                "workloads": [{"kl_divergence": {"reference": reference}}],
+            }))
+            .unwrap();
+            let reference = Reference { model: identity(weights), kernel_set };
+            let references = IndexMap::from([(recipe.workloads[0].to_string(), reference)]);
+            let texts = IndexMap::from([("builtin:heldout".to_owned(), "t".to_owned())]);
+            cell_hash(&recipe, "candle", &identity("w"), &texts, &references)
+        };
+        let plain = hash(json!({"source": "a.gguf"}), "r", KernelSet::Candle);
+        assert_eq!(plain, hash(json!({"source": "elsewhere/b.gguf", "kernels": "candle"}), "r", KernelSet::Candle));
+        assert_ne!(plain, hash(json!({"source": "a.gguf"}), "changed", KernelSet::Candle));
+        assert_ne!(plain, hash(json!({"source": "a.gguf"}), "r", KernelSet::Reference));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct LaunchSpec {
 pub enum LaunchTask {
     /// Compares the kernel set's logits with the reference's; once a cell.
     Verify,
-    /// The workloads whose result does not vary between launches (perplexity); once a cell.
+    /// The workloads whose result does not vary between launches (perplexity, divergence); once a cell.
     Quality,
     /// The timed workloads; one launch a replicate.
     Speed,
@@ -41,7 +41,7 @@ impl LaunchTask {
     pub fn of(workload: &Workload) -> Self {
         match workload {
             Workload::Prefill(_) | Workload::Decode(_) => Self::Speed,
-            Workload::Perplexity(_) => Self::Quality,
+            Workload::Perplexity(_) | Workload::KlDivergence(_) => Self::Quality,
         }
     }
 

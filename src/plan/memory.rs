@@ -1,11 +1,13 @@
 //! How much memory a launch needs, before it is started.
+use indexmap::IndexMap;
+
 use crate::{
     model::spec::ModelSpec,
     recipe::{Recipe, schema::Workload},
     units::Bytes,
 };
 
-use super::ModelIdentity;
+use super::{ModelIdentity, Reference};
 
 /// What the process needs besides the model: code, allocator, thread stacks.
 const PROCESS_BYTES: u64 = 64 << 20;
@@ -22,6 +24,7 @@ fn shape(workload: &Workload) -> (u32, u32) {
         Workload::Prefill(prefill) => (prefill.prompt_tokens.saturating_add(prefill.context_depth), prefill.batch_size),
         Workload::Decode(decode) => (decode.prompt_tokens.saturating_add(decode.output_tokens), decode.batch_size),
         Workload::Perplexity(perplexity) => (perplexity.n_ctx, 1),
+        Workload::KlDivergence(divergence) => (divergence.n_ctx, 1),
     }
 }
 
@@ -39,7 +42,7 @@ pub(super) fn estimate(recipe: &Recipe, spec: &ModelSpec, model: &ModelIdentity)
             let (tokens, batch) = shape(workload);
             let (tokens, batch) = (u64::from(tokens), u64::from(batch));
             let logits = match workload {
-                Workload::Perplexity(_) => tokens * spec.vocab_size as u64 * 4 * 2,
+                Workload::Perplexity(_) | Workload::KlDivergence(_) => tokens * spec.vocab_size as u64 * 4 * 2,
                 Workload::Prefill(_) | Workload::Decode(_) => batch * spec.vocab_size as u64 * 4,
             };
             let scores = tokens * tokens * spec.heads as u64 * 4 * 2;
@@ -50,4 +53,27 @@ pub(super) fn estimate(recipe: &Recipe, spec: &ModelSpec, model: &ModelIdentity)
     // A file, an engine's copy of it, and beside them the other engine while one verifies the other.
     let copies = if recipe.kernels.verify.reference.is_some() { 3 } else { 2 };
     Bytes(copies * model.weights_bytes + embedding + working + PROCESS_BYTES)
+}
+
+/// Returns an estimate of the launch that measures divergences: the cell and the most demanding of
+/// its references, both loaded. Nothing without references.
+#[must_use]
+pub(super) fn beside<'a>(
+    recipe: &Recipe,
+    model: &ModelIdentity,
+    references: &IndexMap<String, Reference>,
+    spec: &dyn Fn(&Recipe) -> Option<&'a ModelSpec>,
+) -> Bytes {
+    let alone = |recipe: Recipe, model: &ModelIdentity, workload: &Workload| {
+        let mut recipe = Recipe { workloads: vec![workload.clone()], ..recipe };
+        recipe.kernels.verify.reference = None;
+        Some(estimate(&recipe, spec(&recipe)?, model).0)
+    };
+    let both = recipe.workloads.iter().filter_map(|workload| {
+        let Workload::KlDivergence(divergence) = workload else { return None };
+        let reference = references.get(&workload.to_string())?;
+        let theirs = alone(divergence.reference.of(recipe), &reference.model, workload)?;
+        Some(alone(recipe.clone(), model, workload)? + theirs - PROCESS_BYTES)
+    });
+    Bytes(both.max().unwrap_or(0))
 }

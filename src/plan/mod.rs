@@ -3,6 +3,7 @@ mod fingerprint;
 mod identity;
 mod launch;
 mod memory;
+mod reference;
 mod resolve;
 
 use indexmap::IndexMap;
@@ -10,7 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     diag::Diagnostic,
-    recipe::{Recipe, schema::KernelSet},
+    recipe::{
+        Recipe,
+        schema::{KernelSet, KlDivergence},
+    },
     units::Bytes,
 };
 
@@ -50,6 +54,9 @@ pub struct Cell {
     pub model: ModelIdentity,
     /// The texts, each with its BLAKE3.
     pub texts: IndexMap<String, String>,
+    /// What its divergences are from, by the label of the workload.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub references: IndexMap<String, Reference>,
     /// Estimate of the memory a launch needs.
     pub estimated_memory: Bytes,
 }
@@ -75,6 +82,18 @@ impl Cell {
         )
     }
 
+    /// Returns the cell that runs the reference of one of its divergences: this one, with the
+    /// reference's weights and kernel set in place of its own.
+    #[must_use]
+    pub fn referring(&self, divergence: &KlDivergence, reference: &Reference) -> Self {
+        Self {
+            recipe: divergence.reference.of(&self.recipe),
+            kernel_set: reference.kernel_set,
+            model: reference.model.clone(),
+            ..self.clone()
+        }
+    }
+
     /// Returns whether a launch of this task has anything to do.
     #[must_use]
     pub fn has_task(&self, task: LaunchTask) -> bool {
@@ -86,6 +105,15 @@ impl Cell {
             LaunchTask::Quality | LaunchTask::Speed => any(task),
         }
     }
+}
+
+/// What a divergence is from, resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reference {
+    /// The weights.
+    pub model: ModelIdentity,
+    /// The kernel set that runs; never `auto`.
+    pub kernel_set: KernelSet,
 }
 
 /// Returns axis values in one short text.

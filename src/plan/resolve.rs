@@ -20,7 +20,7 @@ use crate::{
 };
 
 use super::{
-    Cell, ModelIdentity, Plan, fingerprint,
+    Cell, ModelIdentity, Plan, Reference, fingerprint,
     identity::{engine_kind, identity, longest_context, rope_change, running_set, set_name},
     memory,
 };
@@ -63,6 +63,7 @@ pub fn resolve(loaded: &Loaded, locator: &mut Locator<'_>) -> Result<Plan, PlanE
         }
     }
     resolver.gates(&loaded.recipe);
+    resolver.bounds(&loaded.recipe);
     resolver.finish()?;
     let mut seen = BTreeMap::new();
     for cell in &cells {
@@ -103,7 +104,11 @@ fn dedup(diagnostics: &mut Vec<Diagnostic>) {
 /// A source as a recipe names it, and the revision beside it.
 type Name = (String, Option<String>);
 
-struct Resolver<'a, 'w> {
+fn name(recipe: &Recipe) -> Name {
+    (recipe.model.source.clone(), recipe.model.revision.clone())
+}
+
+pub(super) struct Resolver<'a, 'w> {
     place: &'a dyn Fn(&str) -> Option<Place>,
     locator: &'a mut Locator<'w>,
     recipe_problems: Vec<Diagnostic>,
@@ -141,13 +146,17 @@ impl<'a, 'w> Resolver<'a, 'w> {
         }
         let mut texts = IndexMap::new();
         for (index, workload) in recipe.workloads.iter().enumerate() {
-            let Workload::Perplexity(perplexity) = workload else { continue };
-            match text::load(&perplexity.text) {
+            let (source, key) = match workload {
+                Workload::Perplexity(perplexity) => (&perplexity.text, "perplexity"),
+                Workload::KlDivergence(divergence) => (&divergence.text, "kl_divergence"),
+                Workload::Prefill(_) | Workload::Decode(_) => continue,
+            };
+            match text::load(source) {
                 Ok(text) => {
-                    texts.insert(perplexity.text.clone(), text.hash);
+                    texts.insert(source.clone(), text.hash);
                 }
                 Err(error) => {
-                    let place = (self.place)(&format!("workloads[{index}].perplexity.text"));
+                    let place = (self.place)(&format!("workloads[{index}].{key}.text"));
                     self.missing.push(Diagnostic::error("text-missing", error.to_string()).at(place));
                     sound = false;
                 }
@@ -158,14 +167,38 @@ impl<'a, 'w> Resolver<'a, 'w> {
         }
         let kernel_set = running_set(recipe.kernels.set);
         let model = self.model(&recipe, kernel_set)?;
-        let estimated_memory = self.fits(&recipe, &model)?;
-        let hash = fingerprint::cell_hash(&recipe, set_name(kernel_set), &model, &texts);
+        let references = self.references(&recipe, kernel_set, &model, &axes)?;
+        let estimated_memory = self.fits(&recipe, &model, &references)?;
+        let hash = fingerprint::cell_hash(&recipe, set_name(kernel_set), &model, &texts, &references);
         let threads = recipe.kernels.threads.resolve();
-        Some(Cell { hash, axes, seed, recipe, kernel_set, threads, model, texts, estimated_memory })
+        Some(Cell { hash, axes, seed, recipe, kernel_set, threads, model, texts, references, estimated_memory })
     }
 
-    fn model(&mut self, recipe: &Recipe, kernel_set: KernelSet) -> Option<ModelIdentity> {
-        let name = (recipe.model.source.clone(), recipe.model.revision.clone());
+    pub(super) fn place(&self, path: &str) -> Option<Place> {
+        (self.place)(path)
+    }
+
+    pub(super) fn report(&mut self, problem: Diagnostic) {
+        self.recipe_problems.push(problem);
+    }
+
+    /// Returns the weights of a recipe, if they could be opened.
+    pub(super) fn opened(&self, recipe: &Recipe) -> Option<&Weights> {
+        Some(&self.weights.get(&name(recipe))?.as_ref()?.1)
+    }
+
+    /// Returns what `find` does; its problems are those of the key at `path`.
+    pub(super) fn placed<T>(&mut self, path: &str, find: impl FnOnce(&mut Self) -> T) -> T {
+        let (earlier, missing) = (self.recipe_problems.len(), self.missing.len());
+        let found = find(self);
+        let place = self.place(path);
+        let new = self.recipe_problems.iter_mut().skip(earlier).chain(self.missing.iter_mut().skip(missing));
+        new.for_each(|problem| problem.place.clone_from(&place));
+        found
+    }
+
+    pub(super) fn model(&mut self, recipe: &Recipe, kernel_set: KernelSet) -> Option<ModelIdentity> {
+        let name = name(recipe);
         if !self.weights.contains_key(&name) {
             let opened = self.open(&name);
             self.weights.insert(name.clone(), opened);
@@ -237,10 +270,16 @@ impl<'a, 'w> Resolver<'a, 'w> {
         }
     }
 
-    fn fits(&mut self, recipe: &Recipe, model: &ModelIdentity) -> Option<Bytes> {
-        let name = (recipe.model.source.clone(), recipe.model.revision.clone());
-        let (_, weights) = self.weights.get(&name)?.as_ref()?;
-        let estimate = memory::estimate(recipe, weights.spec(), model);
+    fn fits(
+        &mut self,
+        recipe: &Recipe,
+        model: &ModelIdentity,
+        references: &IndexMap<String, Reference>,
+    ) -> Option<Bytes> {
+        let weights = self.opened(recipe)?;
+        let spec = |recipe: &Recipe| Some(self.opened(recipe)?.spec());
+        let estimate =
+            memory::estimate(recipe, weights.spec(), model).max(memory::beside(recipe, model, references, &spec));
         let longest = memory::longest_sequence(recipe);
         if longest > model.context_length {
             let message = format!(
@@ -256,7 +295,8 @@ impl<'a, 'w> Resolver<'a, 'w> {
         }
         let available = Load::now().memory_available_bytes.unwrap_or(u64::MAX);
         if estimate.0 > available {
-            let message = format!("a launch needs about {estimate}, and {} is free", Bytes(available));
+            let both = if references.is_empty() { "" } else { " with the reference of `kl_divergence` beside it" };
+            let message = format!("a launch needs about {estimate}{both}, and {} is free", Bytes(available));
             self.missing.push(
                 Diagnostic::error("not-enough-memory", message)
                     .at((self.place)("model.source"))
@@ -275,19 +315,45 @@ impl<'a, 'w> Resolver<'a, 'w> {
                 let place = (self.place)(&format!("baseline.gates.{name}"));
                 self.recipe_problems.push(Diagnostic::error("neutral-metric", message).at(place));
             }
-            if metrics::find(name).is_none() {
-                let near = diag::nearest(name, metrics::METRICS.iter().map(|metric| metric.name));
-                let mut diagnostic = Diagnostic::error("unknown-metric", format!("unknown metric `{name}`"))
-                    .at((self.place)(&format!("baseline.gates.{name}")));
-                diagnostic = match near {
-                    Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
-                    None => diagnostic.hint(format!(
-                        "known metrics: {}",
-                        metrics::METRICS.iter().map(|metric| metric.name).collect::<Vec<_>>().join(", ")
-                    )),
+            self.known_metric(name, "gates");
+        }
+    }
+
+    fn bounds(&mut self, recipe: &Recipe) {
+        let Some(baseline) = &recipe.baseline else { return };
+        for (name, bound) in &baseline.bounds {
+            let place = (self.place)(&format!("baseline.bounds.{name}"));
+            let Some(metric) = self.known_metric(name, "bounds") else { continue };
+            let varies = metric.replication == metrics::Replication::Launch;
+            if varies || metric.direction == metrics::Direction::Neutral || !bound.is_finite() {
+                let why = if varies {
+                    "it varies between launches"
+                } else if bound.is_finite() {
+                    "it has no better and worse"
+                } else {
+                    "the bound is no number"
                 };
-                self.recipe_problems.push(diagnostic);
+                let message = format!("metric `{name}` cannot be held to a bound: {why}");
+                let hint = "bound metrics such as `perplexity`, `kl_mean` and `top1_agreement`; gate the others";
+                self.recipe_problems.push(Diagnostic::error("bound", message).at(place).hint(hint));
             }
         }
+    }
+
+    /// Returns a metric that `baseline` names, or reports that there is none.
+    fn known_metric(&mut self, name: &str, section: &str) -> Option<&'static metrics::Metric> {
+        let found = metrics::find(name);
+        if found.is_none() {
+            let known = || metrics::METRICS.iter().map(|metric| metric.name);
+            let hint = match diag::nearest(name, known()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known metrics: {}", known().collect::<Vec<_>>().join(", ")),
+            };
+            let diagnostic = Diagnostic::error("unknown-metric", format!("unknown metric `{name}`"))
+                .at((self.place)(&format!("baseline.{section}.{name}")))
+                .hint(hint);
+            self.recipe_problems.push(diagnostic);
+        }
+        found
     }
 }

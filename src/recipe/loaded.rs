@@ -298,6 +298,12 @@ fn expand_sources(recipe: &mut Recipe, layers: &Layers, environment: Environment
             Workload::Perplexity(perplexity) => {
                 apply(&mut perplexity.text, format!("workloads[{index}].perplexity.text"), source::text);
             }
+            Workload::KlDivergence(divergence) => {
+                apply(&mut divergence.text, format!("workloads[{index}].kl_divergence.text"), source::text);
+                if let Some(source) = &mut divergence.reference.source {
+                    apply(source, format!("workloads[{index}].kl_divergence.reference.source"), source::model);
+                }
+            }
             Workload::Prefill(_) | Workload::Decode(_) => {}
         }
     }

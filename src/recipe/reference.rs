@@ -232,6 +232,7 @@ fn plural(schema: &'static Value) -> String {
         Node::Text => "texts".to_owned(),
         Node::Unit("Percent") => "percentages, such as `3%`".to_owned(),
         Node::Integer { .. } => "whole numbers".to_owned(),
+        Node::Number { .. } => "numbers".to_owned(),
         _ => kind(schema),
     }
 }

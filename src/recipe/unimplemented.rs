@@ -1,10 +1,32 @@
 //! What a recipe may say and this version cannot run yet.
-use super::schema::{KernelSet, KvCache, KvType, Recipe};
+use super::schema::{KernelSet, KlReference, KvCache, KvType, Recipe, Workload};
 
 /// Returns each setting that this version of ruvlab cannot run, by its path, and what is missing.
 /// Nothing listed here is ignored: a plan refuses a recipe that uses any of it.
 #[must_use]
 pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
+    let mut used = own(recipe);
+    for (index, workload) in recipe.workloads.iter().enumerate() {
+        let Workload::KlDivergence(divergence) = workload else { continue };
+        let given = |path: &str| {
+            let KlReference { source, format: _, kernels } = &divergence.reference;
+            match path {
+                "model.source" => source.is_some().then_some("source"),
+                "kernels.set" => kernels.is_some().then_some("kernels"),
+                _ => None,
+            }
+        };
+        // Whatever a cell of the reference's own could not run.
+        let theirs = own(&divergence.reference.of(recipe)).into_iter();
+        used.extend(theirs.filter_map(|(path, what)| {
+            Some((format!("workloads[{index}].kl_divergence.reference.{}", given(&path)?), what))
+        }));
+    }
+    used
+}
+
+/// Returns what the recipe's own cell cannot run.
+fn own(recipe: &Recipe) -> Vec<(String, String)> {
     let KvCache { type_k, type_v, page_tokens, budget, pressure } = &recipe.kv_cache;
     let narrow = |kind: &Option<KvType>| kind.is_some_and(|kind| kind != KvType::F32);
     let paged = *page_tokens != KvCache::default().page_tokens;
@@ -76,5 +98,14 @@ mod tests {
         for source in ["synthetic:qwen2.5-7b:q4_0", "hf:a/b@main:Q4_0", "/tmp"] {
             assert_eq!(paths(&json!({"model": {"source": source}})), [""; 0]);
         }
+    }
+
+    #[test]
+    fn a_reference_that_cannot_run_is_named_where_it_stands() {
+        let with = |reference: serde_json::Value| json!({"workloads": [{"decode": {}}, {"kl_divergence": {"reference": reference}}]});
+        let at = |key: &str| format!("workloads[1].kl_divergence.reference.{key}");
+        assert_eq!(paths(&with(json!({"kernels": "cuda"}))), [at("kernels")]);
+        assert_eq!(paths(&with(json!({"source": "/tmp", "format": "f32"}))), [at("source")]);
+        assert_eq!(paths(&with(json!({"kernels": "reference"}))), [""; 0]);
     }
 }

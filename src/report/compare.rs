@@ -1,77 +1,18 @@
 //! Two sides of a comparison: whether they may be compared, and how they differ.
+mod change;
 mod comparability;
+mod side;
 
-use std::collections::BTreeMap;
-
-use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::label;
-use crate::{
-    event::Arm,
-    host::Host,
-    metrics::{
-        self, Direction, METRIC_SCHEMA_VERSION, SampleRow, is_deterministic, launch_values, measured,
-        stats::{self, CONFIDENCE, Interval, IntervalMethod, Ratio, StatsError},
-    },
-    results::{Manifest, RunRecord},
+use crate::metrics::{
+    self, Direction, is_deterministic, launch_values, measured,
+    stats::{CONFIDENCE, Interval, Ratio},
 };
 
 pub use comparability::{Difference, Effect};
-
-/// One side of a comparison.
-#[derive(Clone, Copy, Debug)]
-pub struct Side<'a> {
-    /// What was measured.
-    pub manifest: &'a Manifest,
-    /// Where it was measured.
-    pub host: &'a Host,
-    /// The measurements.
-    pub samples: &'a [SampleRow],
-    /// Which arm of them.
-    pub arm: Arm,
-    /// The texts of the cell with their BLAKE3, where known.
-    pub texts: Option<&'a IndexMap<String, String>>,
-    /// Version of the metrics' definitions.
-    pub metric_schema_version: u32,
-}
-
-impl<'a> Side<'a> {
-    /// Returns a run as it was measured.
-    #[must_use]
-    pub fn of(record: &'a RunRecord) -> Self {
-        Self {
-            manifest: &record.manifest,
-            host: &record.manifest.host,
-            samples: &record.samples,
-            arm: Arm::Candidate,
-            texts: None,
-            metric_schema_version: METRIC_SCHEMA_VERSION,
-        }
-    }
-
-    /// Returns a stored baseline as it was measured again, as the baseline arm of a check run.
-    #[must_use]
-    pub fn rerun(baseline: &'a Manifest, check: &'a RunRecord) -> Self {
-        Self { manifest: baseline, arm: Arm::Baseline, ..Self::of(check) }
-    }
-
-    /// Returns it with the texts of its cell.
-    #[must_use]
-    pub fn with_texts(self, texts: &'a IndexMap<String, String>) -> Self {
-        Self { texts: Some(texts), ..self }
-    }
-
-    /// Returns it with the version its metrics were defined by.
-    #[must_use]
-    pub fn with_metric_schema_version(self, metric_schema_version: u32) -> Self {
-        Self { metric_schema_version, ..self }
-    }
-
-    fn run_id(&self) -> &'a str {
-        self.samples.first().map_or(&self.manifest.run_id, |row| &row.run_id)
-    }
-}
+pub use side::Side;
 
 /// Whether launches of the two sides belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -120,6 +61,12 @@ pub struct Worse {
 }
 
 impl MetricComparison {
+    /// Returns whether the candidate reported a value that is no number.
+    #[must_use]
+    pub fn candidate_broke(&self) -> bool {
+        self.candidate.is_none() && self.candidate_launches > 0
+    }
+
     /// Returns the change for the worse: −change where more is better, so 10 % fewer tokens a second
     /// are 0.1; nothing for metrics that have no better.
     #[must_use]
@@ -174,7 +121,7 @@ impl Comparison {
 /// Returns how the candidate differs from the baseline, metric by metric.
 ///
 /// Launches are paired by block when both sides were measured in one session: as two arms of one
-/// run, or as runs of one recipe on one machine and build that overlap in time. Otherwise they are
+/// run, or as runs of one recipe on one machine and build. Otherwise they are
 /// compared unpaired, and the comparison is advisory.
 #[must_use]
 pub fn compare(baseline: &Side<'_>, candidate: &Side<'_>) -> Comparison {
@@ -214,7 +161,7 @@ pub fn compare_at(baseline: &Side<'_>, candidate: &Side<'_>, confidence: f64) ->
                 .into_iter()
                 .find(|(_, values, _)| values.is_empty())
                 .map(|(side, _, name)| unmeasured(side, name, item.metric, item.workload));
-            change(&mut comparison, &old, &new, pairing, confidence);
+            change::change(&mut comparison, &old, &new, pairing, confidence);
             Some(comparison)
         })
         .collect();
@@ -241,73 +188,6 @@ fn unmeasured(side: &Side<'_>, name: &str, metric: &str, workload: &str) -> Stri
         .find(|row| !row.valid && row.arm == side.arm.name() && row.metric == metric && row.workload == workload);
     let cause = row.and_then(|row| row.reason.as_deref()).map_or_else(String::new, |reason| format!(": {reason}"));
     format!("the {name} did not measure it{cause}")
-}
-
-type LaunchValue = (u32, u32, f64);
-
-fn values_of(launches: &[LaunchValue]) -> Vec<f64> {
-    launches.iter().map(|&(_, _, value)| value).collect()
-}
-
-/// Returns pairs of the blocks both sides have; a block with several launches counts by their median.
-fn pairs(baseline: &[LaunchValue], candidate: &[LaunchValue]) -> Vec<(f64, f64)> {
-    let by_block = |launches: &[LaunchValue]| {
-        let mut blocks: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
-        for &(block, _, value) in launches {
-            blocks.entry(block).or_default().push(value);
-        }
-        blocks
-    };
-    let median = |values: &[f64]| stats::median(values).unwrap_or(f64::NAN);
-    let candidate = by_block(candidate);
-    by_block(baseline)
-        .iter()
-        .filter_map(|(block, values)| Some((median(values), median(candidate.get(block)?))))
-        .collect()
-}
-
-fn change(
-    into: &mut MetricComparison,
-    baseline: &[LaunchValue],
-    candidate: &[LaunchValue],
-    pairing: Pairing,
-    confidence: f64,
-) {
-    let (old, new) = (values_of(baseline), values_of(candidate));
-    (into.baseline_launches, into.candidate_launches) = (old.len(), new.len());
-    into.baseline = stats::mean(&old).ok();
-    into.candidate = stats::mean(&new).ok();
-    if old.is_empty() || new.is_empty() || into.direction == Direction::Neutral {
-        return;
-    }
-    let ratio = if into.deterministic {
-        for (side, values) in [("baseline", &old), ("candidate", &new)] {
-            if values.iter().any(|value| value.to_bits() != values[0].to_bits()) {
-                into.reason = Some(format!("varies between launches of the {side}, where it should not"));
-            }
-        }
-        exact(&old, &new)
-    } else if pairing == Pairing::Paired {
-        stats::paired_log_ratio(&pairs(baseline, candidate), confidence)
-    } else {
-        stats::welch_log_ratio(&old, &new, confidence)
-    };
-    match ratio {
-        Ok(ratio) => into.ratio = Some(ratio),
-        Err(StatsError::Empty) => into.reason = Some("no block has launches of both sides".to_owned()),
-        Err(error) => into.reason = Some(error.to_string()),
-    }
-}
-
-/// Returns the change of a value that does not vary. Two equal values have none, zeros included.
-fn exact(baseline: &[f64], candidate: &[f64]) -> Result<Ratio, StatsError> {
-    let (old, new) = (stats::median(baseline)?, stats::median(candidate)?);
-    let n = baseline.len().min(candidate.len());
-    if old.to_bits() == new.to_bits() {
-        return Ok(Ratio { change: 0.0, interval: None, n, method: IntervalMethod::Exact });
-    }
-    let ratio = stats::paired_log_ratio(&[(old, new)], CONFIDENCE)?;
-    Ok(Ratio { n, method: IntervalMethod::Exact, ..ratio })
 }
 
 #[cfg(test)]

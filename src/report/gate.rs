@@ -3,18 +3,20 @@
 //! A change is a *regression* when its interval excludes zero on the bad side and the estimate reaches
 //! the threshold, a *pass* when the interval's bad end stays under the threshold, and *inconclusive*
 //! otherwise. A regression of a timed metric counts once a second set of launches confirms it.
-use std::collections::BTreeMap;
+mod confirm;
+mod judge;
+mod thresholds;
 
 use serde::Serialize;
 
 use super::{
-    compare::{Comparison, Effect, MetricComparison, Worse},
+    compare::{Comparison, Effect, Worse},
     number,
 };
-use crate::{
-    metrics::{self, Direction, stats::Ratio},
-    units::Percent,
-};
+use crate::metrics::{Direction, stats::Ratio};
+
+pub use confirm::{Confirmation, confirm};
+pub use thresholds::{GateError, ThresholdSource, Thresholds};
 
 /// What a gate says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -28,80 +30,6 @@ pub enum Verdict {
     Inconclusive,
 }
 
-/// Where a threshold comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ThresholdSource {
-    /// The recipe's `baseline.gates`.
-    Recipe,
-    /// The metric registry.
-    Default,
-    /// Twice the calibrated noise, which is more than what was asked for.
-    Noise,
-}
-
-/// What gates are held to.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Thresholds {
-    /// The recipe's `baseline.gates`: when there are any, only these metrics are gated.
-    pub gates: BTreeMap<String, Percent>,
-    /// Calibrated A/A noise by metric, as a ratio: no threshold goes below twice this.
-    pub noise: BTreeMap<String, f64>,
-}
-
-impl Thresholds {
-    /// Returns the metrics that are gated, in the order of the registry.
-    fn gated(&self) -> Result<Vec<(&'static metrics::Metric, f64, ThresholdSource)>, GateError> {
-        for metric in self.gates.keys() {
-            match metrics::find(metric) {
-                None => return Err(GateError::UnknownMetric { metric: metric.clone() }),
-                Some(known) if known.direction == Direction::Neutral => {
-                    return Err(GateError::NoBetter { metric: metric.clone() });
-                }
-                Some(_) => {}
-            }
-        }
-        let asked = metrics::METRICS.iter().filter_map(|metric| {
-            if self.gates.is_empty() {
-                Some((metric, metric.gate?, ThresholdSource::Default))
-            } else {
-                Some((metric, self.gates.get(metric.name)?.0, ThresholdSource::Recipe))
-            }
-        });
-        let raised = asked.map(|(metric, threshold, source)| match self.noise.get(metric.name) {
-            Some(noise) if 2.0 * noise > threshold => (metric, 2.0 * noise, ThresholdSource::Noise),
-            _ => (metric, threshold, source),
-        });
-        Ok(raised.collect())
-    }
-}
-
-/// Why no gate can be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GateError {
-    /// No such metric.
-    #[error("gate on unknown metric `{metric}`")]
-    UnknownMetric {
-        /// Its name.
-        metric: String,
-    },
-    /// A metric that has no better and worse.
-    #[error("metric `{metric}` cannot be gated: it has no better and worse")]
-    NoBetter {
-        /// Its name.
-        metric: String,
-    },
-}
-
-/// What the second set of launches said.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Confirmation {
-    /// Its change.
-    pub ratio: Option<Ratio>,
-    /// Its verdict.
-    pub verdict: Verdict,
-}
-
 /// One metric of one workload, held to its threshold.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Gate {
@@ -113,7 +41,8 @@ pub struct Gate {
     pub unit: String,
     /// Which way is better.
     pub direction: Direction,
-    /// The relative change for the worse that fails.
+    /// The relative change for the worse that fails; of a bound, the value the candidate must not
+    /// pass.
     pub threshold: f64,
     /// Where the threshold comes from.
     pub threshold_source: ThresholdSource,
@@ -188,6 +117,20 @@ pub struct GateReport {
     pub outcome: Outcome,
 }
 
+impl Gate {
+    /// Returns at what the gate fails, as text: `+3 %` for the worse, `> 0.001` for a bound.
+    #[must_use]
+    pub fn limit(&self) -> String {
+        let is_higher = self.direction == Direction::Higher;
+        if self.threshold_source == ThresholdSource::Bound {
+            let (unit, scale) = number::shown_unit(&self.unit);
+            let value = number::short(self.threshold / scale);
+            return format!("{} {value} {unit}", if is_higher { "<" } else { ">" }).trim_end().to_owned();
+        }
+        format!("{}{}", if is_higher { "-" } else { "+" }, number::threshold(self.threshold))
+    }
+}
+
 impl GateReport {
     /// Returns it with confirmed gates in place of its own.
     #[must_use]
@@ -211,90 +154,21 @@ pub fn gate(comparison: Comparison, thresholds: &Thresholds) -> Result<GateRepor
         }
         let before = gates.len();
         let measured = comparison.metrics.iter().filter(|change| change.metric == metric.name);
-        gates.extend(measured.map(|change| judge(change, threshold, source, comparison.is_advisory())));
+        gates.extend(measured.map(|change| judge::judge(change, threshold, source, comparison.is_advisory())));
         if gates.len() == before && source != ThresholdSource::Default && thresholds.gates.contains_key(metric.name) {
-            gates.push(not_measured(metric, threshold, source));
+            gates.push(judge::not_measured(metric, threshold, source));
+        }
+    }
+    for (metric, bound) in thresholds.bounded().filter(|_| comparison.is_comparable()) {
+        let before = gates.len();
+        let measured = comparison.metrics.iter().filter(|change| change.metric == metric.name);
+        gates.extend(measured.map(|change| judge::judge_bound(change, bound)));
+        if gates.len() == before {
+            gates.push(judge::not_measured(metric, bound, ThresholdSource::Bound));
         }
     }
     let outcome = outcome_of(&comparison, &gates);
     Ok(GateReport { comparison, gates, outcome })
-}
-
-fn not_measured(metric: &metrics::Metric, threshold: f64, threshold_source: ThresholdSource) -> Gate {
-    Gate {
-        metric: metric.name.to_owned(),
-        workload: String::new(),
-        unit: metric.unit.to_owned(),
-        direction: metric.direction,
-        threshold,
-        threshold_source,
-        baseline: None,
-        candidate: None,
-        ratio: None,
-        worse: None,
-        verdict: Verdict::Inconclusive,
-        advisory: false,
-        needs_confirmation: false,
-        confirmation: None,
-        reason: Some("neither side measured it".to_owned()),
-    }
-}
-
-fn judge(change: &MetricComparison, threshold: f64, threshold_source: ThresholdSource, advisory: bool) -> Gate {
-    let worse = change.worse();
-    let (verdict, why) =
-        if change.deterministic { exact_verdict(change, worse, threshold) } else { verdict(worse, threshold) };
-    let advisory = advisory && !change.deterministic;
-    Gate {
-        metric: change.metric.clone(),
-        workload: change.workload.clone(),
-        unit: change.unit.clone(),
-        direction: change.direction,
-        threshold,
-        threshold_source,
-        baseline: change.baseline,
-        candidate: change.candidate,
-        ratio: change.ratio,
-        worse,
-        verdict,
-        advisory,
-        needs_confirmation: verdict == Verdict::Regression && !change.deterministic && !advisory,
-        confirmation: None,
-        reason: change.reason.clone().or(why),
-    }
-}
-
-/// Returns the verdict on a timed metric. Whatever is NaN is neither over nor under anything.
-fn verdict(worse: Option<Worse>, threshold: f64) -> (Verdict, Option<String>) {
-    let Some(Worse { estimate, interval }) = worse else {
-        return (Verdict::Inconclusive, None);
-    };
-    let Some(interval) = interval else {
-        return (Verdict::Inconclusive, Some("one pair of launches has no interval".to_owned()));
-    };
-    if interval.low > 0.0 && estimate >= threshold {
-        (Verdict::Regression, None)
-    } else if interval.high < threshold {
-        (Verdict::Pass, None)
-    } else {
-        (
-            Verdict::Inconclusive,
-            Some(format!("the interval reaches {} worse", number::percent(interval.high).trim_start_matches('+'))),
-        )
-    }
-}
-
-/// Returns the verdict on a metric that does not vary: the values as they are.
-fn exact_verdict(change: &MetricComparison, worse: Option<Worse>, threshold: f64) -> (Verdict, Option<String>) {
-    match worse {
-        Some(Worse { estimate, .. }) if estimate > 0.0 && estimate >= threshold => (Verdict::Regression, None),
-        Some(Worse { estimate, .. }) if estimate.is_finite() => (Verdict::Pass, None),
-        // The candidate was measured, and its value is no number: it broke.
-        _ if change.baseline.is_some() && change.candidate.is_none() && change.candidate_launches > 0 => {
-            (Verdict::Regression, Some("the candidate's value is not finite".to_owned()))
-        }
-        _ => (Verdict::Inconclusive, None),
-    }
 }
 
 fn outcome_of(comparison: &Comparison, gates: &[Gate]) -> Outcome {
@@ -320,35 +194,6 @@ pub fn overall(reports: &[GateReport]) -> Outcome {
         .into_iter()
         .find(|outcome| reports.iter().any(|report| report.outcome == *outcome))
         .unwrap_or(if reports.is_empty() { Outcome::NotComparable } else { Outcome::Pass })
-}
-
-/// Returns the first gates with the regressions among them confirmed, or not, by a second set of
-/// launches: a regression only if both say so, otherwise what the second says. This keeps the layout
-/// and placement luck of one set of processes from failing a build.
-#[must_use]
-pub fn confirm(first: &[Gate], second: &[Gate]) -> Vec<Gate> {
-    first
-        .iter()
-        .map(|gate| {
-            if !gate.needs_confirmation {
-                return gate.clone();
-            }
-            let again = second.iter().find(|again| again.metric == gate.metric && again.workload == gate.workload);
-            let verdict = again.map_or(Verdict::Inconclusive, |again| again.verdict);
-            let reason = match (again, verdict) {
-                (None, _) => "not confirmed: the second set of launches did not measure it",
-                (_, Verdict::Regression) => "confirmed by a second set of launches",
-                (_, Verdict::Pass | Verdict::Inconclusive) => "not confirmed by a second set of launches",
-            };
-            Gate {
-                verdict,
-                needs_confirmation: false,
-                confirmation: again.map(|again| Confirmation { ratio: again.ratio, verdict: again.verdict }),
-                reason: Some(reason.to_owned()),
-                ..gate.clone()
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]

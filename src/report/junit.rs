@@ -3,7 +3,7 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::{
     compare::Effect,
-    gate::{Gate, GateReport, Verdict},
+    gate::{Gate, GateReport, ThresholdSource, Verdict},
     number,
 };
 
@@ -54,7 +54,8 @@ fn test_case(gate: &Gate, recipe: &str, strict: bool) -> TestCase {
     }
     let name =
         if gate.workload.is_empty() { gate.metric.clone() } else { format!("{} {}", gate.metric, gate.workload) };
-    let mut case = TestCase::new(name, status);
+    let kind = if gate.threshold_source == ThresholdSource::Bound { " bound" } else { "" };
+    let mut case = TestCase::new(format!("{name}{kind}"), status);
     case.set_classname(recipe);
     case.set_system_out(sentence(gate));
     case

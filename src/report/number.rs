@@ -4,6 +4,13 @@ use crate::metrics::stats::{Interval, Ratio};
 /// Decimals nobody reads beyond.
 const MOST_DECIMALS: usize = 6;
 
+/// Below this, a value is shown with its power of ten.
+const SMALLEST_PLAIN: f64 = 1e-3;
+
+fn is_tiny(value: f64) -> bool {
+    value != 0.0 && value.abs() < SMALLEST_PLAIN
+}
+
 /// Returns the value with `decimals` decimals and a comma between thousands.
 #[must_use]
 pub fn fixed(value: f64, decimals: usize) -> String {
@@ -46,16 +53,33 @@ pub fn decimals_of_half_width(half_width: f64) -> usize {
     decimals(half_width, if leading < 3.0 { 2 } else { 1 })
 }
 
-/// Returns the value with so many significant digits; digits before the point are never dropped.
+/// Returns the value with so many significant digits; digits before the point are never dropped. Tiny
+/// values carry their power of ten: `1.2e-4`.
 #[must_use]
 pub fn significant(value: f64, digits: i32) -> String {
+    if is_tiny(value) {
+        return format!("{value:.*e}", usize::try_from(digits - 1).unwrap_or(0));
+    }
     fixed(value, decimals(value, digits))
 }
 
-/// Returns `38.2 ±1.1`, or four significant digits where there is no uncertainty to go by.
+/// Returns a value as a person would write it: all its digits and none more.
+#[must_use]
+pub fn short(value: f64) -> String {
+    if is_tiny(value) { format!("{value:e}") } else { value.to_string() }
+}
+
+/// Returns `38.2 ±1.1`, or four significant digits where there is no uncertainty to go by; of tiny
+/// values both with one power of ten, `1.23e-4 ±0.21e-4`.
 #[must_use]
 pub fn with_interval(value: f64, interval: Option<Interval>) -> String {
     match interval.map(Interval::half_width) {
+        Some(half) if half > 0.0 && half.is_finite() && is_tiny(value) => {
+            let power = exponent(value).max(exponent(half));
+            let scale = 10f64.powi(power);
+            let decimals = decimals_of_half_width(half / scale);
+            format!("{}e{power} ±{}e{power}", fixed(value / scale, decimals), fixed(half / scale, decimals))
+        }
         Some(half) if half > 0.0 && half.is_finite() => {
             let decimals = decimals_of_half_width(half);
             format!("{} ±{}", fixed(value, decimals), fixed(half, decimals))
@@ -155,12 +179,21 @@ mod tests {
     #[test]
     fn without_interval_four_digits_are_shown() {
         for (value, text) in
-            [(7.123_456, "7.123"), (1_234_567.8, "1,234,568"), (0.0, "0"), (-0.000_1, "-0.000100"), (1000.0, "1,000")]
+            [(7.123_456, "7.123"), (1_234_567.8, "1,234,568"), (0.0, "0"), (-0.000_1, "-1.000e-4"), (1000.0, "1,000")]
         {
             assert_eq!(with_interval(value, None), text);
         }
         assert_eq!(with_interval(7.0, around(7.0, 0.0)), "7.000");
         assert_eq!(with_interval(f64::NAN, None), "NaN");
+    }
+
+    #[test]
+    fn tiny_values_carry_their_power_of_ten() {
+        assert_eq!(with_interval(1.234e-4, around(1.234e-4, 2.1e-5)), "1.23e-4 ±0.21e-4");
+        assert_eq!(with_interval(2.0e-8, around(2.0e-8, 3.4e-7)), "0e-7 ±3e-7");
+        assert_eq!(with_interval(0.001_234, around(0.001_234, 0.000_05)), "0.00123 ±0.00005");
+        assert_eq!((significant(1.2345e-5, 2), significant(0.0, 2)), ("1.2e-5".to_owned(), "0".to_owned()));
+        assert_eq!((short(1e-4), short(0.99), short(7.5)), ("1e-4".to_owned(), "0.99".to_owned(), "7.5".to_owned()));
     }
 
     #[test]

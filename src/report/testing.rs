@@ -50,6 +50,7 @@ pub(super) fn manifest() -> Manifest {
             commit: "0123456789ab".to_owned(),
             ..Host::default()
         },
+        sessions: vec!["s".to_owned()],
         started_at: "2026-11-22T10:00:00.000Z".to_owned(),
         ended_at: Some("2026-11-22T10:10:00.000Z".to_owned()),
         launches_complete: 5,
@@ -180,6 +181,7 @@ fn tokens(run_id: &str, truth: Truth, rng: &mut ChaCha8Rng) -> Vec<TokenRow> {
                 token_id: position,
                 t_ns,
                 itl_ns: (position > 0).then_some(gap),
+                ..TokenRow::default()
             });
         }
     }

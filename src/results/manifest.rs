@@ -54,6 +54,7 @@ impl Manifest {
             threads: cell.threads,
             model: cell.model.clone(),
             host: host.clone(),
+            sessions: Vec::new(),
             started_at: clock::timestamp(),
             ended_at: None,
             launches_complete: 0,

@@ -87,6 +87,14 @@ fn real<R>(name: &str, rows: &[R], get: impl Fn(&R) -> f64) -> Column {
     Series::new(name.into(), rows.iter().map(get).collect::<Vec<f64>>()).into()
 }
 
+fn real_or_null<R>(name: &str, rows: &[R], get: impl Fn(&R) -> Option<f64>) -> Column {
+    Series::new(name.into(), rows.iter().map(get).collect::<Vec<Option<f64>>>()).into()
+}
+
+fn flag_or_null<R>(name: &str, rows: &[R], get: impl Fn(&R) -> Option<bool>) -> Column {
+    Series::new(name.into(), rows.iter().map(get).collect::<Vec<Option<bool>>>()).into()
+}
+
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -150,6 +158,10 @@ pub(super) fn write_tokens(path: &Path, rows: &[TokenRow]) -> Result<(), Parquet
             count("token_id", rows, |row| row.token_id.into()),
             count("t_ns", rows, |row| row.t_ns),
             count_or_null("itl_ns", rows, |row| row.itl_ns),
+            real_or_null("nll", rows, |row| row.nll),
+            real_or_null("reference_nll", rows, |row| row.reference_nll),
+            real_or_null("kl_divergence", rows, |row| row.kl_divergence),
+            flag_or_null("top1_equal", rows, |row| row.top1_equal),
         ],
     )
 }
@@ -220,6 +232,19 @@ impl<'a> Table<'a> {
 
     fn column<T>(&self, name: &str, get: impl FnOnce(&Column) -> Result<Vec<T>, PolarsError>) -> Cells<T> {
         self.frame.column(name).and_then(get).map(Vec::into_iter).map_err(ParquetError::of(self.path))
+    }
+
+    /// Reads a column that earlier versions did not write; without it, there are no values.
+    fn added<T>(
+        &self,
+        name: &str,
+        get: impl FnOnce(&Column) -> Result<Vec<Option<T>>, PolarsError>,
+    ) -> Cells<Option<T>> {
+        if self.frame.column(name).is_err() {
+            let none: Vec<Option<T>> = std::iter::repeat_with(|| None).take(self.frame.height()).collect();
+            return Ok(none.into_iter());
+        }
+        self.column(name, get)
     }
 
     fn text_or_null(&self, name: &str) -> Cells<Option<String>> {
@@ -304,6 +329,11 @@ pub(super) fn read_tokens(path: &Path) -> Result<Vec<TokenRow>, ParquetError> {
     let (mut request, mut position) = (table.number("request")?, table.number("position")?);
     let (mut token_id, mut t_ns) = (table.number("token_id")?, table.count("t_ns")?);
     let mut itl_ns = table.count_or_null("itl_ns")?;
+    // Files of before there were scores lack these columns.
+    let real = |name: &str| table.added(name, |column| Ok(column.f64()?.iter().collect()));
+    let (mut nll, mut reference_nll, mut kl_divergence) =
+        (real("nll")?, real("reference_nll")?, real("kl_divergence")?);
+    let mut top1_equal = table.added("top1_equal", |column| Ok(column.bool()?.iter().collect()))?;
     let rows = std::iter::from_fn(|| {
         Some(TokenRow {
             run_id: run_id.next()?,
@@ -317,7 +347,29 @@ pub(super) fn read_tokens(path: &Path) -> Result<Vec<TokenRow>, ParquetError> {
             token_id: token_id.next()?,
             t_ns: t_ns.next()?,
             itl_ns: itl_ns.next()?,
+            nll: nll.next()?,
+            reference_nll: reference_nll.next()?,
+            kl_divergence: kl_divergence.next()?,
+            top1_equal: top1_equal.next()?,
         })
     });
     Ok(rows.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_before_there_were_scores_are_read_without_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.parquet");
+        let rows = [TokenRow { run_id: "r".to_owned(), position: 8, itl_ns: Some(4), ..TokenRow::default() }];
+        write_tokens(&path, &rows).unwrap();
+        let frame = Table::read(&path).unwrap().frame;
+        let old = frame.columns()[..11].to_vec();
+        assert_eq!(old[10].name().as_str(), "itl_ns");
+        write(&path, old).unwrap();
+        assert_eq!(read_tokens(&path).unwrap(), rows);
+    }
 }

@@ -25,7 +25,8 @@ pub enum RunState {
     Complete,
     /// A launch failed; what was measured is kept.
     Failed,
-    /// The kernel set's numbers differ from the reference's; its times do not count.
+    /// The kernel set's numbers differ from the reference's, or a value is no number; what was timed
+    /// does not count.
     Invalid,
     /// Stopped by a signal after a clean flush; the next run goes on.
     Interrupted,
@@ -58,6 +59,10 @@ pub struct Manifest {
     pub model: ModelIdentity,
     /// The machine and build it was begun on.
     pub host: Host,
+    /// The sessions that wrote it, in order: what one process measured, all its cells in turn, is one
+    /// session. Runs of before there were sessions have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<String>,
     /// RFC 3339, UTC.
     pub started_at: String,
     /// RFC 3339, UTC; absent while running.

@@ -8,6 +8,8 @@ use super::{
     store::{ListOutcome, PlanFile, Store, StoreError, age},
 };
 
+use crate::plan::axes_label;
+
 /// So short a part of an id says nothing, and could be the beginning of a word.
 const SHORTEST: usize = 6;
 
@@ -64,6 +66,28 @@ impl Store {
                 Err(StoreError::Ambiguous { selector: selector.to_owned(), matches: runs.chain(cells).collect() })
             }
         }
+    }
+
+    /// Returns what `chosen` leaves out of its recipe: of each cell of the recipe's newest plan that is
+    /// not among them, its label or hash, and the newest run there is.
+    ///
+    /// # Errors
+    ///
+    /// If the plan or the store cannot be read.
+    pub fn left_out(&self, chosen: &[Manifest]) -> Result<Vec<(String, Option<Manifest>)>, StoreError> {
+        let Some(recipe) = chosen.first().map(|manifest| manifest.recipe.as_str()) else { return Ok(Vec::new()) };
+        let path = self.root().join(recipe).join(layout::PLAN);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let plan: PlanFile = read_json(&path)?;
+        let others = plan.cells.iter().filter(|hash| chosen.iter().all(|manifest| manifest.cell_hash != **hash));
+        let named = others.map(|hash| {
+            let newest = self.latest(recipe, hash);
+            let label = newest.as_ref().map(|manifest| axes_label(&manifest.axes)).filter(|label| !label.is_empty());
+            (label.unwrap_or_else(|| format!("cell {}", layout::short(hash))), newest)
+        });
+        Ok(named.collect())
     }
 
     fn of_recipe(&self, recipe: &str, manifests: Vec<Manifest>) -> Result<Vec<Manifest>, StoreError> {

@@ -2,6 +2,10 @@
 //!
 //! There is no database and no index to break: the directories are the index, and a run appears in
 //! it by one rename, whole. What is relied on is said in `durable` (rename) and `journal` (locks).
+mod error;
+mod list;
+mod recover;
+
 use std::{
     fs,
     io::ErrorKind,
@@ -12,10 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     durable::{FileError, JsonError, read_json, replace_json, replace_text, sync_directory},
-    journal::{self, Journal, JournalError},
+    journal::{self, Journal},
     layout::{self, FORMAT_VERSION, check_name},
-    manifest,
-    parquet::{self, ParquetError},
+    manifest, parquet,
     record::{Manifest, RunKind, RunRecord, RunState},
     writer::{RunWriter, collector_of},
 };
@@ -26,76 +29,9 @@ use crate::{
     plan::{Cell, Plan},
 };
 
-/// Why results could not be read or written.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say what the fields are")]
-pub enum StoreError {
-    #[error(transparent)]
-    File(#[from] FileError),
-    #[error(transparent)]
-    Json(#[from] JsonError),
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    #[error(transparent)]
-    Parquet(#[from] ParquetError),
-    #[error("{} has format {found}, this ruvlab knows {FORMAT_VERSION}; use a newer ruvlab", .path.display())]
-    Version { path: PathBuf, found: u64 },
-    #[error("{} is the manifest of run {run_id}, but lies elsewhere; run directories cannot be renamed", .path.display())]
-    Moved { path: PathBuf, run_id: String },
-    #[error(
-        "{name:?} cannot name a {what}: letters, digits, `-`, `_` and `.` can, not `.` in front, nor \
-             `baselines` or `store.json`"
-    )]
-    Name { what: &'static str, name: String },
-    #[error("run {run_id} cannot go on: {problem}; start a new run with --rerun all")]
-    NotResumable { run_id: String, problem: String },
-    #[error("run {run_id} cannot end in state `running`")]
-    NotAnEnd { run_id: String },
-    #[error("no run, cell or recipe is {selector:?}{}", alternatives(.nearest, *.unreadable))]
-    NotFound { selector: String, nearest: Vec<String>, unreadable: usize },
-    #[error("{selector:?} could be any of {}; give more of it", .matches.join(", "))]
-    Ambiguous { selector: String, matches: Vec<String> },
-    #[error("recipe {recipe} has no complete run; not complete: {}", .runs.join(", "))]
-    NoCompleteRun { recipe: String, runs: Vec<String> },
-    #[error("no baseline is named {name:?}{}", alternatives(.names, 0))]
-    NoBaseline { name: String, names: Vec<String> },
-    #[error("baseline {name:?} cannot be set: {problem}")]
-    BadBaseline { name: String, problem: String },
-}
-
-impl StoreError {
-    /// Returns whether what was asked for does not exist or is not clear, and nothing is broken.
-    #[must_use]
-    pub fn is_selection(&self) -> bool {
-        matches!(self, Self::NotFound { .. } | Self::Ambiguous { .. } | Self::NoCompleteRun { .. })
-    }
-}
-
-fn alternatives(nearest: &[String], unreadable: usize) -> String {
-    let names = if nearest.is_empty() { String::new() } else { format!("; there is {}", nearest.join(", ")) };
-    match unreadable {
-        0 => names,
-        _ => format!("{names}; {unreadable} run directories have problems, `ruvlab list` names them"),
-    }
-}
-
-/// Something in a store that cannot be used as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Problem {
-    /// Where.
-    pub path: PathBuf,
-    /// What is wrong: a lowercase fragment that names the place.
-    pub message: String,
-}
-
-/// The runs of a store, and what could not be read beside them.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ListOutcome {
-    /// By start, then run id.
-    pub manifests: Vec<Manifest>,
-    /// By path.
-    pub problems: Vec<Problem>,
-}
+pub use error::StoreError;
+pub(super) use list::age;
+pub use list::{ListOutcome, Problem};
 
 /// The texts a run directory keeps.
 #[derive(Clone, Copy, Debug)]
@@ -135,6 +71,8 @@ pub(super) struct PlanFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     root: PathBuf,
+    /// What is written through this store belongs to this session.
+    session: String,
 }
 
 impl Store {
@@ -150,7 +88,7 @@ impl Store {
             Err(JsonError::File(error)) if error.error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(Self { root: root.to_owned() })
+        Ok(Self { root: root.to_owned(), session: uuid::Uuid::now_v7().to_string() })
     }
 
     /// Returns its directory.
@@ -199,7 +137,7 @@ impl Store {
         check_name("recipe", &cell.recipe.name)?;
         check_name("cell", &cell.hash)?;
         self.prepare()?;
-        let manifest = Manifest::begun(cell, kind, host);
+        let manifest = Manifest { sessions: vec![self.session.clone()], ..Manifest::begun(cell, kind, host) };
         let directory = self.run_dir(&manifest);
         // A name that starts with a dot is no run yet: a crash here leaves nothing that was measured.
         let unborn = directory.with_file_name(format!(".{}.new", manifest.run_id));
@@ -230,57 +168,10 @@ impl Store {
         if let Some(problem) = writer.manifest().resume_problem(&host) {
             return Err(StoreError::NotResumable { run_id: manifest.run_id.clone(), problem });
         }
-        writer.mark_running()?;
+        writer.mark_running(&self.session)?;
         writer.end_open_launches()?;
         writer.session(&host)?;
         Ok(writer)
-    }
-
-    /// Returns all runs, and beside them what could not be read or lacks files.
-    ///
-    /// # Errors
-    ///
-    /// If the store's own directory cannot be read; one that does not exist is empty.
-    pub fn list(&self) -> Result<ListOutcome, StoreError> {
-        let mut outcome = ListOutcome::default();
-        for recipe in subdirectories(&self.root)? {
-            if recipe.file_name().is_some_and(|name| name == layout::BASELINES) {
-                continue;
-            }
-            for cell in noted(subdirectories(&recipe), &recipe, &mut outcome.problems) {
-                self.list_cell(&cell, &mut outcome);
-            }
-        }
-        outcome.manifests.sort_by(|a, b| (&a.started_at, &a.run_id).cmp(&(&b.started_at, &b.run_id)));
-        Ok(outcome)
-    }
-
-    fn list_cell(&self, cell: &Path, outcome: &mut ListOutcome) {
-        for directory in noted(subdirectories(cell), cell, &mut outcome.problems) {
-            match manifest::read(&directory) {
-                Ok(manifest) => {
-                    let ended: &[&str] = if manifest.state == RunState::Running { &[] } else { &layout::ENDED };
-                    let needed = layout::ALWAYS.iter().chain(ended);
-                    let missing: Vec<&str> = needed.copied().filter(|name| !directory.join(name).exists()).collect();
-                    if !missing.is_empty() {
-                        let message = format!("{} lacks {}", directory.display(), missing.join(", "));
-                        outcome.problems.push(Problem { path: directory.clone(), message });
-                    }
-                    outcome.manifests.push(manifest);
-                }
-                Err(error) => outcome.problems.push(Problem { path: directory, message: error.to_string() }),
-            }
-        }
-    }
-
-    /// Returns the newest `RunKind::Run` of a cell, a complete one before all others; unreadable
-    /// directories, which [`Store::list`] reports, are no candidates.
-    #[must_use]
-    pub fn latest(&self, recipe: &str, cell_hash: &str) -> Option<Manifest> {
-        let mut outcome = ListOutcome::default();
-        self.list_cell(&layout::cell_directory(&self.root, recipe, cell_hash), &mut outcome);
-        let runs = outcome.manifests.into_iter().filter(|m| m.kind == RunKind::Run && m.cell_hash == cell_hash);
-        runs.max_by(|a, b| age(a).cmp(&age(b)))
     }
 
     /// Remembers which cells a recipe has now, so that selecting the recipe by name means these.
@@ -351,45 +242,6 @@ impl Store {
     pub fn cell(&self, manifest: &Manifest) -> Result<Cell, StoreError> {
         Ok(read_json(&self.run_dir(manifest).join(layout::CELL))?)
     }
-
-    /// Finishes, as `interrupted`, every run in state `running` whose process is gone, and returns
-    /// them. Runs this user may not write, or on a file system without locks, stay as they are: they
-    /// can be read all the same.
-    ///
-    /// # Errors
-    ///
-    /// The first, after all were tried, if the store or a run cannot be read or written.
-    pub fn recover(&self) -> Result<Vec<Manifest>, StoreError> {
-        let mut recovered = Vec::new();
-        let mut first_error = None;
-        for manifest in self.list()?.manifests.iter().filter(|manifest| manifest.state == RunState::Running) {
-            match self.recover_run(manifest) {
-                Ok(Some(manifest)) => recovered.push(manifest),
-                Ok(None) => {}
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        first_error.map_or(Ok(recovered), Err)
-    }
-
-    fn recover_run(&self, manifest: &Manifest) -> Result<Option<Manifest>, StoreError> {
-        let directory = self.run_dir(manifest);
-        let last_written = fs::metadata(directory.join(layout::JOURNAL)).and_then(|metadata| metadata.modified());
-        let mut writer = match RunWriter::resumed(&directory) {
-            Err(StoreError::Journal(JournalError::Locked(_) | JournalError::NoLocks { .. })) => return Ok(None),
-            Err(StoreError::Journal(JournalError::File(error))) if error.is_read_only() => return Ok(None),
-            writer => writer?,
-        };
-        if writer.manifest().state != RunState::Running {
-            return Ok(None);
-        }
-        writer.end_open_launches()?;
-        let reason = "the process that wrote it ended without finishing it".to_owned();
-        // It ended when it was last heard of, not when somebody noticed.
-        let ended_at = last_written.ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
-        let ended_at = ended_at.map_or_else(clock::timestamp, |time| format!("{time:.3}"));
-        Ok(Some(writer.finish_at(ended_at, RunState::Interrupted, Some(reason))?.manifest))
-    }
 }
 
 /// Makes the directory of a run with everything that is known before its first launch, the journal
@@ -404,33 +256,4 @@ fn fill(directory: &Path, manifest: &Manifest, cell: &Cell, files: RunFiles<'_>)
     replace_json(&directory.join(layout::ENVIRONMENT), &environment)?;
     manifest::write(directory, manifest)?;
     Ok(journal)
-}
-
-/// Returns what newest means among runs of one cell: complete first, then by start.
-pub(super) fn age(manifest: &Manifest) -> (bool, &str, &str) {
-    (manifest.state == RunState::Complete, &manifest.started_at, &manifest.run_id)
-}
-
-/// Returns the directories in a directory, by name, those hidden by a dot left out.
-fn subdirectories(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(FileError::of("read", directory))?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(FileError::of("read", directory))?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".") && entry.path().is_dir() {
-            found.push(entry.path());
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn noted(found: Result<Vec<PathBuf>, FileError>, path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
-    found.unwrap_or_else(|error| {
-        problems.push(Problem { path: path.to_owned(), message: error.to_string() });
-        Vec::new()
-    })
 }

@@ -5,7 +5,7 @@ use std::{
 
 use super::{durable::replace_json, journal::JournalError, *};
 use crate::{
-    event::{Arm, Event, Outcome, Phase, Sample, TokenTime, TokenTrace},
+    event::{Arm, Event, Outcome, Phase, Sample, ScoreTrace, TokenScore, TokenTime, TokenTrace},
     host::Host,
     metrics::SampleRow,
     plan::{Cell, Plan},
@@ -137,10 +137,12 @@ fn a_finished_run_is_read_back_as_it_was_written() {
     assert_eq!(fixture.store.tokens(&record.manifest).unwrap(), tokens);
 
     let summary: Summary = durable::read_json(&directory.join("summary.json")).unwrap();
-    let ([candidate], [baseline]) = (summary.metrics.as_slice(), summary.baseline.as_slice()) else {
+    let ([], [baseline], [problem]) =
+        (summary.metrics.as_slice(), summary.baseline.as_slice(), summary.problems.as_slice())
+    else {
         panic!("{summary:?}")
     };
-    assert_eq!((candidate.n, candidate.median), (1, 10.0 / 3.0));
+    assert_eq!((problem.metric.as_str(), problem.reason.as_str()), ("decode_tok_s", "value NaN is not finite"));
     assert_eq!((baseline.mean, baseline.min, baseline.max), (1.5, 1.5, 1.5));
     assert_eq!(fs::read_to_string(directory.join("recipe.yaml")).unwrap(), FILES.source_text);
     assert_eq!(fs::read_to_string(directory.join("resolved.yaml")).unwrap(), FILES.resolved_text);
@@ -456,4 +458,72 @@ fn a_place_that_cannot_be_written_is_named_and_loses_nothing() {
     let error = fixture.store.create(&bad, RunKind::Run, FILES, &fixture.host).unwrap_err().to_string();
     assert!(error.contains("\"baselines\" cannot name a recipe"), "{error}");
     assert!(Path::new(fixture.store.root()).join("a").exists());
+}
+
+#[test]
+fn scored_tokens_are_read_back_beside_generated_ones() {
+    let fixture = fixture();
+    let mut writer = fixture.begin(&cell("a", "ab", &serde_json::json!({})));
+    let mut events = launch(0, Arm::Candidate, &[1.0]);
+    let score = |position: u32, kl_divergence: f64| TokenScore {
+        position,
+        token_id: 7,
+        nll: 2.5,
+        reference_nll: 2.25,
+        kl_divergence,
+        top1_equal: position == 5,
+    };
+    let trace = ScoreTrace {
+        workload: "kl_divergence(heldout,c8,vs f32)".to_owned(),
+        window: 3,
+        t_ns: 99,
+        tokens: vec![score(5, 0.1 + 0.2), score(6, 5e-324)],
+    };
+    events.insert(events.len() - 1, Event::Scores { launch: 0, trace });
+    for event in &events {
+        writer.append(event).unwrap();
+    }
+    let manifest = writer.finish(RunState::Complete, None).unwrap().manifest;
+    fs::remove_file(fixture.store.run_dir(&manifest).join("events.jsonl")).unwrap();
+    let tokens = fixture.store.tokens(&manifest).unwrap();
+    let [generated, _, first, second] = tokens.as_slice() else { panic!("{tokens:?}") };
+    assert_eq!((generated.nll, generated.top1_equal), (None, None));
+    assert_eq!((first.request, first.position, first.token_id, first.t_ns, first.itl_ns), (3, 5, 7, 99, None));
+    assert_eq!((first.nll, first.reference_nll), (Some(2.5), Some(2.25)));
+    assert_eq!([first, second].map(|row| row.kl_divergence), [Some(0.1 + 0.2), Some(5e-324)]);
+    assert_eq!([first, second].map(|row| row.top1_equal), [Some(true), Some(false)]);
+}
+
+#[test]
+fn a_run_knows_the_sessions_that_wrote_it() {
+    let fixture = fixture();
+    let first = fixture.complete(&cell("a", "ab", &serde_json::json!({})));
+    let second = fixture.complete(&cell("a", "cd", &serde_json::json!({"threads": 2})));
+    assert_eq!((first.sessions.len(), &first.sessions), (1, &second.sessions), "one store, one session");
+    let later = Store::open(fixture.store.root()).unwrap();
+    let writer = fixture.begin(&cell("a", "ef", &serde_json::json!({"threads": 3})));
+    let stopped = writer.finish(RunState::Interrupted, None).unwrap().manifest;
+    let resumed = later.reopen(&stopped).unwrap().finish(RunState::Complete, None).unwrap().manifest;
+    assert_eq!(resumed.sessions.len(), 2);
+    assert_eq!(resumed.sessions[0], first.sessions[0]);
+    let mut old = serde_json::to_value(&first).unwrap();
+    old.as_object_mut().unwrap().remove("sessions");
+    assert!(serde_json::from_value::<Manifest>(old).unwrap().sessions.is_empty(), "manifests of before can be read");
+}
+
+#[test]
+fn what_a_recipe_has_beside_the_chosen_runs_is_told() {
+    let fixture = fixture();
+    let axes = |set: &str| serde_json::json!({"kernels.set": set});
+    let cells = [cell("a", "ab", &axes("candle")), cell("a", "cd", &axes("reference")), cell("a", "ef", &axes("avx2"))];
+    fixture.complete(&cells[0]);
+    let failed = fixture.begin(&cells[1]).finish(RunState::Failed, Some("out of memory".to_owned())).unwrap();
+    let plan = Plan { recipe: "a".to_owned(), source_text: String::new(), cells: cells.to_vec() };
+    fixture.store.set_plan(&plan).unwrap();
+    let chosen = fixture.store.select("a").unwrap();
+    assert_eq!(chosen.len(), 1);
+    let left_out = fixture.store.left_out(&chosen).unwrap();
+    let expected =
+        [("kernels.set=reference".to_owned(), Some(failed.manifest)), ("cell efefefefefefefef".to_owned(), None)];
+    assert_eq!(left_out, expected);
 }

@@ -64,7 +64,10 @@ impl RunWriter {
         self.append(&Event::SessionStarted { at: clock::timestamp(), pid: std::process::id(), build })
     }
 
-    pub(super) fn mark_running(&mut self) -> Result<(), StoreError> {
+    pub(super) fn mark_running(&mut self, session: &str) -> Result<(), StoreError> {
+        if self.manifest.sessions.last().is_none_or(|last| last != session) {
+            self.manifest.sessions.push(session.to_owned());
+        }
         self.manifest.state = RunState::Running;
         self.manifest.ended_at = None;
         self.manifest.reason = None;

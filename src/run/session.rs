@@ -3,7 +3,8 @@ use std::path::Path;
 
 use crate::{
     clock,
-    event::{Arm, Event, Outcome},
+    event::{Arm, Event, Outcome, Sample},
+    exit,
     host::Host,
     plan::{Cell, LaunchSpec, LaunchTask, PROTOCOL},
     recipe,
@@ -99,13 +100,19 @@ impl Session {
         self.writer.append(&started)?;
         let spec = LaunchSpec { protocol: PROTOCOL, launch, task: step.task, cell: step.cell.clone() };
         let mut written = Ok(());
-        let result = child::launch(executable, &spec, context.interrupt, |event| {
+        let mut broken = None;
+        let mut result = child::launch(executable, &spec, context.interrupt, |event| {
             observer.event(step.cell, &event);
+            broken = broken.take().or_else(|| broken_value(&event));
             if event.is_durable() && written.is_ok() {
                 written = self.writer.append(&event);
             }
         })?;
         written?;
+        // A value that is no number would be left out of every statistic: it must not look like success.
+        if let (Outcome::Complete, Some(reason)) = (&result.outcome, broken) {
+            result.outcome = Outcome::Failed { exit_code: exit::NUMERICS, reason };
+        }
         let outcome = match result.outcome.clone() {
             Outcome::Failed { exit_code, .. } if result.interrupted => {
                 Outcome::Failed { exit_code, reason: "stopped by a signal".to_owned() }
@@ -134,6 +141,14 @@ impl Session {
     }
 }
 
+/// Returns what is wrong with a measured value that is no number.
+fn broken_value(event: &Event) -> Option<String> {
+    let Event::Sample { sample, launch: _ } = event else { return None };
+    let Sample { metric, workload, value, .. } = sample;
+    let place = if workload.is_empty() { String::new() } else { format!(" of {workload}") };
+    (!value.is_finite()).then(|| format!("{metric}{place} is {value}, which is no measurement"))
+}
+
 /// Where a launch stands in the order of things.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'a> {
@@ -147,4 +162,36 @@ pub struct Step<'a> {
     pub block: u32,
     /// The place inside the round.
     pub slot: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Phase;
+
+    fn sample(metric: &str, value: f64) -> Event {
+        let sample = Sample {
+            metric: metric.to_owned(),
+            phase: Phase::Eval,
+            workload: "perplexity(heldout,c512)".to_owned(),
+            rep: 0,
+            warmup: false,
+            value,
+            n: 1,
+            t_ns: 0,
+            step: None,
+        };
+        Event::Sample { launch: 0, sample }
+    }
+
+    #[test]
+    fn a_value_that_is_no_number_is_told_and_any_other_is_not() {
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let told = broken_value(&sample("perplexity", value)).unwrap();
+            assert!(told.starts_with("perplexity of perplexity(heldout,c512) is "), "{told}");
+        }
+        assert_eq!(broken_value(&sample("perplexity", 7.5)), None);
+        let reason = "no counters".to_owned();
+        assert_eq!(broken_value(&Event::Unavailable { launch: 0, metric: "energy_j".to_owned(), reason }), None);
+    }
 }

@@ -136,7 +136,7 @@ fn report(answers: &Answers, prompt_tokens: u32, recorder: &mut Recorder<'_>) {
 
 /// Returns the q-quantile of ascending values, linear between the two nearest (Hyndman and Fan's
 /// type 7, numpy's default); NaN of none.
-fn quantile(ascending: &[f64], q: f64) -> f64 {
+pub(super) fn quantile(ascending: &[f64], q: f64) -> f64 {
     let place = q * ascending.len().saturating_sub(1) as f64;
     let below = place.floor() as usize;
     match (ascending.get(below), ascending.get(below + 1)) {

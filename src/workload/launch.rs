@@ -1,5 +1,5 @@
 //! One launch: what a child process does from its specification to its last event.
-use super::{decode, perplexity, prefill, prompt::Prompts, recorder::Recorder, verify};
+use super::{decode, kl_divergence, perplexity, prefill, prompt::Prompts, recorder::Recorder, verify};
 use crate::{
     clock::Stopwatch,
     engine::{self, EngineError, EngineKind, LanguageModel},
@@ -78,6 +78,19 @@ pub enum LaunchError {
         /// Tokens there is room for.
         context_length: usize,
     },
+    /// A divergence without a reference.
+    #[error("{0} has no reference in the plan: plan and run it with one build of ruvlab")]
+    NoReference(String),
+    /// A reference with other tokens.
+    #[error("{workload}: the model has a vocabulary of {ours} tokens, its reference one of {found}")]
+    Vocabulary {
+        /// Its label.
+        workload: String,
+        /// The cell's.
+        ours: usize,
+        /// The reference's.
+        found: usize,
+    },
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -103,6 +116,8 @@ impl LaunchError {
             | Self::TextTooShort { .. }
             | Self::Tokenizer { .. }
             | Self::Context { .. }
+            | Self::NoReference(_)
+            | Self::Vocabulary { .. }
             | Self::Engine(_) => exit::UNEXPECTED,
         }
     }
@@ -212,7 +227,10 @@ fn workloads(cell: &Cell, task: LaunchTask, recorder: &mut Recorder<'_>) -> Resu
             (Workload::Perplexity(perplexity), LaunchTask::Quality) => {
                 perplexity::run(perplexity, cell, &mut loaded, recorder)?;
             }
-            (Workload::Prefill(_) | Workload::Decode(_) | Workload::Perplexity(_), _) => {}
+            (Workload::KlDivergence(divergence), LaunchTask::Quality) => {
+                kl_divergence::run(divergence, cell, &mut loaded, recorder)?;
+            }
+            (Workload::Prefill(_) | Workload::Decode(_) | Workload::Perplexity(_) | Workload::KlDivergence(_), _) => {}
         }
     }
     if task == LaunchTask::Speed {

@@ -1,10 +1,12 @@
 //! The workloads, each in one file, and the launch that runs them in a child process.
 mod decode;
+mod kl_divergence;
 mod launch;
 mod perplexity;
 mod prefill;
 mod prompt;
 mod recorder;
 mod verify;
+mod windows;
 
 pub use launch::{LaunchError, launch};

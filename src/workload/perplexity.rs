@@ -1,14 +1,12 @@
-//! Perplexity, by llama.cpp's convention (`tools/perplexity/perplexity.cpp`): the text is tokenised
-//! once and cut into windows of `n_ctx` tokens side by side. Of each window, positions from
-//! `n_ctx / 2` to the last but one score the token after them. Where the model wants a BOS token,
-//! it takes the place of each window's first token.
+//! Perplexity, on [`windows`](super::windows) as llama.cpp cuts them.
 use std::f64::consts::LN_2;
 
 use ruvlab_kernels::log_sum_exp_f32;
 
 use super::{
-    launch::{LaunchError, Loaded, open_text},
+    launch::{LaunchError, Loaded},
     recorder::Recorder,
+    windows::{Window, Windows},
 };
 use crate::{
     engine::{Chunk, LogitRows},
@@ -18,7 +16,7 @@ use crate::{
 };
 
 /// Positions scored at once, which bounds the memory of their logits.
-const SCORED_AT_ONCE: usize = 128;
+pub(super) const SCORED_AT_ONCE: usize = 128;
 
 pub(super) fn run(
     perplexity: &Perplexity,
@@ -27,28 +25,20 @@ pub(super) fn run(
     recorder: &mut Recorder<'_>,
 ) -> Result<(), LaunchError> {
     let Perplexity { text, n_ctx, chunks } = perplexity;
-    let n_ctx = *n_ctx as usize;
-    loaded.check_context(recorder.workload(), n_ctx - 1)?;
-    let content = open_text(cell, text)?.content;
-    let wrong = |error| LaunchError::Tokenizer { source_name: cell.model.source.clone(), error };
-    let bos = loaded.tokenizer.bos_to_add();
-    let mut tokens: Vec<u32> = bos.into_iter().collect();
-    tokens.extend(loaded.tokenizer.encode(&content, false).map_err(wrong)?);
-    if tokens.len() < 2 * n_ctx {
-        return Err(LaunchError::TextTooShort { name: text.clone(), found: tokens.len(), needed: 2 * n_ctx });
-    }
-    let windows = (tokens.len() / n_ctx).min(chunks.map_or(usize::MAX, |chunks| chunks as usize));
+    loaded.check_context(recorder.workload(), *n_ctx as usize - 1)?;
+    let windows = Windows::new(cell, &loaded.tokenizer, text, *n_ctx, *chunks)?;
     let (mut sum, mut count, mut bytes) = (0.0, 0u64, 0u64);
-    for (window, tokens) in (0u64..).zip(tokens.chunks_exact(n_ctx).take(windows)) {
-        recorder.progress(window, windows as u64);
-        let nll = score(loaded, tokens, bos, recorder.workload())?;
-        let scored = &tokens[n_ctx / 2 + 1..];
-        recorder.at_step("nll", Phase::Eval, nll / scored.len() as f64, scored.len() as u64, window);
+    for window in windows.iter() {
+        recorder.progress(window.index.into(), windows.count());
+        let nll = score(loaded, window, recorder.workload())?;
+        let scored = window.targets();
+        let n = scored.len() as u64;
+        recorder.at_step("nll", Phase::Eval, nll / n as f64, n, window.index.into());
         sum += nll;
-        count += scored.len() as u64;
+        count += n;
         bytes += scored.iter().map(|token| loaded.tokenizer.piece(*token).len() as u64).sum::<u64>();
     }
-    recorder.progress(windows as u64, windows as u64);
+    recorder.progress(windows.count(), windows.count());
     let mean = sum / count as f64;
     recorder.once("nll", Phase::Eval, mean, count);
     recorder.once("perplexity", Phase::Eval, mean.exp(), count);
@@ -57,18 +47,13 @@ pub(super) fn run(
 }
 
 /// Returns the negative log-likelihood, in nats, of the second half of a window.
-fn score(loaded: &mut Loaded, window: &[u32], bos: Option<u32>, label: &str) -> Result<f64, LaunchError> {
-    let mut context = window.to_vec();
-    if let Some(bos) = bos {
-        context[0] = bos;
-    }
-    let first = window.len() / 2;
+fn score(loaded: &mut Loaded, window: Window<'_>, label: &str) -> Result<f64, LaunchError> {
+    let (context, scoring) = window.context();
     let engine = &mut loaded.engine;
     let sequence = engine.open()?;
-    engine.step(&[Chunk { sequence, tokens: &context[..first], logits: LogitRows::Last }])?;
+    engine.step(&[Chunk { sequence, tokens: &context, logits: LogitRows::Last }])?;
     let mut sum = 0.0;
-    let inputs = context[first..window.len() - 1].chunks(SCORED_AT_ONCE);
-    for (tokens, targets) in inputs.zip(window[first + 1..].chunks(SCORED_AT_ONCE)) {
+    for (tokens, targets) in scoring.chunks(SCORED_AT_ONCE).zip(window.targets().chunks(SCORED_AT_ONCE)) {
         let logits = engine.step(&[Chunk { sequence, tokens, logits: LogitRows::All }])?;
         for (row, target) in targets.iter().enumerate() {
             sum += negative_log_likelihood(logits[0].row(row), *target as usize);

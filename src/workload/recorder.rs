@@ -1,7 +1,7 @@
 //! From measured values to events.
 use crate::{
     clock::Stopwatch,
-    event::{Event, Phase, Sample, Sink, TokenTrace},
+    event::{Event, Phase, Sample, ScoreTrace, Sink, TokenScore, TokenTrace},
     host::EnergyReading,
 };
 
@@ -69,6 +69,12 @@ impl<'a> Recorder<'a> {
     pub(super) fn tokens(&mut self, request: u32, tokens: Vec<crate::event::TokenTime>) {
         let trace = TokenTrace { workload: self.workload.clone(), rep: self.rep, request, warmup: self.warmup, tokens };
         self.sink.event(&Event::Tokens { launch: self.launch, trace });
+    }
+
+    /// Records the scored tokens of one window.
+    pub(super) fn scores(&mut self, window: u32, tokens: Vec<TokenScore>) {
+        let trace = ScoreTrace { workload: self.workload.clone(), window, t_ns: self.clock.elapsed_ns(), tokens };
+        self.sink.event(&Event::Scores { launch: self.launch, trace });
     }
 
     /// Reports progress, unless that was done a moment ago; the end always.

@@ -62,6 +62,7 @@ fn prompt_tokens(cell: &Cell) -> usize {
         Workload::Prefill(prefill) => prefill.prompt_tokens,
         Workload::Decode(decode) => decode.prompt_tokens,
         Workload::Perplexity(perplexity) => perplexity.n_ctx / 2,
+        Workload::KlDivergence(divergence) => divergence.n_ctx / 2,
     });
     let room = (cell.model.context_length as usize).saturating_sub(SINGLE).max(1);
     (longest.max().unwrap_or(0) as usize).max(SHORTEST).min(room)

@@ -1,6 +1,7 @@
 //! Everything that is tested from outside, in one binary: candle and polars are slow to link.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 mod cli;
+mod divergence;
 mod engines;
 mod hub;
 mod layering;

@@ -83,6 +83,7 @@ fn record(number: u32, kernels: &str, kind: RunKind, samples: Vec<SampleRow>) ->
                 synthetic: false,
             },
             host: Host { host_id: "h".repeat(16), cpu: "AMD EPYC".to_owned(), ..Host::default() },
+            sessions: vec!["s".to_owned()],
             started_at: "2026-11-22T10:00:00.000Z".to_owned(),
             ended_at: Some("2026-11-22T10:10:00.000Z".to_owned()),
             launches_complete: 5,

@@ -1,6 +1,6 @@
 //! Rules of what runs: workloads, context, cache, positions, launches.
 use super::Report;
-use crate::recipe::schema::{Decode, Perplexity, Prefill, PressurePolicy, Recipe, RopeScaling, Workload};
+use crate::recipe::schema::{Decode, KlDivergence, Perplexity, Prefill, PressurePolicy, Recipe, RopeScaling, Workload};
 
 /// Bytes of cache a token takes in the smallest model there could be: one layer, one head of 64,
 /// keys and values of 4 bits.
@@ -70,6 +70,16 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
             Workload::Perplexity(Perplexity { n_ctx, .. }) => {
                 let words = format!("a window of {n_ctx} tokens is longer than");
                 (u64::from(*n_ctx), words, format!("{path}.perplexity.n_ctx"))
+            }
+            Workload::KlDivergence(KlDivergence { n_ctx, reference, .. }) => {
+                if reference.is_empty() {
+                    let message = "`kl_divergence` has no reference, so the cell would be held against itself";
+                    let hint = "say what differs: `reference: {format: f32}`, `{kernels: reference}` or `{source: …}`";
+                    let reference = format!("{path}.kl_divergence.reference");
+                    report.error(&[&reference, &path], "needs", message, hint);
+                }
+                let words = format!("a window of {n_ctx} tokens is longer than");
+                (u64::from(*n_ctx), words, format!("{path}.kl_divergence.n_ctx"))
             }
         };
         if let Some(context) = context.filter(|context| tokens > u64::from(*context)) {

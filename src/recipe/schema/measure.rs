@@ -89,4 +89,8 @@ pub struct Baseline {
     /// Thresholds by metric; a worse change fails the gate. Without any, the metrics of the
     /// workloads are held to their default thresholds.
     pub gates: BTreeMap<String, Percent>,
+    /// Limits by metric for the value itself, whatever the baseline's: at most this much, or at
+    /// least where more is better. For metrics that are the same in every launch, such as
+    /// `{kl_mean: 1.0e-3, top1_agreement: 0.99}`.
+    pub bounds: BTreeMap<String, f64>,
 }

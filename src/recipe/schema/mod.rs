@@ -24,7 +24,7 @@ pub use measure::{Baseline, Isolation, Launches, Measure, Order};
 pub use model::{KernelSet, Kernels, Model, Quantization, QuantizationFormat, Rope, RopeScaling, Sampling, Verify};
 pub use sona::{Sona, SonaBackground, SonaDeep, SonaInstant};
 pub use training::{AnnealStrategy, LrScheduler, LrSchedulerType, Optimizer, Training};
-pub use workload::{Decode, Perplexity, Prefill, Workload};
+pub use workload::{Decode, KlDivergence, KlReference, Perplexity, Prefill, Workload};
 
 /// The version of the recipe format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -4,6 +4,11 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{
+    Recipe,
+    model::{KernelSet, QuantizationFormat},
+};
+
 /// One thing to run and measure, written as a one-key map: `- decode: {output_tokens: 64}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -14,6 +19,8 @@ pub enum Workload {
     Decode(Decode),
     /// Scores a text.
     Perplexity(Perplexity),
+    /// Compares predictions with a reference's, token by token.
+    KlDivergence(KlDivergence),
 }
 
 /// Processes a prompt.
@@ -85,9 +92,92 @@ impl Default for Perplexity {
     }
 }
 
+/// Measures what another model, weight format or kernel set costs in quality: the divergence of the
+/// cell's predictions from a reference's at every scored position, KL(reference || cell), on windows
+/// as in `perplexity`. It also gives both perplexities, so a `perplexity` of its own is not needed.
+///
+/// Both sides see the same tokens in the same steps: where one engine scores position by position
+/// (`reference`), so does the other, because activations are quantized per step and results depend
+/// on where a prompt is cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KlDivergence {
+    /// The text: `builtin:NAME` or a path, relative to the recipe's folder.
+    pub text: String,
+    /// Tokens in a window.
+    #[schemars(range(min = 8, max = 16_777_216))]
+    pub n_ctx: u32,
+    /// Windows to score; absent scores all.
+    #[schemars(range(min = 1))]
+    pub chunks: Option<u32>,
+    /// What the cell is held against: the cell itself but for what is given here, at least one key.
+    pub reference: KlReference,
+}
+
+impl Default for KlDivergence {
+    fn default() -> Self {
+        let Perplexity { text, n_ctx, chunks } = Perplexity::default();
+        Self { text, n_ctx, chunks, reference: KlReference::default() }
+    }
+}
+
+/// What a cell's predictions are held against. What is absent is the cell's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KlReference {
+    /// Other weights with the same vocabulary, in the terms of `model.source`.
+    pub source: Option<String>,
+    /// The format the reference's matrices are brought to at load; `as_is` keeps the file's.
+    pub format: Option<QuantizationFormat>,
+    /// The kernel set that runs the reference.
+    pub kernels: Option<KernelSet>,
+}
+
+impl KlReference {
+    /// Returns whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns a cell's recipe with what is given here in place of its own.
+    #[must_use]
+    pub fn of(&self, cell: &Recipe) -> Recipe {
+        let mut recipe = cell.clone();
+        let Self { source, format, kernels } = self;
+        if let Some(source) = source {
+            source.clone_into(&mut recipe.model.source);
+            // The revision is one of the cell's own repository.
+            recipe.model.revision = None;
+        }
+        recipe.quantization.format = format.unwrap_or(recipe.quantization.format);
+        recipe.kernels.set = kernels.unwrap_or(recipe.kernels.set);
+        recipe
+    }
+}
+
+impl fmt::Display for KlReference {
+    /// Writes what is given, such as `f32` or `pico.gguf+reference`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, format, kernels } = self;
+        let source = source.as_deref().map(|source| source.rsplit('/').next().unwrap_or(source).to_owned());
+        let given = [source, format.as_ref().and_then(word), kernels.as_ref().and_then(word)];
+        f.write_str(&given.into_iter().flatten().collect::<Vec<_>>().join("+"))
+    }
+}
+
+/// Returns a choice as recipes write it.
+fn word(choice: &impl Serialize) -> Option<String> {
+    serde_json::to_value(choice).ok()?.as_str().map(str::to_owned)
+}
+
 impl fmt::Display for Workload {
     /// Writes the short label results carry, such as `decode(p128,n64)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let windows = |f: &mut fmt::Formatter<'_>, text: &str, n_ctx: u32, chunks: Option<u32>| {
+            write!(f, "{},c{n_ctx}", text.rsplit(['/', ':']).next().unwrap_or(text))?;
+            chunks.map_or(Ok(()), |chunks| write!(f, ",k{chunks}"))
+        };
         let batch = |f: &mut fmt::Formatter<'_>, size: u32| if size == 1 { Ok(()) } else { write!(f, ",b{size}") };
         match self {
             Self::Prefill(Prefill { prompt_tokens, context_depth, batch_size, repetitions: _ }) => {
@@ -102,13 +192,31 @@ impl fmt::Display for Workload {
                 batch(f, *batch_size)?;
             }
             Self::Perplexity(Perplexity { text, n_ctx, chunks }) => {
-                let text = text.rsplit(['/', ':']).next().unwrap_or(text);
-                write!(f, "perplexity({text},c{n_ctx}")?;
-                if let Some(chunks) = chunks {
-                    write!(f, ",k{chunks}")?;
-                }
+                write!(f, "perplexity(")?;
+                windows(f, text, *n_ctx, *chunks)?;
+            }
+            Self::KlDivergence(KlDivergence { text, n_ctx, chunks, reference }) => {
+                write!(f, "kl_divergence(")?;
+                windows(f, text, *n_ctx, *chunks)?;
+                write!(f, ",vs {reference}")?;
             }
         }
         f.write_str(")")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_say_what_a_divergence_is_from() {
+        let label = |reference: &str| {
+            let text = format!(r#"{{"kl_divergence": {{"n_ctx": 256, "chunks": 4, "reference": {reference}}}}}"#);
+            serde_json::from_str::<Workload>(&text).unwrap().to_string()
+        };
+        assert_eq!(label(r#"{"format": "q8_0"}"#), "kl_divergence(heldout,c256,k4,vs q8_0)");
+        let all = r#"{"source": "/models/a b.gguf", "format": "f32", "kernels": "reference"}"#;
+        assert_eq!(label(all), "kl_divergence(heldout,c256,k4,vs a b.gguf+f32+reference)");
     }
 }

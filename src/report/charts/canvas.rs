@@ -128,6 +128,13 @@ impl Canvas<'_> {
         self.note(edge.map_err(|error| error.to_string()));
     }
 
+    /// Outlines a circle.
+    pub(super) fn ring(&mut self, center: (f64, f64), radius: f64, color: Color) {
+        let inner = (radius * STEPS).round().max(1.0) as u32;
+        let edge = self.backend.draw_circle(steps(center), inner, &style(color, 1.0, 1.8, false), false);
+        self.note(edge.map_err(|error| error.to_string()));
+    }
+
     /// Writes a line of text whose digits are centred on the point's height.
     pub(super) fn text(&mut self, at: (f64, f64), content: &str, size: f64, color: Color, anchor: Anchor) {
         self.write(steps((at.0, at.1 + MIDDLE_SHIFT * size)), content, size, color, anchor, FontTransform::None);

@@ -12,7 +12,7 @@ use crate::{
     metrics::{self, Direction, stats::Ratio},
     report::{
         compare::{Comparison, MetricComparison, Side, Worse, compare},
-        gate::{GateReport, Verdict},
+        gate::{GateReport, ThresholdSource, Verdict},
         number as show,
     },
 };
@@ -107,7 +107,9 @@ pub(super) fn of_gates(reports: &[GateReport]) -> Result<Result<Chart, Skipped>,
                 verdict: Some(gate.verdict),
                 advisory: gate.advisory,
             };
-            push(&mut groups, change, Some(gate.threshold), row);
+            // A bound is no change, so it has no place on this axis.
+            let threshold = Some(gate.threshold).filter(|_| gate.threshold_source != ThresholdSource::Bound);
+            push(&mut groups, change, threshold, row);
         }
     }
     let Some(first) = reports.first().filter(|_| !groups.is_empty()) else {

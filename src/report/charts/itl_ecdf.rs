@@ -39,7 +39,8 @@ type Outcome = Result<Chart, Skipped>;
 
 pub(super) fn draw(cells: &Cells<'_>) -> Result<Vec<Outcome>, ChartError> {
     let mut workloads: Vec<&str> = Vec::new();
-    for row in cells.list.iter().flat_map(|cell| cell.tokens) {
+    // Scored tokens have no times of their own.
+    for row in cells.list.iter().flat_map(|cell| cell.tokens).filter(|row| row.nll.is_none()) {
         if !workloads.contains(&row.workload.as_str()) {
             workloads.push(&row.workload);
         }

@@ -9,6 +9,7 @@ mod forest;
 mod frame;
 mod heatmap;
 mod itl_ecdf;
+mod kl;
 mod palette;
 mod pareto;
 mod png;
@@ -121,6 +122,7 @@ pub fn draw(
     let mut attempts = vec![throughput::draw(&cells)?];
     attempts.extend(itl_ecdf::draw(&cells)?);
     attempts.push(pareto::draw(&cells)?);
+    attempts.extend(kl::draw(&cells)?.into_iter().map(Ok));
     attempts.push(heatmap::draw(&cells)?);
     attempts.push(forest::of_cells(&cells)?);
     let (mut charts, mut gone) = (Vec::new(), Vec::new());

@@ -84,15 +84,25 @@ fn log_ticks(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
         all.filter(|value| (low..=high).contains(value)).collect()
     };
     let fullest = sets.iter().map(|set| ticks(set)).filter(|ticks| ticks.len() <= count + 2).max_by_key(Vec::len);
+    let decades = ticks(&[1.0]);
     let values = match fullest {
+        None if decades.len() > count + 2 => {
+            // So many powers of ten that only every second or third has room.
+            let stride = decades.len().div_ceil(count + 1);
+            decades.into_iter().step_by(stride).collect()
+        }
         Some(values) if values.len() >= 3 => values,
         // Less than a decade: round steps read better.
         _ => return Scale::linear((low, high), (0.0, 1.0)).ticks(count),
     };
     values
         .into_iter()
-        .map(|value| (value, number::significant(value, 1 + i32::from(value < 10.0 && value.fract() > 0.0))))
+        .map(|value| (value, number::significant(value, if is_one_digit(value) { 1 } else { 2 })))
         .collect()
+}
+
+fn is_one_digit(value: f64) -> bool {
+    format!("{value:.0e}").parse::<f64>().is_ok_and(|rounded| (rounded / value - 1.0).abs() < 1e-9)
 }
 
 #[cfg(test)]
@@ -116,6 +126,12 @@ mod tests {
             texts(&Scale::log((1.0, 1000.0), (0.0, 1.0), 0.0), 5),
             ["1", "3", "10", "30", "100", "300", "1,000"]
         );
+        assert_eq!(
+            texts(&Scale::log((1e-6, 0.1), (0.0, 1.0), 0.0), 5),
+            ["1e-6", "1e-5", "1e-4", "0.001", "0.01", "0.1"]
+        );
+        let wide = texts(&Scale::log((3e-8, 1.5), (0.0, 1.0), 0.0), 5);
+        assert_eq!(wide, ["1e-7", "1e-5", "0.001", "0.1"], "eight powers of ten, every second shown");
         let narrow = texts(&Scale::log((18.0, 60.0), (0.0, 1.0), 0.0), 6);
         assert!((3..=8).contains(&narrow.len()), "{narrow:?}");
     }

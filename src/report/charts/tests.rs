@@ -3,10 +3,13 @@ use std::{collections::BTreeMap, path::PathBuf};
 use resvg::{tiny_skia, usvg, usvg::roxmltree};
 
 use super::*;
-use crate::report::{
-    compare::{Side, compare},
-    gate::{Thresholds, gate},
-    testing::{DECODE, Truth, cell, check, manifest},
+use crate::{
+    metrics::testing::row,
+    report::{
+        compare::{Side, compare},
+        gate::{Thresholds, gate},
+        testing::{DECODE, Truth, cell, check, manifest},
+    },
 };
 
 type Records = Vec<(RunRecord, Vec<TokenRow>)>;
@@ -163,6 +166,68 @@ fn one_cell_without_perplexity_says_what_it_lacks() {
     assert_eq!(names(&drawn), ["throughput", "itl_ecdf"]);
     let skipped: Vec<_> = drawn.skipped.iter().map(|skip| (skip.name.as_str(), skip.reason.as_str())).collect();
     assert_eq!(skipped[0], ("pareto", "no perplexity was measured"));
+}
+
+/// Adds what a divergence from f32 measures: its windows and the whole.
+fn with_kl(records: &mut Records) {
+    const KL: &str = "kl_divergence(heldout,c256,k8,vs f32)";
+    for (record, _) in records {
+        let mean = match record.manifest.model.format.as_str() {
+            "f16" => 3.1e-6,
+            "q8_0" => 1.2e-4,
+            "q6_k" => 1.6e-3,
+            "q5_k" => 6.3e-3,
+            _ => 2.4e-2,
+        };
+        let mut add = |metric: &str, value: f64, step: Option<u64>| {
+            let mut row = row(metric, KL, 0, 80, 0, value);
+            row.step = step;
+            record.manifest.run_id.clone_into(&mut row.run_id);
+            record.samples.push(row);
+        };
+        for window in 0..8u32 {
+            let around = 1.0 + 0.06 * (f64::from(window) - 3.5);
+            add("kl_mean", mean * around, Some(window.into()));
+            add("top1_agreement", 1.0 - mean.sqrt() * 0.4 * around, Some(window.into()));
+        }
+        for (metric, value) in [("kl_mean", mean), ("kl_p50", mean * 0.3), ("kl_p99", mean * 9.0)] {
+            add(metric, value, None);
+        }
+        add("top1_agreement", 1.0 - mean.sqrt() * 0.4, None);
+    }
+}
+
+#[test]
+fn divergences_are_drawn_and_stand_for_quality() {
+    let (_kept, folder) = folder("ladder");
+    let mut records = matrix(&["f16", "q8_0", "q6_k", "q5_k", "q4_k"], &["avx2"]);
+    with_kl(&mut records);
+    let drawn = draw_all(&records, Some(&baseline("quantization.format", "f16")), &folder).unwrap();
+    check_files(&drawn);
+    assert_eq!(names(&drawn), ["throughput", "itl_ecdf", "pareto", "kl_divergence", "forest"]);
+    let pareto = texts(&fs::read_to_string(&drawn.files[2].svg).unwrap());
+    for expected in ["KL divergence from the reference, nats (lower is better, logarithmic)", "q6_k · 105.6 MiB"] {
+        assert!(pareto.iter().any(|text| text == expected), "{expected} in {pareto:?}");
+    }
+    let divergences = texts(&fs::read_to_string(&drawn.files[3].svg).unwrap());
+    for expected in ["q8_0", "1.20e-4 ±0.15e-4", "top-1 agreement, %", "KL divergence, nats (logarithmic)"] {
+        assert!(divergences.iter().any(|text| text == expected), "{expected} in {divergences:?}");
+    }
+    let csv = fs::read_to_string(&drawn.files[3].csv).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 5 * 4, "{csv}");
+}
+
+#[test]
+fn a_divergence_of_zero_has_a_place() {
+    let (_kept, folder) = folder("zero");
+    let mut records = two();
+    with_kl(&mut records);
+    for row in &mut records[0].0.samples {
+        if row.metric.starts_with("kl_") {
+            row.value = 0.0;
+        }
+    }
+    check_files(&draw_all(&records, None, &folder).unwrap());
 }
 
 #[test]

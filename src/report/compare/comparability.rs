@@ -45,11 +45,24 @@ pub(super) fn interleaved(a: &Side<'_>, b: &Side<'_>) -> bool {
     }
     let same_bench =
         a.host.host_id == b.host.host_id && a.host.build() == b.host.build() && a.manifest.recipe == b.manifest.recipe;
-    same_bench && overlap(a.manifest, b.manifest)
+    same_bench && shares_sessions(a.manifest, b.manifest)
 }
 
-/// Rounds of one session go through all its cells, so its runs overlap in time; runs of different
-/// sessions on one store do not. A run without an end is of a session that was killed or still goes on.
+/// Rounds of one session go through all its cells, so their launches alternate; two sessions at one
+/// time do not alternate, they disturb each other. Where one run went on in a session of its own, the
+/// rounds of that session have numbers that the other does not; where both did, numbers could mean
+/// different rounds.
+fn shares_sessions(a: &Manifest, b: &Manifest) -> bool {
+    let within = |x: &Manifest, y: &Manifest| x.sessions.iter().all(|session| y.sessions.contains(session));
+    match (a.sessions.is_empty(), b.sessions.is_empty()) {
+        (false, false) => within(a, b) || within(b, a),
+        (true, true) => overlap(a, b),
+        _ => false,
+    }
+}
+
+/// Of runs that name no session, those of one session overlap in time, and those of different ones on
+/// one store mostly do not. A run without an end is of a session that was killed or still goes on.
 fn overlap(a: &Manifest, b: &Manifest) -> bool {
     let time = |text: &str| text.parse::<jiff::Timestamp>().ok();
     let begins_within = |x: &Manifest, y: &Manifest| {

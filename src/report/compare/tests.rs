@@ -1,8 +1,10 @@
-use super::*;
+use indexmap::IndexMap;
+
+use super::{change::exact, *};
 use crate::{
-    metrics::testing::row,
+    metrics::{METRIC_SCHEMA_VERSION, stats::IntervalMethod, testing::row},
     report::testing::{DECODE, PERPLEXITY, Truth, check, manifest},
-    results::RunState,
+    results::{Manifest, RunRecord, RunState},
 };
 
 fn effect_of(comparison: &Comparison, what: &str) -> Option<Effect> {
@@ -15,6 +17,7 @@ fn find<'a>(comparison: &'a Comparison, metric: &str) -> &'a MetricComparison {
 
 fn elsewhen(mut record: RunRecord) -> RunRecord {
     record.manifest.run_id = "0190bbbb-0000-7000-8000-000000000002".to_owned();
+    record.manifest.sessions = vec!["another".to_owned()];
     record.manifest.started_at = "2026-11-23T10:00:00.000Z".to_owned();
     record.manifest.ended_at = Some("2026-11-23T10:10:00.000Z".to_owned());
     for row in &mut record.samples {
@@ -68,11 +71,27 @@ fn runs_of_different_days_are_unpaired_and_advisory() {
 fn cells_of_one_session_are_paired() {
     let a = Truth::default().record(1);
     let mut b = elsewhen(Truth::default().record(2));
-    b.manifest.started_at = "2026-11-22T10:01:00.000Z".to_owned();
-    b.manifest.ended_at = Some("2026-11-22T10:11:00.000Z".to_owned());
+    b.manifest.sessions.clone_from(&a.manifest.sessions);
     assert_eq!(compare(&Side::of(&a), &Side::of(&b)).pairing, Pairing::Paired);
     b.manifest.host.host_id = "another".to_owned();
     assert_eq!(compare(&Side::of(&a), &Side::of(&b)).pairing, Pairing::Unpaired);
+}
+
+#[test]
+fn two_sessions_at_one_time_are_not_paired() {
+    let sessions = |a: &[&str], b: &[&str]| {
+        let (mut x, mut y) = (Truth::default().record(1), elsewhen(Truth::default().record(2)));
+        let times = |from: &Manifest| (from.started_at.clone(), from.ended_at.clone());
+        (y.manifest.started_at, y.manifest.ended_at) = times(&x.manifest);
+        x.manifest.sessions = a.iter().map(|name| (*name).to_owned()).collect();
+        y.manifest.sessions = b.iter().map(|name| (*name).to_owned()).collect();
+        compare(&Side::of(&x), &Side::of(&y)).pairing
+    };
+    assert_eq!(sessions(&["s"], &["t"]), Pairing::Unpaired);
+    assert_eq!(sessions(&["s", "t"], &["t"]), Pairing::Paired);
+    assert_eq!(sessions(&["s", "t"], &["r", "t"]), Pairing::Unpaired, "the rounds of r and s may have equal numbers");
+    assert_eq!(sessions(&["s"], &[]), Pairing::Unpaired);
+    assert_eq!(sessions(&[], &[]), Pairing::Paired, "runs of before there were sessions go by their times");
 }
 
 #[test]

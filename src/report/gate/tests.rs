@@ -1,12 +1,15 @@
-use super::*;
+use std::collections::BTreeMap;
+
+use super::{judge::verdict, *};
 use crate::{
     event::Arm,
-    metrics::stats::Interval,
+    metrics::{stats::Interval, testing::row},
     report::{
         compare::{Side, compare},
         testing::{Truth, check, manifest},
     },
     results::RunRecord,
+    units::Percent,
 };
 
 fn worse(estimate: f64, low: f64, high: f64) -> Option<Worse> {
@@ -126,6 +129,7 @@ fn exact_metrics_pass_a_threshold_of_zero_only_when_equal() {
 fn gates_of_the_recipe_replace_the_defaults_and_noise_raises_them() {
     let thresholds = Thresholds {
         gates: [("decode_tok_s".to_owned(), Percent(0.07)), ("ttft_ms".to_owned(), Percent(0.05))].into(),
+        bounds: BTreeMap::new(),
         noise: [("ttft_ms".to_owned(), 0.04)].into(),
     };
     let report = judge_run(&check(Truth::default(), Truth::default(), 5), &thresholds);
@@ -246,4 +250,64 @@ fn the_json_names_its_fields() {
     }
     assert!(json["outcome"].is_string());
     assert!(json["comparison"]["differences"].is_array());
+}
+
+fn with_kl(run: &mut RunRecord, arm: Arm, mean: f64, agreement: f64) {
+    for (metric, value) in [("kl_mean", mean), ("top1_agreement", agreement)] {
+        let mut found = row(metric, "kl_divergence(heldout,c256,vs f32)", 0, 90, 0, value);
+        arm.name().clone_into(&mut found.arm);
+        if !value.is_finite() {
+            (found.valid, found.reason) = (false, Some(format!("value is {value}")));
+        }
+        run.samples.push(found);
+    }
+}
+
+#[test]
+fn bounds_hold_the_candidates_own_value() {
+    let bounds = [("kl_mean".to_owned(), 1.0e-3), ("top1_agreement".to_owned(), 0.99)];
+    let gates: BTreeMap<String, Percent> = [("perplexity".to_owned(), Percent(0.01))].into();
+    let thresholds = Thresholds { gates, bounds: bounds.into(), ..Thresholds::default() };
+    let at = |mean: f64, agreement: f64| {
+        let mut run = check(Truth::default(), Truth::default(), 5);
+        with_kl(&mut run, Arm::Baseline, 0.5, 0.2);
+        with_kl(&mut run, Arm::Candidate, mean, agreement);
+        judge_run(&run, &thresholds)
+    };
+    let good = at(1.0e-3, 0.99);
+    let names: Vec<&str> = good.gates.iter().map(|gate| gate.metric.as_str()).collect();
+    assert_eq!((good.outcome, names), (Outcome::Pass, vec!["perplexity", "kl_mean", "top1_agreement"]));
+    assert_eq!(good.gates[1].limit(), "> 0.001 nats");
+    assert_eq!(good.gates[2].limit(), "< 0.99");
+    assert_eq!(at(1.01e-3, 1.0).outcome, Outcome::Regression, "far better than the baseline, and over its bound");
+    assert_eq!(at(0.0, 0.98).outcome, Outcome::Regression);
+    assert_eq!(at(f64::NAN, 1.0).outcome, Outcome::Regression);
+    let lacking = judge_run(&check(Truth::default(), Truth::default(), 5), &thresholds);
+    assert_eq!(lacking.outcome, Outcome::Inconclusive);
+}
+
+#[test]
+fn a_bound_on_what_varies_by_nature_is_refused() {
+    let thresholds = Thresholds { bounds: [("tokens_digest".to_owned(), 1.0)].into(), ..Thresholds::default() };
+    let run = check(Truth::default(), Truth::default(), 5);
+    let stored = manifest();
+    assert!(gate(compare(&Side::rerun(&stored, &run), &Side::of(&run)), &thresholds).is_err());
+}
+
+/// What a journal says of a value that is no number, from event to verdict.
+#[test]
+fn a_value_that_is_no_number_never_passes() {
+    for (metric, arm) in
+        [("perplexity", Arm::Candidate), ("decode_tok_s", Arm::Candidate), ("perplexity", Arm::Baseline)]
+    {
+        let mut run = check(Truth::default(), Truth::default(), 5);
+        let broken = run.samples.iter_mut().rfind(|row| row.metric == metric && row.arm == arm.name()).unwrap();
+        (broken.value, broken.valid, broken.reason) = (f64::NAN, false, Some("value is NaN".to_owned()));
+        let report = judge_run(&run, &Thresholds::default());
+        let gate = report.gates.iter().find(|gate| gate.metric == metric).unwrap();
+        let expected = if arm == Arm::Candidate { Verdict::Regression } else { Verdict::Inconclusive };
+        assert_eq!((gate.verdict, gate.needs_confirmation, gate.advisory), (expected, false, false), "{metric}");
+        assert!(gate.reason.as_ref().is_some_and(|reason| reason.contains("not finite")), "{:?}", gate.reason);
+        assert_ne!(report.outcome, Outcome::Pass);
+    }
 }

@@ -4,7 +4,7 @@ use crate::{
     metrics::{self, Direction},
     report::{
         compare::{Comparison, Effect, MetricComparison, Pairing},
-        gate::{Gate, GateReport, Outcome, Verdict},
+        gate::{Gate, GateReport, Outcome, ThresholdSource, Verdict},
         number,
     },
 };
@@ -136,7 +136,6 @@ pub fn gate_table(report: &GateReport) -> Table {
         .gates
         .iter()
         .map(|gate| {
-            let sign = if gate.direction == Direction::Higher { "-" } else { "+" };
             vec![
                 metric_text(&gate.metric).into(),
                 gate.workload.as_str().into(),
@@ -144,7 +143,7 @@ pub fn gate_table(report: &GateReport) -> Table {
                 value_entry(gate.baseline, &gate.unit),
                 value_entry(gate.candidate, &gate.unit),
                 gate.ratio.as_ref().map_or_else(Entry::missing, |ratio| number::change(ratio).into()),
-                format!("{sign}{}", number::threshold(gate.threshold)).into(),
+                gate.limit().into(),
                 gate.ratio.map_or_else(Entry::missing, |ratio| ratio.n.to_string().into()),
                 verdict_entry(gate),
             ]
@@ -199,9 +198,12 @@ fn worst(report: &GateReport) -> impl Iterator<Item = &Gate> {
     report.gates.iter().filter(|gate| gate.verdict == Verdict::Regression)
 }
 
-/// Returns a gate in a few words: `generation speed +38 % ±1.1 (fails at -20 %)`.
+/// Returns a gate in a few words: `generation speed +38 % ±1.1 (fails at -20 %)`, and a bound with the
+/// value it holds.
 fn gate_text(gate: &Gate) -> String {
-    let sign = if gate.direction == Direction::Higher { "-" } else { "+" };
-    let change = gate.ratio.as_ref().map_or_else(|| "not measured".to_owned(), number::change);
-    format!("{} {change} (fails at {sign}{})", metric_text(&gate.metric), number::threshold(gate.threshold))
+    let told = match gate.candidate.filter(|_| gate.threshold_source == ThresholdSource::Bound) {
+        Some(value) => number::quantity(value, None, &gate.unit),
+        None => gate.ratio.as_ref().map_or_else(|| "not measured".to_owned(), number::change),
+    };
+    format!("{} {told} (fails at {})", metric_text(&gate.metric), gate.limit())
 }
