@@ -7,7 +7,7 @@ use crate::{
     units::Bytes,
 };
 
-use super::{ModelIdentity, Reference};
+use super::{ModelIdentity, Reference, engine_kind};
 
 /// What the process needs besides the model: code, allocator, thread stacks.
 const PROCESS_BYTES: u64 = 64 << 20;
@@ -29,7 +29,7 @@ fn shape(workload: &Workload) -> (u32, u32) {
 }
 
 /// Returns an estimate of a launch's memory: the mapped file and the working copies of the weights,
-/// the f32 token embedding of the reference engine, keys and values in f32, logits and attention
+/// the f32 token embedding of the reference engine (all of its weights, of some models), keys and values in f32, logits and attention
 /// scores of the longest prompt.
 #[must_use]
 pub(super) fn estimate(recipe: &Recipe, spec: &ModelSpec, model: &ModelIdentity) -> Bytes {
@@ -52,7 +52,10 @@ pub(super) fn estimate(recipe: &Recipe, spec: &ModelSpec, model: &ModelIdentity)
         .unwrap_or(0);
     // A file, an engine's copy of it, and beside them the other engine while one verifies the other.
     let copies = if recipe.kernels.verify.reference.is_some() { 3 } else { 2 };
-    Bytes(copies * model.weights_bytes + embedding + working + PROCESS_BYTES)
+    let sets = [Some(recipe.kernels.set), recipe.kernels.verify.reference];
+    let widens = sets.into_iter().flatten().filter_map(engine_kind).any(|kind| kind.widens(spec));
+    let widened = if widens { model.parameters * 4 } else { 0 };
+    Bytes(copies * model.weights_bytes + widened + embedding + working + PROCESS_BYTES)
 }
 
 /// Returns an estimate of the launch that measures divergences: the cell and the most demanding of

@@ -105,7 +105,6 @@ mod tests {
         let with = |reference: serde_json::Value| json!({"workloads": [{"decode": {}}, {"kl_divergence": {"reference": reference}}]});
         let at = |key: &str| format!("workloads[1].kl_divergence.reference.{key}");
         assert_eq!(paths(&with(json!({"kernels": "cuda"}))), [at("kernels")]);
-        assert_eq!(paths(&with(json!({"source": "/tmp", "format": "f32"}))), [at("source")]);
         assert_eq!(paths(&with(json!({"kernels": "reference"}))), [""; 0]);
     }
 }
