@@ -28,6 +28,12 @@ impl Stopwatch {
     }
 }
 
+/// Returns the present moment in UTC in a format of C's `strftime`; none for a format that is wrong.
+#[must_use]
+pub fn strftime_now(format: &str) -> Option<String> {
+    jiff::fmt::strtime::format(format, jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).datetime()).ok()
+}
+
 /// Returns the present moment as RFC 3339 text in UTC, milliseconds kept.
 #[must_use]
 pub fn timestamp() -> String {

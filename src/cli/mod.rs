@@ -2,6 +2,7 @@
 //! and diagnostics; nothing imports this module.
 mod baseline;
 mod bench;
+mod chat;
 mod check;
 mod common;
 mod compare;
@@ -71,6 +72,7 @@ enum Command {
     Plot(plot::Arguments),
     Bench(bench::Arguments),
     Perplexity(perplexity::Arguments),
+    Chat(chat::Arguments),
     Doctor(doctor::Arguments),
     Completions(completions::CompletionArguments),
     Man(completions::ManArguments),
@@ -102,6 +104,7 @@ pub fn main() -> u8 {
         Command::Plot(arguments) => plot::execute(&global, &arguments),
         Command::Bench(arguments) => bench::execute(&global, &arguments),
         Command::Perplexity(arguments) => perplexity::execute(&global, &arguments),
+        Command::Chat(arguments) => chat::execute(&global, &arguments),
         Command::Doctor(arguments) => doctor::execute(&global, &arguments),
         Command::Completions(arguments) => completions::completions(&global, &arguments),
         Command::Man(arguments) => completions::man(&global, &arguments),

@@ -113,6 +113,8 @@ fn heavy_libraries_are_named_in_one_place() {
         ("polars", "src/results/parquet"),
         ("plotters", "src/report/charts"),
         ("candle_transformers", "src/engine/reference.rs"),
+        ("minijinja", "src/model/chat_template"),
+        ("minijinja_contrib", "src/model/chat_template"),
     ] {
         let mut files = Vec::new();
         rust_files(Path::new("src"), &mut files);
