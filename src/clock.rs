@@ -35,6 +35,12 @@ pub fn timestamp_at(seconds: u64) -> Option<String> {
     moment.map(|moment| moment.to_string())
 }
 
+/// Returns the present moment in UTC in a format of C's `strftime`; none for a format that is wrong.
+#[must_use]
+pub fn strftime_now(format: &str) -> Option<String> {
+    jiff::fmt::strtime::format(format, jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).datetime()).ok()
+}
+
 /// Returns the present moment as RFC 3339 text in UTC, milliseconds kept.
 #[must_use]
 pub fn timestamp() -> String {

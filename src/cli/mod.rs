@@ -3,6 +3,7 @@
 mod access;
 mod baseline;
 mod bench;
+mod chat;
 mod check;
 mod common;
 mod compare;
@@ -78,6 +79,7 @@ enum Command {
     Quantize(quantize::Arguments),
     Download(download::Arguments),
     Models(models::Arguments),
+    Chat(chat::Arguments),
     Doctor(doctor::Arguments),
     Completions(completions::CompletionArguments),
     Man(completions::ManArguments),
@@ -112,6 +114,7 @@ pub fn main() -> u8 {
         Command::Quantize(arguments) => quantize::execute(&global, &arguments),
         Command::Download(arguments) => download::execute(&global, &arguments),
         Command::Models(arguments) => models::execute(&global, &arguments),
+        Command::Chat(arguments) => chat::execute(&global, &arguments),
         Command::Doctor(arguments) => doctor::execute(&global, &arguments),
         Command::Completions(arguments) => completions::completions(&global, &arguments),
         Command::Man(arguments) => completions::man(&global, &arguments),

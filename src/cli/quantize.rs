@@ -17,7 +17,7 @@ use crate::{
     units::{Bytes, Threads},
 };
 
-use super::{Failure, Format, Global};
+use super::{Failure, Format, Global, access::Offline, common};
 
 /// Write a model as a GGUF file of another type.
 ///
@@ -25,7 +25,7 @@ use super::{Failure, Format, Global};
 /// multiple of a type's block, the next type that fits is taken, as llama-quantize does, and said.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A GGUF file, a folder of safetensors, or `builtin:pico`.
+    /// A GGUF file, a folder of safetensors, `hf:OWNER/REPO`, `builtin:pico`, or a short name (`ruvlab models`).
     #[arg(short, long, value_name = "MODEL")]
     model: String,
     /// The file to write.
@@ -54,6 +54,8 @@ pub(super) struct Arguments {
     /// Replace the file if it is there.
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    access: Offline,
 }
 
 fn tensor_type(text: &str) -> Result<TensorType, String> {
@@ -84,7 +86,8 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     }
     let importance = arguments.imatrix.as_deref().map(read_importance).transpose()?;
     let watch = Stopwatch::start();
-    let weights = Weights::open(&arguments.model)?;
+    let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
+    let weights = Weights::open(&locator.locate(&common::source(&arguments.model), None)?.path)?;
     let conversion = Conversion {
         kind: arguments.kind,
         overrides: arguments.overrides.clone(),

@@ -70,6 +70,12 @@ impl Interrupt {
         }
     }
 
+    /// Returns whether SIGINT came, and forgets it: what it was to end has ended.
+    #[must_use]
+    pub fn take_interrupt(&self) -> bool {
+        self.interrupts.swap(0, Ordering::SeqCst) > 0 && self.terminations.load(Ordering::SeqCst) == 0
+    }
+
     /// Returns whether even the launch under way must end: SIGTERM, or SIGINT once more than it waits.
     #[must_use]
     pub fn is_urgent(&self) -> bool {

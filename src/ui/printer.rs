@@ -61,6 +61,19 @@ impl Printer {
         }
     }
 
+    /// Prints text as it is and sends it off at once, for text that comes piece by piece.
+    ///
+    /// # Errors
+    ///
+    /// If the stream cannot be written, as when the reader of a pipe has left.
+    pub fn stream(self, text: &str) -> io::Result<()> {
+        self.text(text)?;
+        match self.stream {
+            Stream::Stdout => io::stdout().lock().flush(),
+            Stream::Stderr => io::stderr().lock().flush(),
+        }
+    }
+
     /// Prints a value as indented JSON.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use ruvlab::{
     event::{Event, Sample},
     metrics,
     model::{
+        locate::{Fetch, Locator},
         sampler::{Sampler, Sampling},
         tokenizer::Tokenizer,
         weights::{TensorType, Weights},
@@ -489,7 +490,7 @@ fn what_an_engine_cannot_run_is_a_planning_error() {
         for (key, value) in more.as_object().unwrap() {
             recipe[key] = value.clone();
         }
-        ruvlab::plan::single(serde_json::from_value(recipe).unwrap())
+        ruvlab::plan::single(serde_json::from_value(recipe).unwrap(), &mut Locator::new(Fetch::Offline, |_| {}))
     };
     for (kernels, path) in [
         (serde_json::json!({"set": "reference"}), "`candle`, which computes"),

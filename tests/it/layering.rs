@@ -115,6 +115,8 @@ fn heavy_libraries_are_named_in_one_place() {
         ("candle_transformers", "src/engine/reference"),
         ("hf_hub", "src/model/hub"),
         ("reqwest", "src/model/hub"),
+        ("minijinja", "src/model/chat_template"),
+        ("minijinja_contrib", "src/model/chat_template"),
     ] {
         let mut files = Vec::new();
         rust_files(Path::new("src"), &mut files);

@@ -155,7 +155,7 @@ impl Synthetic {
             ("general.architecture".to_owned(), Value::Text(architecture.to_owned())),
             ("general.name".to_owned(), Value::Text(format!("{} (synthetic weights)", shape.name))),
             ("general.description".to_owned(), Value::Text("random weights, for measuring speed only".to_owned())),
-            ("general.file_type".to_owned(), Value::Unsigned(file_type(self.kind))),
+            ("general.file_type".to_owned(), Value::Unsigned(self.kind.file_type().into())),
             ("general.quantization_version".to_owned(), Value::Unsigned(2)),
             (MARK.to_owned(), Value::Unsigned(VERSION.into())),
         ]);
@@ -199,7 +199,7 @@ impl Synthetic {
         // What is added to the residual stream shrinks with depth, as in GPT-2, so that it stays near 1.
         let added = |columns: usize| plain(columns) / ((2 * shape.layers) as f32).sqrt();
         let matrix = |name: String, rows: usize, columns: usize, sigma: f32| Tensor {
-            planned: Planned { name, kind: fitting(self.kind, columns), shape: vec![rows, columns] },
+            planned: Planned { name, kind: self.kind.fitting(columns), shape: vec![rows, columns] },
             content: Content::Random(sigma),
         };
         let vector = |name: String, length: usize, content: Content| Tensor {
@@ -255,40 +255,6 @@ enum Content {
     Given(Vec<f32>),
     /// Random numbers of this standard deviation.
     Random(f32),
-}
-
-/// Returns the type rows of that length are stored in: K-quants need multiples of 256, and what
-/// does not fit becomes what `llama-quantize` makes of it (`llama-quant.cpp`,
-/// `tensor_type_fallback`), but `q4_0` where that takes `iq4_nl`.
-fn fitting(wanted: TensorType, row: usize) -> TensorType {
-    use TensorType::{F16, Q2K, Q3K, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-    let narrower = match wanted {
-        Q2K | Q3K => Q4_0,
-        Q4K => Q5_0,
-        Q5K => Q5_1,
-        Q6K => Q8_0,
-        other => other,
-    };
-    [wanted, narrower].into_iter().find(|kind| row.is_multiple_of(kind.block_values())).unwrap_or(F16)
-}
-
-/// Returns the number llama.cpp gives to files of mostly that type (`llama.h`, `llama_ftype`).
-fn file_type(kind: TensorType) -> u64 {
-    match kind {
-        TensorType::F32 => 0,
-        TensorType::F16 => 1,
-        TensorType::Q4_0 => 2,
-        TensorType::Q4_1 => 3,
-        TensorType::Q8_0 => 7,
-        TensorType::Q5_0 => 8,
-        TensorType::Q5_1 => 9,
-        TensorType::Q2K => 10,
-        TensorType::Q3K => 11,
-        TensorType::Q4K => 14,
-        TensorType::Q5K => 16,
-        TensorType::Q6K => 18,
-        TensorType::Bf16 => 32,
-    }
 }
 
 #[cfg(test)]

@@ -88,6 +88,9 @@ pub enum TokenizerError {
 
 /// Keys of our own, for what a `tokenizer.json` says and GGUF has no key for. llama.cpp ignores them.
 mod key {
+    /// `tokenizer.json` where the metadata were made of one: tokens are then what it says they are, whatever
+    /// their names.
+    pub(super) const SOURCE: &str = "ruvlab.tokenizer.source";
     /// Which of a rule's `json` patterns split the text, instead of llama.cpp's.
     pub(super) const JSON_SPLITS: &str = "ruvlab.tokenizer.json_splits";
     /// How text is normalised: `nfc` only.
@@ -330,6 +333,7 @@ fn byte_level(settings: &Settings<'_>, vocabulary: &Vocabulary) -> Result<Parts,
 
 fn sentence_pieces(settings: &Settings<'_>, vocabulary: &Vocabulary) -> Result<Parts, TokenizerError> {
     let size = vocabulary.texts.len();
+    let from_json = settings.has(key::SOURCE);
     let scores = settings.numbers("tokenizer.ggml.scores", size)?;
     let scores = scores.ok_or_else(|| Settings::wrong("tokenizer.ggml.scores", "is missing"))?;
     let token_of = |text: &str| vocabulary.tokens.get(text).copied();
@@ -350,8 +354,10 @@ fn sentence_pieces(settings: &Settings<'_>, vocabulary: &Vocabulary) -> Result<P
         longest: vocabulary.texts.iter().map(String::len).max().unwrap_or(0),
         space: space(settings)?,
     };
+    let spaced = |text: &str| text.replace(spm::SPACE, " ").into_bytes();
     let piece = |(text, kind): (&String, &Kind)| match kind {
-        Kind::Normal => text.replace(spm::SPACE, " ").into_bytes(),
+        Kind::Normal => spaced(text),
+        Kind::UserDefined if from_json => spaced(text),
         Kind::Byte => spm::byte(text).map_or_else(|| text.clone().into_bytes(), |byte| vec![byte]),
         Kind::Unknown | Kind::Control | Kind::UserDefined => text.clone().into_bytes(),
         Kind::Unused | Kind::Undefined => Vec::new(),

@@ -1,7 +1,7 @@
 //! The tokens of a model: what each is, and which of them end an answer.
 use std::collections::{BTreeSet, HashMap};
 
-use super::{TokenizerError, settings::Settings};
+use super::{TokenizerError, key, settings::Settings, spm};
 
 /// What a token is for (`llama.h`, `llama_token_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,13 +107,15 @@ pub(super) struct Vocabulary {
     pub(super) bos: Option<u32>,
     pub(super) eos: Option<u32>,
     pub(super) unknown: Option<u32>,
+    /// Whether tokens are what the file says they are, whatever their names.
+    from_json: bool,
     /// Those that end an answer.
     pub(super) ends: BTreeSet<u32>,
 }
 
 impl Vocabulary {
     pub(super) fn new(settings: &Settings<'_>) -> Result<Self, TokenizerError> {
-        let texts: Vec<String> = (0..)
+        let mut texts: Vec<String> = (0..)
             .zip(settings.tokens()?)
             .map(|(id, text): (u32, _)| if text.is_empty() { format!("[EMPTY_{id}]") } else { text.to_owned() })
             .collect();
@@ -122,7 +124,15 @@ impl Vocabulary {
             Some(numbers) => numbers.into_iter().map(Kind::from_number).collect(),
             None => vec![Kind::Normal; size],
         };
+        let from_json = settings.has(key::SOURCE);
+        if from_json && settings.text("tokenizer.ggml.model")? == "llama" {
+            // What was added to the vocabulary has its spaces as the vocabulary has them; GGUF has them plain.
+            for (text, _) in texts.iter_mut().zip(&kinds).filter(|(_, kind)| **kind == Kind::UserDefined) {
+                *text = text.replace(' ', &spm::SPACE.to_string());
+            }
+        }
         let mut vocabulary = Self {
+            from_json,
             tokens: (0..).zip(&texts).map(|(id, text)| (text.clone(), id)).collect(),
             texts,
             kinds,
@@ -138,9 +148,16 @@ impl Vocabulary {
         Ok(vocabulary)
     }
 
+    /// Returns the token of that name, which is a control token, as llama.cpp has it, even if the file calls it
+    /// an ordinary one.
     fn control(&mut self, name: &str) -> Option<u32> {
         let token = *self.tokens.get(name)?;
-        self.kinds[token as usize] = Kind::Control;
+        if self.from_json && !self.kinds[token as usize].is_special() {
+            return None;
+        }
+        if !self.from_json {
+            self.kinds[token as usize] = Kind::Control;
+        }
         Some(token)
     }
 
@@ -161,7 +178,7 @@ impl Vocabulary {
             self.ends.extend(found);
         }
         for name in SHOWN {
-            if let Some(token) = self.tokens.get(name) {
+            if let Some(token) = self.tokens.get(name).filter(|_| !self.from_json) {
                 self.kinds[*token as usize] = Kind::UserDefined;
             }
         }
@@ -176,7 +193,9 @@ impl Vocabulary {
         {
             if let Some(token) = self.tokens.get(name).filter(|_| applies) {
                 self.ends.remove(token);
-                self.kinds[*token as usize] = kind;
+                if !self.from_json {
+                    self.kinds[*token as usize] = kind;
+                }
             }
         }
     }

@@ -117,8 +117,23 @@ impl TensorType {
     }
 
     /// Returns the number of a file whose matrices are stored so.
-    pub(super) fn file_type(self) -> u32 {
+    #[must_use]
+    pub fn file_type(self) -> u32 {
         self.row().5
+    }
+
+    /// Returns this type, or where rows of that length are no whole blocks, the one `llama-quantize`
+    /// takes instead (`llama-quant.cpp`, `tensor_type_fallback`), but `q4_0` where that is `iq4_nl`.
+    #[must_use]
+    pub fn fitting(self, row: usize) -> Self {
+        let narrower = match self {
+            Q2K | Q3K => Q4_0,
+            Q4K => Q5_0,
+            Q5K => Q5_1,
+            Q6K => Q8_0,
+            other => other,
+        };
+        [self, narrower].into_iter().find(|kind| row.is_multiple_of(kind.block_values())).unwrap_or(F16)
     }
 
     /// Returns candle's name for it.

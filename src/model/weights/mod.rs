@@ -172,9 +172,9 @@ impl Weights {
         } else if source.starts_with("builtin:") {
             return refuse("there is no such built-in model (there is builtin:pico)");
         } else if source.starts_with("hf:") {
-            return refuse("the hub is not supported yet; download the GGUF file and name its path");
+            return refuse("`ruvlab download` brings it; what it names then is a path");
         } else if source.starts_with("synthetic:") {
-            return refuse("synthetic weights are not supported yet");
+            return refuse("`ruvlab download` writes it; what it names then is a path");
         } else if path.is_dir() {
             safetensors::open(path)?
         } else if source.ends_with(".safetensors.index.json") {

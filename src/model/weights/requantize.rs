@@ -25,21 +25,9 @@ pub struct Outline {
     pub fallbacks: Vec<Fallback>,
 }
 
-/// Returns the type a tensor is brought to. Matrices only: norms stay as they are. Rows that are no
-/// multiple of 256 cannot be K-quants; they become what `llama-quantize` makes of them
-/// (`llama-quant.cpp`, `tensor_type_fallback`), but `q4_0` where that takes `iq4_nl`.
+/// Returns the type a tensor is brought to. Matrices only: norms stay as they are.
 pub(super) fn target(info: &TensorInfo, wanted: TensorType) -> TensorType {
-    use TensorType::{F16, Q2K, Q3K, Q4_0, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-    let &[_, row] = info.shape.as_slice() else { return info.kind };
-    let fits = |kind: TensorType| row % kind.block_values() == 0;
-    let narrower = match wanted {
-        Q2K | Q3K => Q4_0,
-        Q4K => Q5_0,
-        Q5K => Q5_1,
-        Q6K => Q8_0,
-        other => other,
-    };
-    [wanted, narrower].into_iter().find(|kind| fits(*kind)).unwrap_or(F16)
+    if let &[_, row] = info.shape.as_slice() { wanted.fitting(row) } else { info.kind }
 }
 
 impl Weights {

@@ -171,7 +171,7 @@ fn what_would_run_wrong_is_refused_with_its_reason() {
 fn sources_that_are_no_file_say_what_is_possible() {
     for (source, part) in [
         ("hf:owner/repo", "download"),
-        ("synthetic:llama-7b:q4_0", "not supported yet"),
+        ("synthetic:llama-7b:q4_0", "ruvlab download"),
         ("builtin:nano", "builtin:pico"),
         ("/no/such/model.gguf", "/no/such/model.gguf"),
         ("/", "no config.json"),

@@ -66,6 +66,7 @@ pub fn metadata_from_json(
     let mut set = |key: &str, value: Value| {
         metadata.insert(key.to_owned(), value);
     };
+    set(key::SOURCE, Value::Text("tokenizer.json".to_owned()));
     match &shape {
         Shape::ByteLevel { rule, place, nfc } => {
             set("tokenizer.ggml.model", Value::Text("gpt2".to_owned()));
@@ -77,7 +78,7 @@ pub fn metadata_from_json(
             if tokenizer.model.ignore_merges != rule.ignore_merges {
                 set(key::IGNORE_MERGES, Value::Bool(tokenizer.model.ignore_merges));
             }
-            set("tokenizer.ggml.merges", merges(&tokenizer, |_| true));
+            set("tokenizer.ggml.merges", merges(&tokenizer));
         }
         Shape::SentencePieces { space } => {
             set("tokenizer.ggml.model", Value::Text("llama".to_owned()));
@@ -89,12 +90,7 @@ pub fn metadata_from_json(
             let (scores, complete) = scores(&tokenizer, vocabulary.tokens.len());
             set("tokenizer.ggml.scores", Value::List(scores.into_iter().map(Value::Float).collect()));
             if !complete {
-                // What was added with spaces in it is found before anything is merged.
-                let stays = |text: &str| {
-                    let token = tokenizer.model.vocab.get(text);
-                    token.is_some_and(|token| vocabulary.tokens[*token as usize] == text)
-                };
-                set(key::MERGES, merges(&tokenizer, stays));
+                set(key::MERGES, merges(&tokenizer));
             }
         }
     }
@@ -176,15 +172,11 @@ impl Listed {
     }
 }
 
-/// Returns the merges all of whose tokens are wanted.
-fn merges(tokenizer: &TokenizerJson, is_wanted: impl Fn(&str) -> bool) -> Value {
+fn merges(tokenizer: &TokenizerJson) -> Value {
     // A space within a token is written as llama.cpp's converter writes it.
     let text = |part: &str| part.replace(' ', "\u{120}");
     let pairs = tokenizer.model.merges.iter().map(Pair::parts);
-    let pairs =
-        pairs.filter(|(left, right)| is_wanted(left) && is_wanted(right) && is_wanted(&format!("{left}{right}")));
-    let pairs = pairs.map(|(left, right)| Value::Text(format!("{} {}", text(left), text(right))));
-    Value::List(pairs.collect())
+    Value::List(pairs.map(|(left, right)| Value::Text(format!("{} {}", text(left), text(right)))).collect())
 }
 
 /// Returns a score for every token, higher for one that is merged earlier, and whether the scores say
