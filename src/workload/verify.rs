@@ -36,9 +36,10 @@ pub(super) fn run(cell: &Cell, recorder: &mut Recorder<'_>) -> Result<(), Launch
     let tokens = tokens.get(..wanted.min(tokens.len())).filter(|tokens| tokens.len() > SINGLE).ok_or_else(enough)?;
     recorder.begin(LABEL.to_owned());
     recorder.progress(0, 2);
-    let right = logits(reference_kind, &weights, tokens)?;
+    let room = cell.model.context_length as usize;
+    let right = logits(reference_kind, &weights, room, tokens)?;
     recorder.progress(1, 2);
-    let found = logits(candidate_kind, &weights, tokens)?;
+    let found = logits(candidate_kind, &weights, room, tokens)?;
     recorder.progress(2, 2);
     let error = nmse(&found, &right);
     if error.is_finite() {
@@ -68,9 +69,11 @@ fn prompt_tokens(cell: &Cell) -> usize {
     (longest.max().unwrap_or(0) as usize).max(SHORTEST).min(room)
 }
 
-/// Returns the logits of the prompt's last position and of each token after it.
-fn logits(kind: EngineKind, weights: &Weights, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-    let mut engine = engine::load(kind, weights, None)?;
+/// Returns the logits of the prompt's last position and of each token after it, with as much room as
+/// the cell has (it chooses the divisors of longrope) or else as the engine can make.
+fn logits(kind: EngineKind, weights: &Weights, room: usize, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
+    let room = room.min(kind.longest_context(weights.spec()));
+    let mut engine = engine::load(kind, weights, Some(room))?;
     let sequence = engine.open()?;
     let (prompt, rest) = tokens.split_at(tokens.len() - SINGLE);
     let mut all = Vec::new();
