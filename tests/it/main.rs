@@ -6,3 +6,5 @@ mod layering;
 mod recipes;
 mod report;
 mod results;
+mod token_lines;
+mod tokens;
