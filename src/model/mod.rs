@@ -5,6 +5,7 @@
 pub mod chat_template;
 pub mod decoder;
 pub mod families;
+pub mod rope;
 pub mod sampler;
 pub mod spec;
 pub mod tokenizer;

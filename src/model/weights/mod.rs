@@ -28,6 +28,7 @@ use candle_core::{
 
 use super::{
     families::{self, FamilyError},
+    rope::{RopeChange, RopeError},
     spec::ModelSpec,
 };
 
@@ -122,6 +123,15 @@ pub enum WeightsError {
         /// The tensor.
         tensor: String,
     },
+    /// The model has no such rope.
+    #[error("model {source_name}: {error}")]
+    Rope {
+        /// The source as asked for.
+        source_name: String,
+        /// What is wrong with it.
+        #[source]
+        error: RopeError,
+    },
     /// A tensor could not be converted.
     #[error("tensor {tensor:?} cannot be converted to {kind}: {error}")]
     Convert {
@@ -185,7 +195,12 @@ impl Weights {
 
     fn from_parts(source: &str, parts: Parts) -> Result<Self, WeightsError> {
         let name = || source.to_owned();
-        let spec = families::read(&parts.index).map_err(|error| WeightsError::Family { source_name: name(), error })?;
+        let values = |tensor: &str| {
+            let info = parts.index.tensors.get(tensor).filter(|info| info.kind == TensorType::F32)?;
+            Some(parts::widen(info.kind, &parts.tensor(info)).collect())
+        };
+        let spec = families::read(&parts.index, &values)
+            .map_err(|error| WeightsError::Family { source_name: name(), error })?;
         Ok(Self { source: name(), parts, spec, hash: OnceLock::new() })
     }
 
@@ -205,6 +220,17 @@ impl Weights {
     #[must_use]
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    /// Returns the same weights, to be run with another rope than the file's own.
+    ///
+    /// # Errors
+    ///
+    /// If the model has no such rope.
+    pub fn with_rope(mut self, change: &RopeChange) -> Result<Self, WeightsError> {
+        let refuse = |error| WeightsError::Rope { source_name: self.source.clone(), error };
+        self.spec = self.spec.with_rope(change).map_err(refuse)?;
+        Ok(self)
     }
 
     /// Returns the number of weights.
