@@ -22,7 +22,7 @@ use super::{
 /// Time prompt processing and generation of one model, as llama-bench does.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A GGUF file, or `builtin:pico`.
+    /// A GGUF file, a folder of safetensors, or `builtin:pico`.
     #[arg(short, long, value_name = "MODEL")]
     model: String,
     /// Prompt lengths to process (0: none).

@@ -20,7 +20,7 @@ use super::{
 /// Score a text: llama.cpp's convention, the second half of each window.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A GGUF file, or `builtin:pico`.
+    /// A GGUF file, a folder of safetensors, or `builtin:pico`.
     #[arg(short, long, value_name = "MODEL")]
     model: String,
     /// The text: a file, or `builtin:NAME`.

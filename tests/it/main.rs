@@ -3,6 +3,7 @@
 mod cli;
 mod engines;
 mod layering;
+mod quantize;
 mod recipes;
 mod report;
 mod results;

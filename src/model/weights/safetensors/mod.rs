@@ -6,6 +6,8 @@
 mod config;
 mod header;
 mod origin;
+mod rope;
+mod section;
 
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
@@ -16,9 +18,9 @@ use serde_json::{Map, Value as Json};
 use super::{Bytes, Index, Parts, TensorInfo, TensorType, Value, WeightsError, gguf::DEFAULT_ALIGNMENT, parts::Change};
 use crate::model::tokenizer::{TokenizerError, TokenizerFiles, metadata_from_json};
 
-use config::Section;
 use header::Stored;
 use origin::{COMPUTED, HEAD, ORIGINS, Origin};
+use section::Section;
 
 /// Far more than any config.json or index.
 const MAX_JSON_BYTES: u64 = 1 << 26;
@@ -59,7 +61,7 @@ pub enum FolderError {
         problem: String,
     },
     /// Its tokenizer cannot be used.
-    #[error("tokenizer.json: {0}")]
+    #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// A tensor nobody would use, or of a type or shape that cannot be.
     #[error("tensor {name:?} {problem}")]
@@ -127,6 +129,8 @@ fn read(folder: &Path) -> Result<Parts, FolderError> {
     }
     tensors.sort_by_key(|tensor: &((u64, usize), String, TensorInfo)| tensor.0);
     let tensors: IndexMap<String, TensorInfo> = tensors.into_iter().map(|(_, name, info)| (name, info)).collect();
+    let vocabulary = tensors.get("token_embd.weight").map_or(0, |info: &TensorInfo| info.shape[0]);
+    metadata.extend(tokenizer(folder, vocabulary, &mut parts)?);
     let index =
         Index { version: 3, metadata: finish(metadata, &tensors), tensors, alignment: DEFAULT_ALIGNMENT as usize };
     Ok(Parts { bytes: parts, index })
