@@ -24,8 +24,8 @@ use super::{
 /// Time prompt processing and generation of one model, as llama-bench does.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A GGUF file, `hf:owner/repo[:file or quant]`, `synthetic:SHAPE:QUANT`, `builtin:pico`, or a
-    /// short name (`ruvlab models`).
+    /// A GGUF file, a folder of safetensors, `hf:owner/repo[:file or quant]`, `synthetic:SHAPE:QUANT`,
+    /// `builtin:pico`, or a short name (`ruvlab models`).
     #[arg(short, long, value_name = "MODEL")]
     model: String,
     /// Prompt lengths to process (0: none).

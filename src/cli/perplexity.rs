@@ -26,8 +26,8 @@ use super::{
 /// KL(reference || model), token by token. What is not given of the reference is the model's own.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A GGUF file, `hf:owner/repo[:file or quant]`, `synthetic:SHAPE:QUANT`, `builtin:pico`, or a
-    /// short name (`ruvlab models`).
+    /// A GGUF file, a folder of safetensors, `hf:owner/repo[:file or quant]`, `synthetic:SHAPE:QUANT`,
+    /// `builtin:pico`, or a short name (`ruvlab models`).
     #[arg(short, long, value_name = "MODEL")]
     model: String,
     /// The text: a file, or `builtin:NAME`.

@@ -6,6 +6,7 @@ mod divergence;
 mod engines;
 mod hub;
 mod layering;
+mod quantize;
 mod recipes;
 mod report;
 mod results;

@@ -1,99 +1,15 @@
 //! config.json as GGUF metadata, as llama.cpp's `convert_hf_to_gguf.py` writes it
 //! (`conversion/base.py`, `llama.py`, `qwen.py`, `phi.py`, `gemma.py`).
 use indexmap::IndexMap;
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
-use super::{FolderError, origin::Origin};
+use super::{
+    FolderError,
+    origin::Origin,
+    rope::{self, Rope},
+    section::Section,
+};
 use crate::model::weights::Value;
-
-/// A section of config.json, with its name for messages.
-#[derive(Clone, Copy)]
-pub(super) struct Section<'a> {
-    map: &'a Map<String, Json>,
-    name: &'a str,
-}
-
-impl<'a> Section<'a> {
-    pub(super) fn new(map: &'a Map<String, Json>) -> Self {
-        Self { map, name: "" }
-    }
-
-    /// Returns a value that is there and not null.
-    fn get(self, key: &str) -> Option<&'a Json> {
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    fn wrong(self, key: &str, problem: impl Into<String>) -> FolderError {
-        FolderError::Setting { key: format!("{}{key}", self.name), problem: problem.into() }
-    }
-
-    fn optional<T>(
-        self,
-        key: &str,
-        what: &str,
-        read: impl Fn(&'a Json) -> Option<T>,
-    ) -> Result<Option<T>, FolderError> {
-        let found = |value: &'a Json| read(value).ok_or_else(|| self.wrong(key, format!("is {value}, not {what}")));
-        self.get(key).map(found).transpose()
-    }
-
-    pub(super) fn optional_count(self, key: &str) -> Result<Option<u64>, FolderError> {
-        // llama.cpp reads counts as 32 bits.
-        let read = |value: &Json| value.as_u64().filter(|count| u32::try_from(*count).is_ok());
-        self.optional(key, "a count of at most 32 bits", read)
-    }
-
-    pub(super) fn count(self, key: &str) -> Result<u64, FolderError> {
-        self.optional_count(key)?.ok_or_else(|| self.wrong(key, "is missing"))
-    }
-
-    fn optional_number(self, key: &str) -> Result<Option<f64>, FolderError> {
-        self.optional(key, "a number", |value| value.as_f64().filter(|number| number.is_finite()))
-    }
-
-    fn number(self, key: &str) -> Result<f64, FolderError> {
-        self.optional_number(key)?.ok_or_else(|| self.wrong(key, "is missing"))
-    }
-
-    pub(super) fn optional_flag(self, key: &str) -> Result<Option<bool>, FolderError> {
-        self.optional(key, "true or false", Json::as_bool)
-    }
-
-    pub(super) fn optional_text(self, key: &str) -> Result<Option<&'a str>, FolderError> {
-        self.optional(key, "a text", Json::as_str)
-    }
-
-    fn section(self, key: &'a str) -> Result<Option<Self>, FolderError> {
-        Ok(self.optional(key, "a map", Json::as_object)?.map(|map| Section { map, name: key_prefix(key) }))
-    }
-
-    fn numbers(self, key: &str) -> Result<Option<Vec<f32>>, FolderError> {
-        let read = |value: &Json| {
-            let numbers = value.as_array()?.iter().map(|number| number.as_f64().map(|number| number as f32));
-            numbers.collect::<Option<Vec<f32>>>().filter(|numbers| numbers.iter().all(|number| *number > 0.0))
-        };
-        self.optional(key, "a list of numbers above 0", read)
-    }
-
-    /// Refuses a setting that changes the numbers in a way that nothing here knows.
-    fn refuse(self, keys: &[&str]) -> Result<(), FolderError> {
-        for key in keys {
-            if let Some(value) = self.get(key).filter(|value| **value != Json::Bool(false)) {
-                return Err(self.wrong(key, format!("is {value}: not supported")));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn key_prefix(key: &str) -> &'static str {
-    match key {
-        "rope_parameters" => "rope_parameters.",
-        "rope_scaling" => "rope_scaling.",
-        "full_attention" => "rope_parameters.full_attention.",
-        _ => "rope_parameters.sliding_attention.",
-    }
-}
 
 /// Tensors that are computed from the settings: names and values.
 pub(super) type Tables = Vec<(&'static str, Vec<f32>)>;
@@ -116,82 +32,6 @@ impl Writer<'_> {
     /// Numbers are f32 in GGUF.
     fn number(&mut self, key: &str, number: f64) {
         self.put(key, Value::Float(f64::from(number as f32)));
-    }
-}
-
-/// The rotary settings of a model, wherever its version of transformers wrote them.
-struct Rope<'a> {
-    /// What is said of all layers, or of those with full attention.
-    full: Option<Section<'a>>,
-    sliding_theta: Option<f64>,
-    theta: Option<f64>,
-    kind: &'a str,
-}
-
-impl<'a> Rope<'a> {
-    fn read(config: Section<'a>) -> Result<Self, FolderError> {
-        let section = match config.section("rope_parameters")? {
-            Some(section) => Some(section),
-            None => config.section("rope_scaling")?,
-        };
-        let (mut full, mut sliding) = (section, None);
-        if let Some(section) = section {
-            if let Some(layers) = section.section("full_attention")? {
-                full = Some(layers);
-            }
-            sliding = section.section("sliding_attention")?;
-        }
-        let mut kind = "default";
-        let (mut theta, mut sliding_theta) = (None, None);
-        if let Some(full) = full {
-            full.refuse(&["mrope_section", "mscale", "mscale_all_dim"])?;
-            if full.optional_flag("truncate")? == Some(false) {
-                return Err(full.wrong("truncate", "is false: not supported"));
-            }
-            theta = full.optional_number("rope_theta")?;
-            kind = match full.optional_text("rope_type")? {
-                Some(kind) => kind,
-                None => full.optional_text("type")?.unwrap_or(kind),
-            };
-        }
-        if let Some(sliding) = sliding {
-            sliding_theta = sliding.optional_number("rope_theta")?;
-            if let Some(kind) = sliding.optional_text("rope_type")?.filter(|kind| *kind != "default") {
-                return Err(sliding.wrong("rope_type", format!("is {kind:?}: not supported in sliding layers")));
-            }
-        }
-        Ok(Self {
-            full,
-            theta: theta.or(config.optional_number("rope_theta")?),
-            sliding_theta: sliding_theta.or(config.optional_number("rope_local_base_freq")?),
-            kind,
-        })
-    }
-
-    /// Returns a setting from beside the scaling, or from the top of config.json.
-    fn count(&self, config: Section<'a>, key: &str) -> Result<Option<u64>, FolderError> {
-        match self.full.map(|full| full.optional_count(key)).transpose()?.flatten() {
-            Some(count) => Ok(Some(count)),
-            None => config.optional_count(key),
-        }
-    }
-
-    fn number(&self, config: Section<'a>, key: &str) -> Result<Option<f64>, FolderError> {
-        match self.full.map(|full| full.optional_number(key)).transpose()?.flatten() {
-            Some(number) => Ok(Some(number)),
-            None => config.optional_number(key),
-        }
-    }
-
-    fn unknown(&self) -> FolderError {
-        let section = self.full.map_or("", |full| full.name);
-        FolderError::Setting {
-            key: format!("{section}rope_type"),
-            problem: format!(
-                "is {:?}: not supported here (supported: default, linear, yarn, llama3, longrope)",
-                self.kind
-            ),
-        }
     }
 }
 
@@ -316,39 +156,11 @@ fn scaling(config: Section<'_>, origin: &Origin, rope: &Rope<'_>, out: &mut Writ
         }
         ("llama3", Some(full)) if origin.architecture == "llama" => {
             let original = rope.count(config, "original_max_position_embeddings")?.unwrap_or(8192);
-            return Ok(vec![("rope_freqs.weight", llama3(full, rope, head_dim(config, origin)?, original)?)]);
+            return Ok(vec![("rope_freqs.weight", rope::llama3(full, rope, head_dim(config, origin)?, original)?)]);
         }
         _ => return Err(rope.unknown()),
     }
     Ok(Vec::new())
-}
-
-/// Returns what llama 3 divides its rotary frequencies by, in f32 as the converter computes it:
-/// short waves stay, long ones are stretched by the factor, those between by something between.
-fn llama3(full: Section<'_>, rope: &Rope<'_>, width: u64, original: u64) -> Result<Vec<f32>, FolderError> {
-    let setting = |key: &str, default: f64| Ok(full.optional_number(key)?.unwrap_or(default) as f32);
-    let (factor, low, high) =
-        (setting("factor", 8.0)?, setting("low_freq_factor", 1.0)?, setting("high_freq_factor", 4.0)?);
-    if !(factor > 0.0 && low > 0.0 && high > low) {
-        return Err(full.wrong("high_freq_factor", "must be above low_freq_factor, and both and factor above 0"));
-    }
-    if width > 1 << 16 {
-        return Err(full.wrong("head_dim", "is more than 65536"));
-    }
-    let (theta, original) = (rope.theta.unwrap_or(10_000.0) as f32, original as f32);
-    let divisor = |pair: u64| {
-        let frequency = 1.0 / theta.powf((pair * 2) as f32 / width as f32);
-        let wave = (2.0 * std::f64::consts::PI) as f32 / frequency;
-        if wave < original / high {
-            1.0
-        } else if wave > original / low {
-            factor
-        } else {
-            let smooth = (original / wave - low) / (high - low);
-            1.0 / ((1.0 - smooth) / factor + smooth)
-        }
-    };
-    Ok((0..width / 2).map(divisor).collect())
 }
 
 fn gemma3(config: Section<'_>, out: &mut Writer<'_>) -> Result<(), FolderError> {
@@ -415,6 +227,9 @@ fn phi3(config: Section<'_>, rope: &Rope<'_>, out: &mut Writer<'_>) -> Result<Ta
         ("longrope" | "su", Some(full)) => {
             let stretch = context as f64 / original as f64;
             let attention = if stretch > 1.0 { (1.0 + stretch.ln() / (original as f64).ln()).sqrt() } else { 1.0 };
+            if !attention.is_finite() {
+                return Err(full.wrong("original_max_position_embeddings", "is less than 2"));
+            }
             out.number("rope.scaling.attn_factor", attention);
             let factors = |key: &str| -> Result<Vec<f32>, FolderError> {
                 let factors = full.numbers(key)?.ok_or_else(|| full.wrong(key, "is missing"))?;

@@ -6,6 +6,8 @@
 mod config;
 mod header;
 mod origin;
+mod rope;
+mod section;
 
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
@@ -14,9 +16,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::{Bytes, Index, Parts, TensorInfo, TensorType, Value, WeightsError, gguf::DEFAULT_ALIGNMENT, parts::Change};
-use config::Section;
+use crate::model::tokenizer::{TokenizerError, TokenizerFiles, metadata_from_json};
+
 use header::Stored;
 use origin::{COMPUTED, HEAD, ORIGINS, Origin};
+use section::Section;
 
 /// Far more than any config.json or index.
 const MAX_JSON_BYTES: u64 = 1 << 26;
@@ -56,6 +60,9 @@ pub enum FolderError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Its tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// A tensor nobody would use, or of a type or shape that cannot be.
     #[error("tensor {name:?} {problem}")]
     Tensor {
@@ -84,7 +91,7 @@ fn read(folder: &Path) -> Result<Parts, FolderError> {
     let origin = origin_of(&config)?;
     let config = Section::new(&config);
     let name = fs::canonicalize(folder).ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-    let (metadata, tables) = config::translate(config, origin, &name.unwrap_or_default())?;
+    let (mut metadata, tables) = config::translate(config, origin, &name.unwrap_or_default())?;
     let tied = config.optional_flag("tie_word_embeddings")?.unwrap_or(origin.tied);
 
     let mut parts = vec![Arc::new(Bytes::Owned(settings))];
@@ -122,9 +129,37 @@ fn read(folder: &Path) -> Result<Parts, FolderError> {
     }
     tensors.sort_by_key(|tensor: &((u64, usize), String, TensorInfo)| tensor.0);
     let tensors: IndexMap<String, TensorInfo> = tensors.into_iter().map(|(_, name, info)| (name, info)).collect();
+    let vocabulary = tensors.get("token_embd.weight").map_or(0, |info: &TensorInfo| info.shape[0]);
+    metadata.extend(tokenizer(folder, vocabulary, &mut parts)?);
     let index =
         Index { version: 3, metadata: finish(metadata, &tensors), tensors, alignment: DEFAULT_ALIGNMENT as usize };
     Ok(Parts { bytes: parts, index })
+}
+
+/// Returns the tokenizer's metadata, nothing where there is no tokenizer.json, and adds its files to
+/// the parts.
+fn tokenizer(
+    folder: &Path,
+    vocabulary: usize,
+    parts: &mut Vec<Arc<Bytes>>,
+) -> Result<IndexMap<String, Value>, FolderError> {
+    let Some(tokenizer_json) = small_file(folder, "tokenizer.json")? else { return Ok(IndexMap::new()) };
+    let tokenizer_config = small_file(folder, "tokenizer_config.json")?;
+    let special_tokens_map = small_file(folder, "special_tokens_map.json")?;
+    let generation_config = small_file(folder, "generation_config.json")?;
+    let chat_template = small_file(folder, "chat_template.jinja")?;
+    let template = chat_template.as_deref().map(str::from_utf8).transpose();
+    let files = TokenizerFiles {
+        tokenizer_json: &tokenizer_json,
+        tokenizer_config: tokenizer_config.as_deref(),
+        special_tokens_map: special_tokens_map.as_deref(),
+        generation_config: generation_config.as_deref(),
+        chat_template: template.map_err(|error| file_error("chat_template.jinja", error.to_string()))?,
+    };
+    let metadata = metadata_from_json(&files, vocabulary)?;
+    let others = [tokenizer_config, special_tokens_map, generation_config, chat_template].into_iter().flatten();
+    parts.extend(std::iter::once(tokenizer_json).chain(others).map(|bytes| Arc::new(Bytes::Owned(bytes))));
+    Ok(metadata)
 }
 
 /// Adds what depends on the tensors.

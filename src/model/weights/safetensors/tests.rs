@@ -265,3 +265,25 @@ fn what_would_run_wrong_is_refused_with_its_reason() {
     let message = super::super::Weights::open(&empty.path().to_string_lossy()).err().unwrap().to_string();
     assert!(message.contains("no config.json"), "{message}");
 }
+
+#[test]
+fn a_tokenizer_beside_the_tensors_is_read_and_belongs_to_the_content() {
+    let mut small = Small::new();
+    let vocab = json!({"a": 0, "b": 1, "ab": 2, "c": 3, "<s>": 4});
+    let tokenizer = json!({
+        "added_tokens": [{"id": 4, "content": "<s>", "special": true}],
+        "normalizer": null, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": true},
+        "post_processor": null, "model": {"type": "BPE", "vocab": vocab, "merges": ["a b"]},
+    });
+    let without = small.open().1.unwrap().content_hash().to_owned();
+    small.files.push(("tokenizer.json", tokenizer.to_string().into_bytes()));
+    let weights = small.open().1.unwrap();
+    assert_ne!(weights.content_hash(), without);
+    let tokens = weights.index().metadata["tokenizer.ggml.tokens"].as_list().unwrap();
+    // As many as the embedding has rows.
+    assert_eq!((tokens.len(), &tokens[2]), (6, &Value::Text("ab".to_owned())));
+    assert_eq!(weights.index().metadata["tokenizer.ggml.model"], Value::Text("gpt2".to_owned()));
+    small.files[0].1 = b"{}".to_vec();
+    let message = small.open().1.err().unwrap().to_string();
+    assert!(message.contains("tokenizer.json"), "{message}");
+}

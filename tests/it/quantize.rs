@@ -1,0 +1,111 @@
+//! `ruvlab quantize` from outside: files, reports and exit codes.
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use ruvlab::model::{
+    tokenizer::Tokenizer,
+    weights::{TensorType, Weights},
+};
+use serde_json::{Value, json};
+
+fn quantize(model: &str, output: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ruvlab"));
+    command.args(["quantize", "-m", model, "-o"]).arg(output).args(arguments).env("NO_COLOR", "1");
+    command.output().unwrap()
+}
+
+fn report(model: &str, output: &Path, arguments: &[&str]) -> Value {
+    let output = quantize(model, output, &[arguments, &["--format", "json", "--quiet"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_report_says_what_became_of_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.gguf");
+    let report = report("builtin:pico", &path, &["--type", "Q4_K", "--tensor-type", "ffn_down=q6_k"]);
+    assert_eq!((&report["type"], &report["bytes"]), (&json!("q4_k"), &json!(fs::metadata(&path).unwrap().len())));
+    let weights = Weights::open(&path.to_string_lossy()).unwrap();
+    for kind in TensorType::all() {
+        let count = weights.index().tensors.values().filter(|info| info.kind == kind).count();
+        let told = report["types"][kind.name()]["tensors"].as_u64().unwrap_or(0);
+        assert_eq!(told, count as u64, "{kind}");
+    }
+    let types = report["types"].as_object().unwrap().values();
+    assert_eq!(types.map(|share| share["bytes"].as_u64().unwrap()).sum::<u64>(), weights.total_bytes());
+    assert!(weights.index().tensors["blk.0.ffn_down.weight"].kind == TensorType::Q6K);
+    Tokenizer::new(&weights).unwrap();
+}
+
+#[test]
+fn folders_of_every_class_become_files_that_say_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    // Not llama's: its output projection has a bias, which is read and not run.
+    for class in ["mistral", "qwen2", "qwen3", "phi3", "gemma3"] {
+        let source = format!("tests/it/folders/{class}");
+        let path = folder.path().join(format!("{class}.gguf"));
+        let told = report(&source, &path, &["--type", "q8_0"]);
+        let (from, to) = (Weights::open(&source).unwrap(), Weights::open(&path.to_string_lossy()).unwrap());
+        assert_eq!(from.spec(), to.spec(), "{class}");
+        assert_eq!(to.common_format(), TensorType::Q8_0, "{class}");
+        // Rows of 32 and 64 are whole blocks, those of 48 are not.
+        let fallbacks = told["fallbacks"].as_array().unwrap();
+        assert!(!fallbacks.is_empty(), "{class}");
+        for fallback in fallbacks {
+            assert_eq!((&fallback["columns"], &fallback["used"]), (&json!(48), &json!("f16")), "{class}");
+        }
+        for (name, info) in from.index().tensors.iter().filter(|(_, info)| info.shape.len() == 1) {
+            assert_eq!(info.kind, TensorType::F32);
+            assert!(from.tensor_bytes(name).unwrap() == to.tensor_bytes(name).unwrap(), "{class}: {name}");
+        }
+    }
+}
+
+#[test]
+fn people_are_told_in_a_table_what_fell_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = quantize("tests/it/folders/qwen3", &folder.path().join("out.gguf"), &["--type", "q4_k"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    for part in ["q5_0 for q4_k, rows of 32", "and", "f16 for q4_k, rows of 48", "bits a weight"] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_done_leaves_what_was_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.gguf");
+    let refused = |code: i32, model: &str, arguments: &[&str], part: &str| {
+        let output = quantize(model, &path, arguments);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+        assert!(message.contains(part), "{message:?} should say {part:?}");
+    };
+    fs::write(&path, "mine").unwrap();
+    refused(2, "builtin:pico", &["--type", "q4_0"], "--force");
+    fs::remove_file(&path).unwrap();
+    refused(2, "builtin:pico", &["--type", "q4_k_m"], "there is no such type");
+    refused(2, "builtin:pico", &["--type", "q4_0", "--tensor-type", "ffn_down"], "PATTERN=TYPE");
+    refused(2, "builtin:pico", &["--type", "q4_0", "--tensor-type", "nothing=q8_0"], "fits the pattern");
+    refused(2, "builtin:pico", &[], "--type");
+    refused(14, "/no/such/model.gguf", &["--type", "q4_0"], "/no/such/model.gguf");
+    refused(14, "builtin:pico", &["--type", "q4_0", "--imatrix", "/no/such/file"], "/no/such/file");
+    refused(14, "builtin:pico", &["--type", "q4_0", "--imatrix", "Cargo.toml"], "no importance matrix");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    fs::write(&path, "mine").unwrap();
+    report("builtin:pico", &path, &["--type", "q4_0", "--force"]);
+    assert_eq!(Weights::open(&path.to_string_lossy()).unwrap().common_format(), TensorType::Q4_0);
+    // A file may replace its own source.
+    report(&path.to_string_lossy(), &path, &["--type", "f16", "--force"]);
+    let again = Weights::open(&path.to_string_lossy()).unwrap();
+    let source = Weights::open("builtin:pico").unwrap().requantized(TensorType::Q4_0).unwrap();
+    let expected = source.requantized(TensorType::F16).unwrap();
+    for name in again.index().tensors.keys() {
+        assert!(again.tensor_bytes(name).unwrap() == expected.tensor_bytes(name).unwrap(), "{name}");
+    }
+}
