@@ -8,6 +8,7 @@ pub mod families;
 pub mod hub;
 pub mod locate;
 pub mod pins;
+pub mod rope;
 pub mod sampler;
 pub mod source;
 pub mod spec;

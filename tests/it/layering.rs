@@ -112,7 +112,7 @@ fn heavy_libraries_are_named_in_one_place() {
         ("serde_yaml", "src/recipe/load.rs"),
         ("polars", "src/results/parquet"),
         ("plotters", "src/report/charts"),
-        ("candle_transformers", "src/engine/reference.rs"),
+        ("candle_transformers", "src/engine/reference"),
         ("hf_hub", "src/model/hub"),
         ("reqwest", "src/model/hub"),
     ] {
