@@ -17,6 +17,8 @@ use crate::model::{cache::CacheError, locate::Step, source::HubSource};
 /// Times in a row that a connection may break without `WORTHWHILE` bytes between.
 const CUTS: u32 = 5;
 const WORTHWHILE: u64 = 1 << 20;
+/// From here on the hub keeps files outside git, with their digest.
+const LARGE: u64 = 10 << 20;
 
 /// Fetches a file into `folder` and returns its SHA-256.
 ///
@@ -34,6 +36,10 @@ pub(crate) fn fetch(
         Some(known) => Some(known.clone()),
         None => client.digest(source, &card.commit, &file.path)?,
     };
+    if expected.is_none() && file.size > LARGE {
+        let problem = "the hub gives no SHA-256 of it, so only its size can be checked";
+        watch(Step::Note(&format!("{}: {problem}", file.path)));
+    }
     let path = folder.join(&file.path);
     let part = folder.join(format!("{}.part", file.path));
     if let Some(parent) = path.parent() {
