@@ -1,14 +1,17 @@
 //! Picks one kernel table for the process, once.
 use std::sync::OnceLock;
 
-use crate::scalar;
+use crate::{
+    activation::ActivationKernels, attention::AttentionKernels, half::HalfKernels, norm::NormKernels,
+    rope::RopeKernels, scalar, softmax::SoftmaxKernels,
+};
 
 /// An instruction-set level that has a complete kernel table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// Portable Rust.
     Scalar,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
 }
 
@@ -31,6 +34,12 @@ impl Tier {
 pub struct Kernels {
     pub(crate) tier: Tier,
     pub(crate) log_sum_exp_f32: fn(&[f32]) -> f64,
+    pub(crate) norm: NormKernels,
+    pub(crate) rope: RopeKernels,
+    pub(crate) activation: ActivationKernels,
+    pub(crate) softmax: SoftmaxKernels,
+    pub(crate) half: HalfKernels,
+    pub(crate) attention: AttentionKernels,
 }
 
 impl Kernels {

@@ -3,15 +3,23 @@
 //! Each operation has a portable meaning in `scalar` and faster versions in the other tiers, under
 //! the same file names. One table of functions is picked when the first kernel is called: the best
 //! tier this processor runs, or the one `RUVLAB_KERNELS` names. A plain `cargo build` is fast.
+mod activation;
+mod attention;
 mod dispatch;
+mod half;
+mod norm;
+mod rope;
 mod scalar;
+mod softmax;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(test)]
 mod check;
 
+pub use attention::{AttentionScratch, AttentionShape, KEY_TILE, KeyValueTile, KeyValueTiles};
 pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select};
+pub use rope::RopePairs;
 
 /// Returns `ln Σ exp(logits[i])`, the normaliser of a softmax.
 ///

@@ -1,6 +1,12 @@
-//! AVX2 + FMA kernels.
+//! AVX2 + FMA + F16C kernels.
+mod activation;
+mod attention;
+mod half;
 mod lanes;
 mod log_sum_exp;
+mod norm;
+mod rope;
+mod softmax;
 
 use crate::dispatch::{Kernels, Tier};
 
@@ -8,8 +14,17 @@ static KERNELS: Kernels = Kernels {
     tier: Tier::Avx2,
     // SAFETY: this table is private and leaves only through `detect`, which has seen both features.
     log_sum_exp_f32: |logits| unsafe { log_sum_exp::log_sum_exp_f32(logits) },
+    norm: norm::KERNELS,
+    rope: rope::KERNELS,
+    activation: activation::KERNELS,
+    softmax: softmax::KERNELS,
+    half: half::KERNELS,
+    attention: attention::KERNELS,
 };
 
 pub(crate) fn detect() -> Option<&'static Kernels> {
-    (std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma")).then_some(&KERNELS)
+    let all = std::is_x86_feature_detected!("avx2")
+        && std::is_x86_feature_detected!("fma")
+        && std::is_x86_feature_detected!("f16c");
+    all.then_some(&KERNELS)
 }
