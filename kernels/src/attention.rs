@@ -71,6 +71,14 @@ pub struct AttentionShape {
     pub window: Option<usize>,
 }
 
+/// Numbers as they are cached; f16 as its bits.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the names are the types")]
+pub enum Cached<'a> {
+    F32(&'a [f32]),
+    F16(&'a [u16]),
+}
+
 /// Keys and values of one key head in one tile.
 ///
 /// # Shapes
@@ -78,9 +86,9 @@ pub struct AttentionShape {
 /// Both are `[n, D]` with n up to [`KEY_TILE`].
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "described above")]
-pub enum KeyValueTile<'a> {
-    F32 { keys: &'a [f32], values: &'a [f32] },
-    F16 { keys: &'a [u16], values: &'a [u16] },
+pub struct KeyValueTile<'a> {
+    pub keys: Cached<'a>,
+    pub values: Cached<'a>,
 }
 
 /// The cached keys and values of one key head of one sequence.
@@ -207,14 +215,10 @@ impl Walk<'_> {
             let visible = visible(&seen, tile);
             let range = visible.start * d..visible.end * d;
             let count = visible.len();
-            let cached = self.cached.tile(tile);
-            match cached {
-                KeyValueTile::F32 { keys, .. } => {
-                    (kernels.attention.f32.scores)(scaled, &keys[range.clone()], d, scores);
-                }
-                KeyValueTile::F16 { keys, .. } => {
-                    (kernels.attention.f16.scores)(scaled, &keys[range.clone()], d, scores);
-                }
+            let KeyValueTile { keys, values } = self.cached.tile(tile);
+            match keys {
+                Cached::F32(keys) => (kernels.attention.f32.scores)(scaled, &keys[range.clone()], d, scores),
+                Cached::F16(keys) => (kernels.attention.f16.scores)(scaled, &keys[range.clone()], d, scores),
             }
             for (head, scores) in scores.chunks_exact_mut(KEY_TILE).enumerate() {
                 let factor = self.soften(&mut scores[..count], &mut largest[head], &mut totals[head]);
@@ -222,9 +226,9 @@ impl Walk<'_> {
                     kernels.scale(&mut out[head * d..][..d], factor);
                 }
             }
-            match cached {
-                KeyValueTile::F32 { values, .. } => (kernels.attention.f32.combine)(scores, &values[range], d, out),
-                KeyValueTile::F16 { values, .. } => (kernels.attention.f16.combine)(scores, &values[range], d, out),
+            match values {
+                Cached::F32(values) => (kernels.attention.f32.combine)(scores, &values[range], d, out),
+                Cached::F16(values) => (kernels.attention.f16.combine)(scores, &values[range], d, out),
             }
         }
         for (out, total) in out.chunks_exact_mut(d).zip(totals) {
@@ -296,15 +300,14 @@ impl Walk<'_> {
             keys.fill(0.0);
             values.fill(0.0);
         }
-        match self.cached.tile(tile) {
-            KeyValueTile::F32 { keys: k, values: v } => {
-                (attention.f32.transpose)(&k[..count * d], d, keys);
-                spread(attention.f32.widen, &v[..count * d], d, values, wide);
-            }
-            KeyValueTile::F16 { keys: k, values: v } => {
-                (attention.f16.transpose)(&k[..count * d], d, keys);
-                spread(attention.f16.widen, &v[..count * d], d, values, wide);
-            }
+        let tile = self.cached.tile(tile);
+        match tile.keys {
+            Cached::F32(k) => (attention.f32.transpose)(&k[..count * d], d, keys),
+            Cached::F16(k) => (attention.f16.transpose)(&k[..count * d], d, keys),
+        }
+        match tile.values {
+            Cached::F32(v) => spread(attention.f32.widen, &v[..count * d], d, values, wide),
+            Cached::F16(v) => spread(attention.f16.widen, &v[..count * d], d, values, wide),
         }
     }
 }

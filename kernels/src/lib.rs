@@ -17,7 +17,7 @@ mod avx2;
 #[cfg(test)]
 mod check;
 
-pub use attention::{AttentionScratch, AttentionShape, KEY_TILE, KeyValueTile, KeyValueTiles};
+pub use attention::{AttentionScratch, AttentionShape, Cached, KEY_TILE, KeyValueTile, KeyValueTiles};
 pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select};
 pub use rope::RopePairs;
 

@@ -1,40 +1,51 @@
 //! Attention against its definition: all scores at once, in f64.
 use super::{each_tier, waves};
-use crate::{AttentionScratch, AttentionShape, KEY_TILE, Kernels, KeyValueTile, KeyValueTiles};
+use crate::{AttentionScratch, AttentionShape, Cached as Numbers, KEY_TILE, Kernels, KeyValueTile, KeyValueTiles};
 
-/// Keys and values of one head, `[S, D]`, in both types; the f16 ones are exact as f32, too.
+/// Keys and values of one head, `[S, D]`; where there are f16 ones, the f32 ones are their values.
 struct Cached {
     d: usize,
     keys: Vec<f32>,
     values: Vec<f32>,
-    half: Option<(Vec<u16>, Vec<u16>)>,
+    half_keys: Option<Vec<u16>>,
+    half_values: Option<Vec<u16>>,
 }
 
 impl Cached {
-    fn new(kernels: &Kernels, tokens: usize, d: usize, scale: f32, half: bool) -> Self {
+    fn new(kernels: &Kernels, tokens: usize, d: usize, scale: f32, [half_keys, half_values]: [bool; 2]) -> Self {
         let (mut keys, mut values) = (waves(tokens * d, scale), waves(tokens * d + 5, 1.0)[5..].to_vec());
-        let half = half.then(|| {
-            let narrow = |x: &mut Vec<f32>| {
-                let mut bits = vec![0; x.len()];
-                kernels.narrow(x, &mut bits);
-                kernels.widen(&bits, x);
-                bits
-            };
-            (narrow(&mut keys), narrow(&mut values))
-        });
-        Self { d, keys, values, half }
+        let narrow = |x: &mut Vec<f32>| {
+            let mut bits = vec![0; x.len()];
+            kernels.narrow(x, &mut bits);
+            kernels.widen(&bits, x);
+            bits
+        };
+        let half_keys = half_keys.then(|| narrow(&mut keys));
+        let half_values = half_values.then(|| narrow(&mut values));
+        Self { d, keys, values, half_keys, half_values }
     }
 }
 
 impl KeyValueTiles for Cached {
     fn tile(&self, index: usize) -> KeyValueTile<'_> {
         let range = index * KEY_TILE * self.d..((index + 1) * KEY_TILE * self.d).min(self.keys.len());
-        match &self.half {
-            None => KeyValueTile::F32 { keys: &self.keys[range.clone()], values: &self.values[range] },
-            Some((keys, values)) => KeyValueTile::F16 { keys: &keys[range.clone()], values: &values[range] },
+        KeyValueTile {
+            keys: match &self.half_keys {
+                None => Numbers::F32(&self.keys[range.clone()]),
+                Some(keys) => Numbers::F16(&keys[range.clone()]),
+            },
+            values: match &self.half_values {
+                None => Numbers::F32(&self.values[range]),
+                Some(values) => Numbers::F16(&values[range]),
+            },
         }
     }
 }
+
+/// Both as f32, both as f16, and one of each.
+const TYPES: [[bool; 2]; 4] = [[false, false], [true, true], [true, false], [false, true]];
+const F32: [bool; 2] = TYPES[0];
+const F16: [bool; 2] = TYPES[1];
 
 fn oracle(shape: &AttentionShape, queries: &[f32], group: usize, first: usize, cached: &Cached) -> Vec<f64> {
     let d = shape.head_dim;
@@ -91,12 +102,12 @@ fn attention_is_its_definition_for_every_shape() {
     each_tier(|kernels| {
         let mut worst: f64 = 0.0;
         for d in [4, 16, 20, 64, 80, 96, 128, 256] {
-            for (group, half) in [(1, true), (2, false), (3, true), (7, true)] {
+            for (group, types) in [1, 2, 3, 7].into_iter().zip(TYPES) {
                 for (tokens, first) in
                     [(1, 0), (1, 62), (1, 63), (1, 64), (1, 201), (3, 63), (4, 0), (13, 60), (65, 0), (70, 130)]
                 {
                     let queries = waves(tokens * group * d, 2.0);
-                    let cached = Cached::new(kernels, first + tokens, d, 2.0, half);
+                    let cached = Cached::new(kernels, first + tokens, d, 2.0, types);
                     for (soft_cap, window) in [(None, None), (Some(5.0), None), (None, Some(17)), (None, Some(70))] {
                         let shape = AttentionShape { soft_cap, window, ..shape(d) };
                         let got = attend(kernels, &shape, &queries, tokens, first, &cached);
@@ -118,7 +129,7 @@ fn every_number_of_tokens_and_keys_is_right() {
         for tokens in 1..=140 {
             let first = tokens * 7 % 90;
             let queries = waves(tokens * 2 * d, 1.0);
-            let cached = Cached::new(kernels, first + tokens, d, 3.0, tokens % 2 == 0);
+            let cached = Cached::new(kernels, first + tokens, d, 3.0, TYPES[tokens % 4]);
             let got = attend(kernels, &shape(d), &queries, tokens, first, &cached);
             let found = nmse(&got, &oracle(&shape(d), &queries, 2, first, &cached));
             assert!(found <= 1.0e-10, "T={tokens} at {first}: {found:e}");
@@ -132,7 +143,7 @@ fn a_head_does_not_depend_on_those_it_shares_keys_with() {
         let (d, group) = (64, 7);
         for (tokens, first) in [(1, 150), (9, 120)] {
             let queries = waves(tokens * group * d, 2.0);
-            let cached = Cached::new(kernels, first + tokens, d, 2.0, true);
+            let cached = Cached::new(kernels, first + tokens, d, 2.0, F16);
             let together = attend(kernels, &shape(d), &queries, tokens, first, &cached);
             for head in 0..group {
                 let pick = |all: &[f32]| -> Vec<f32> {
@@ -151,7 +162,7 @@ fn large_scores_stay_finite_and_take_the_largest() {
         let d = 32;
         for tokens in [1, 12] {
             let first = 100;
-            let mut cached = Cached::new(kernels, first + tokens, d, 1.0, false);
+            let mut cached = Cached::new(kernels, first + tokens, d, 1.0, F32);
             cached.keys[70 * d..71 * d].fill(4.0e3);
             let queries = vec![4.0e3; tokens * d];
             let got = attend(kernels, &shape(d), &queries, tokens, first, &cached);
@@ -170,7 +181,7 @@ fn what_comes_later_or_is_out_of_the_window_is_not_read_into_the_mean() {
             let first = 90;
             let shape = AttentionShape { window: Some(30), ..shape(d) };
             let queries = waves(tokens * d, 1.0);
-            let mut cached = Cached::new(kernels, first + tokens + 40, d, 1.0, false);
+            let mut cached = Cached::new(kernels, first + tokens + 40, d, 1.0, F32);
             let clean = attend(kernels, &shape, &queries, tokens, first, &cached);
             cached.keys[..61 * d].fill(1.0e4);
             cached.values[..61 * d].fill(1.0e4);
