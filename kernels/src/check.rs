@@ -1,4 +1,7 @@
 //! One suite, run once per tier.
+mod matmul;
+pub(crate) mod random;
+
 use crate::dispatch::{Kernels, Tier, TierError, for_tier, select};
 
 /// The definition, in the plainest words, two f64 passes.

@@ -1,7 +1,7 @@
 //! Picks one kernel table for the process, once.
 use std::sync::OnceLock;
 
-use crate::scalar;
+use crate::{activations::CodeBlock, matmul::MatmulKernel, scalar};
 
 /// An instruction-set level that has a complete kernel table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,9 @@ impl Tier {
 pub struct Kernels {
     pub(crate) tier: Tier,
     pub(crate) log_sum_exp_f32: fn(&[f32]) -> f64,
+    // activations.rs, matmul.rs
+    pub(crate) quantize_codes: fn(&[f32], &mut [i16], &mut [CodeBlock]),
+    pub(crate) matmul: MatmulKernel,
 }
 
 impl Kernels {

@@ -3,7 +3,16 @@
 //! Each operation has a portable meaning in `scalar` and faster versions in the other tiers, under
 //! the same file names. One table of functions is picked when the first kernel is called: the best
 //! tier this processor runs, or the one `RUVLAB_KERNELS` names. A plain `cargo build` is fast.
+mod activations;
+mod arena;
+mod claims;
 mod dispatch;
+mod format;
+mod matmul;
+mod matrix;
+mod output;
+mod pool;
+mod quant;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
@@ -11,7 +20,16 @@ mod avx2;
 #[cfg(test)]
 mod check;
 
+pub use activations::{ActivationClass, Activations, SharedRows};
+pub use arena::{Arena, ArenaError};
+pub use claims::Claims;
 pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select};
+pub use format::Format;
+pub use matmul::matmul_pooled;
+pub use matrix::{Matrix, PackError};
+pub use output::{Output, Tile};
+pub use pool::{Chunks, Pool};
+pub use quant::dequantize_row;
 
 /// Returns `ln Σ exp(logits[i])`, the normaliser of a softmax.
 ///
