@@ -2,7 +2,9 @@
 mod activation;
 mod attention;
 mod half;
+mod matmul;
 mod norm;
+pub(crate) mod random;
 mod rope;
 
 use crate::dispatch::{Kernels, Tier, TierError, for_tier, select};

@@ -2,8 +2,8 @@
 use std::sync::OnceLock;
 
 use crate::{
-    activation::ActivationKernels, attention::AttentionKernels, half::HalfKernels, norm::NormKernels,
-    rope::RopeKernels, scalar, softmax::SoftmaxKernels,
+    activation::ActivationKernels, activations::CodeBlock, attention::AttentionKernels, half::HalfKernels,
+    matmul::MatmulKernel, norm::NormKernels, rope::RopeKernels, scalar, softmax::SoftmaxKernels,
 };
 
 /// An instruction-set level that has a complete kernel table.
@@ -40,6 +40,9 @@ pub struct Kernels {
     pub(crate) softmax: SoftmaxKernels,
     pub(crate) half: HalfKernels,
     pub(crate) attention: AttentionKernels,
+    // activations.rs, matmul.rs
+    pub(crate) quantize_codes: fn(&[f32], &mut [i16], &mut [CodeBlock]),
+    pub(crate) matmul: MatmulKernel,
 }
 
 impl Kernels {

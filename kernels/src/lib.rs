@@ -4,10 +4,19 @@
 //! the same file names. One table of functions is picked when the first kernel is called: the best
 //! tier this processor runs, or the one `RUVLAB_KERNELS` names. A plain `cargo build` is fast.
 mod activation;
+mod activations;
+mod arena;
 mod attention;
+mod claims;
 mod dispatch;
+mod format;
 mod half;
+mod matmul;
+mod matrix;
 mod norm;
+mod output;
+mod pool;
+mod quant;
 mod rope;
 mod scalar;
 mod softmax;
@@ -17,8 +26,17 @@ mod avx2;
 #[cfg(test)]
 mod check;
 
+pub use activations::{ActivationClass, Activations, SharedRows};
+pub use arena::{Arena, ArenaError};
 pub use attention::{AttentionScratch, AttentionShape, Cached, KEY_TILE, KeyValueTile, KeyValueTiles};
+pub use claims::Claims;
 pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select};
+pub use format::Format;
+pub use matmul::matmul_pooled;
+pub use matrix::{Matrix, PackError};
+pub use output::{Output, Tile};
+pub use pool::{Chunks, Pool};
+pub use quant::dequantize_row;
 pub use rope::RopePairs;
 
 /// Returns `ln Σ exp(logits[i])`, the normaliser of a softmax.

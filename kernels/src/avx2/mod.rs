@@ -8,7 +8,10 @@ mod norm;
 mod rope;
 mod softmax;
 
-use crate::dispatch::{Kernels, Tier};
+use crate::{
+    dispatch::{Kernels, Tier},
+    scalar,
+};
 
 static KERNELS: Kernels = Kernels {
     tier: Tier::Avx2,
@@ -20,6 +23,8 @@ static KERNELS: Kernels = Kernels {
     softmax: softmax::KERNELS,
     half: half::KERNELS,
     attention: attention::KERNELS,
+    quantize_codes: scalar::codes::quantize_codes,
+    matmul: scalar::matmul::matmul,
 };
 
 pub(crate) fn detect() -> Option<&'static Kernels> {

@@ -1,9 +1,12 @@
 //! Portable kernels, and the meaning of every other table.
 mod activation;
 mod attention;
+pub(crate) mod codes;
 mod half;
 mod log_sum_exp;
+pub(crate) mod matmul;
 mod norm;
+pub(crate) mod part;
 mod rope;
 mod softmax;
 
@@ -18,6 +21,8 @@ pub(crate) static KERNELS: Kernels = Kernels {
     softmax: softmax::KERNELS,
     half: half::KERNELS,
     attention: attention::KERNELS,
+    quantize_codes: codes::quantize_codes,
+    matmul: matmul::matmul,
 };
 
 // What the other tiers share: tails, constants, the arithmetic of a whole row.
