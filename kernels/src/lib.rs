@@ -12,6 +12,7 @@ mod matmul;
 mod matrix;
 mod output;
 mod pool;
+mod probe;
 mod quant;
 mod scalar;
 
@@ -29,6 +30,7 @@ pub use matmul::matmul_pooled;
 pub use matrix::{Matrix, PackError};
 pub use output::{Output, Tile};
 pub use pool::{Chunks, Pool};
+pub use probe::MULTIPLY_ADDS_A_ROUND;
 pub use quant::dequantize_row;
 
 /// Returns `ln Σ exp(logits[i])`, the normaliser of a softmax.

@@ -3,6 +3,7 @@ pub(crate) mod codes;
 mod log_sum_exp;
 pub(crate) mod matmul;
 pub(crate) mod part;
+mod probe;
 
 use crate::dispatch::{Kernels, Tier};
 
@@ -11,6 +12,8 @@ pub(crate) static KERNELS: Kernels = Kernels {
     log_sum_exp_f32: log_sum_exp::log_sum_exp_f32,
     quantize_codes: codes::quantize_codes,
     matmul: matmul::matmul,
+    read: probe::read,
+    multiply_adds: probe::multiply_adds,
 };
 
 pub(crate) use log_sum_exp::{Largest, exp_sum};
