@@ -43,6 +43,9 @@ pub struct Kernels {
     // activations.rs, matmul.rs
     pub(crate) quantize_codes: fn(&[f32], &mut [i16], &mut [CodeBlock]),
     pub(crate) matmul: MatmulKernel,
+    // probe.rs
+    pub(crate) read: fn(&[u8]) -> u64,
+    pub(crate) multiply_adds: fn(usize) -> f32,
 }
 
 impl Kernels {

@@ -16,6 +16,7 @@ mod matrix;
 mod norm;
 mod output;
 mod pool;
+mod probe;
 mod quant;
 mod rope;
 mod scalar;
@@ -36,6 +37,7 @@ pub use matmul::matmul_pooled;
 pub use matrix::{Matrix, PackError};
 pub use output::{Output, Tile};
 pub use pool::{Chunks, Pool};
+pub use probe::MULTIPLY_ADDS_A_ROUND;
 pub use quant::dequantize_row;
 pub use rope::RopePairs;
 

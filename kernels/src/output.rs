@@ -108,8 +108,16 @@ impl Tile<'_> {
         }
     }
 
+    /// Reads what [`Tile::put`] wrote.
+    #[inline]
+    pub(crate) fn get(&mut self, token: usize, group: usize, values: &mut [f32]) {
+        let from = &self.token(token)[group * ROWS..];
+        let count = from.len().min(values.len());
+        values[..count].copy_from_slice(&from[..count]);
+    }
+
     /// Writes the first numbers of `values` as rows `8 group ..` of the tile, as many as it has there.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn put(&mut self, token: usize, group: usize, values: &[f32]) {
         let out = &mut self.token(token)[group * ROWS..];
         let count = out.len().min(values.len());

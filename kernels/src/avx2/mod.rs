@@ -1,21 +1,28 @@
 //! AVX2 + FMA + F16C kernels.
 mod activation;
 mod attention;
+mod codes;
+mod float;
+mod gemm;
+mod gemv;
 mod half;
 mod lanes;
+mod lanes;
 mod log_sum_exp;
+mod log_sum_exp;
+mod matmul;
 mod norm;
+mod part;
+mod probe;
 mod rope;
 mod softmax;
+mod vectors;
 
-use crate::{
-    dispatch::{Kernels, Tier},
-    scalar,
-};
+use crate::dispatch::{Kernels, Tier};
 
 static KERNELS: Kernels = Kernels {
     tier: Tier::Avx2,
-    // SAFETY: this table is private and leaves only through `detect`, which has seen both features.
+    // SAFETY: this table is private and leaves only through `detect`, which has seen the features.
     log_sum_exp_f32: |logits| unsafe { log_sum_exp::log_sum_exp_f32(logits) },
     norm: norm::KERNELS,
     rope: rope::KERNELS,
@@ -23,13 +30,19 @@ static KERNELS: Kernels = Kernels {
     softmax: softmax::KERNELS,
     half: half::KERNELS,
     attention: attention::KERNELS,
-    quantize_codes: scalar::codes::quantize_codes,
-    matmul: scalar::matmul::matmul,
+    // SAFETY: as above.
+    quantize_codes: |x, codes, blocks| unsafe { codes::quantize_codes(x, codes, blocks) },
+    // SAFETY: as above.
+    matmul: |weights, activations, tile| unsafe { matmul::matmul(weights, activations, tile) },
+    // SAFETY: as above.
+    read: |bytes| unsafe { probe::read(bytes) },
+    // SAFETY: as above.
+    multiply_adds: |rounds| unsafe { probe::multiply_adds(rounds) },
 };
 
 pub(crate) fn detect() -> Option<&'static Kernels> {
-    let all = std::is_x86_feature_detected!("avx2")
+    let has = std::is_x86_feature_detected!("avx2")
         && std::is_x86_feature_detected!("fma")
         && std::is_x86_feature_detected!("f16c");
-    all.then_some(&KERNELS)
+    has.then_some(&KERNELS)
 }

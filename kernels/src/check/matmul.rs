@@ -259,6 +259,19 @@ fn codes_equal_scalar(kernels: &Kernels) {
     }
 }
 
+fn probes_read_and_multiply_all(kernels: &Kernels) {
+    for rows in [1, 8, 24, 160] {
+        let case = Case::new(Format::Q8_0, rows, 96, 1);
+        let words = case.matrix.groups(0..rows.div_ceil(8)).as_chunks::<8>().0;
+        let want = words.iter().fold(0, |sum, word| sum ^ u64::from_le_bytes(*word));
+        assert_eq!(kernels.read(&case.matrix, 0..rows), want);
+    }
+    // Every lane goes towards 0.9999 / 0.0001.
+    let lane = (0..1000).fold(1.0f32, |lane, _| lane.mul_add(0.999_9, 0.999_9));
+    let sum = kernels.multiply_adds(1000);
+    assert!((sum - 96.0 * lane).abs() <= 1.0e-4 * sum, "{sum}, {lane}");
+}
+
 macro_rules! matmul_tests {
     ($module:ident, $tier:expr) => {
         mod $module {
@@ -279,6 +292,7 @@ macro_rules! matmul_tests {
             run!(results_do_not_depend_on_batch_or_tile);
             run!(what_is_not_finite_stays_so);
             run!(codes_equal_scalar);
+            run!(probes_read_and_multiply_all);
         }
     };
 }

@@ -7,6 +7,7 @@ mod log_sum_exp;
 pub(crate) mod matmul;
 mod norm;
 pub(crate) mod part;
+mod probe;
 mod rope;
 mod softmax;
 
@@ -23,6 +24,8 @@ pub(crate) static KERNELS: Kernels = Kernels {
     attention: attention::KERNELS,
     quantize_codes: codes::quantize_codes,
     matmul: matmul::matmul,
+    read: probe::read,
+    multiply_adds: probe::multiply_adds,
 };
 
 // What the other tiers share: tails, constants, the arithmetic of a whole row.
