@@ -118,12 +118,24 @@ impl EngineKind {
         }
     }
 
-    /// Returns the most tokens of context the engine can hold, whatever the model.
+    /// Returns the most tokens of context the engine can hold of a model.
     #[must_use]
-    pub fn longest_context(self) -> usize {
+    pub fn longest_context(self, spec: &ModelSpec) -> usize {
         match self {
-            Self::Reference => reference::LONGEST_CONTEXT,
-            Self::Candle => usize::MAX,
+            Self::Reference => reference::longest_context(spec),
+            Self::Candle => spec.context_length,
+        }
+    }
+
+    /// Checks that the engine can run a model, as far as its shape tells.
+    ///
+    /// # Errors
+    ///
+    /// Says what of the model the engine does not compute.
+    pub fn check(self, spec: &ModelSpec) -> Result<(), EngineError> {
+        match self {
+            Self::Reference => reference::check(spec),
+            Self::Candle => Ok(()),
         }
     }
 }

@@ -30,8 +30,9 @@ impl<S> Sequences<S> {
         Ok(id)
     }
 
-    pub(super) fn close(&mut self, id: SequenceId) {
-        self.open.remove(&id);
+    /// Closes a sequence and returns what the engine kept of it, if it was open.
+    pub(super) fn close(&mut self, id: SequenceId) -> Option<S> {
+        self.open.remove(&id).map(|sequence| sequence.state)
     }
 
     pub(super) fn get(&self, id: SequenceId) -> Result<&Sequence<S>, EngineError> {

@@ -4,6 +4,7 @@
 //! K key/value heads, D head width, E model width, V vocabulary.
 pub mod decoder;
 pub mod families;
+pub mod rope;
 pub mod sampler;
 pub mod spec;
 pub mod tokenizer;

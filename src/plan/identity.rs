@@ -1,10 +1,14 @@
 //! Which weights run, in what form, on which engine.
 use crate::{
     engine::EngineKind,
-    model::weights::{TensorType, Weights},
+    model::{
+        rope::{RopeChange, Scaling},
+        spec::ModelSpec,
+        weights::{TensorType, Weights},
+    },
     recipe::{
-        Recipe,
-        schema::{KernelSet, QuantizationFormat},
+        self, Recipe,
+        schema::{KernelSet, QuantizationFormat, RopeScaling},
     },
 };
 
@@ -26,10 +30,25 @@ pub fn engine_kind(set: KernelSet) -> Option<EngineKind> {
 }
 
 /// Returns the most tokens of context a kernel set can hold of a model.
-pub(super) fn longest_context(weights: &Weights, set: KernelSet) -> u32 {
-    let trained = weights.spec().context_length;
-    let longest = engine_kind(set).map_or(trained, |kind| trained.min(kind.longest_context()));
+pub(super) fn longest_context(spec: &ModelSpec, set: KernelSet) -> u32 {
+    let trained = spec.context_length;
+    let longest = engine_kind(set).map_or(trained, |kind| trained.min(kind.longest_context(spec)));
     u32::try_from(longest).unwrap_or(u32::MAX)
+}
+
+/// Returns what a recipe wants other than the file's own rope.
+#[must_use]
+pub fn rope_change(rope: &recipe::schema::Rope) -> RopeChange {
+    let scaling = rope.scaling.map(|scaling| match scaling {
+        RopeScaling::None => Scaling::None,
+        RopeScaling::Linear => Scaling::Linear,
+        RopeScaling::Ntk => Scaling::Ntk,
+        RopeScaling::Yarn => Scaling::Yarn,
+        RopeScaling::Llama3 => Scaling::Llama3,
+        RopeScaling::Longrope => Scaling::Longrope,
+    });
+    let original_context = rope.original_context_length.map(|tokens| tokens as usize);
+    RopeChange { scaling, factor: rope.factor, original_context, theta: rope.theta }
 }
 
 /// Returns which weights a recipe runs, `context_length` being what the engine can hold at most.

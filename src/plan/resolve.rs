@@ -18,7 +18,7 @@ use crate::{
 
 use super::{
     Cell, ModelIdentity, Plan, fingerprint,
-    identity::{identity, longest_context, running_set, set_name},
+    identity::{engine_kind, identity, longest_context, rope_change, running_set, set_name},
     memory,
 };
 
@@ -166,7 +166,27 @@ impl<'a> Resolver<'a> {
             self.weights.insert(source.clone(), opened.ok());
         }
         let weights = self.weights.get(source)?.as_ref()?;
-        let longest = longest_context(weights, kernel_set);
+        let spec = match weights.spec().with_rope(&rope_change(&recipe.rope)) {
+            Ok(spec) => spec,
+            Err(error) => {
+                let diagnostic = Diagnostic::error("rope", error.to_string()).at((self.place)("rope"));
+                self.recipe_problems.push(diagnostic);
+                return None;
+            }
+        };
+        let verified_by = recipe.kernels.verify.reference.filter(|set| *set != kernel_set);
+        let sets = [(Some(kernel_set), "kernels.set"), (verified_by, "kernels.verify.reference")];
+        for (set, path) in sets {
+            let Some(Err(error)) = set.and_then(engine_kind).map(|kind| kind.check(&spec)) else { continue };
+            let hint = match path {
+                "kernels.set" => "take the kernel set `candle`, which computes all of a file",
+                _ => "set `kernels.verify.reference` to `candle`, or to null to go without this check",
+            };
+            let diagnostic = Diagnostic::error("unsupported-model", error.to_string());
+            self.recipe_problems.push(diagnostic.at((self.place)(path)).hint(hint));
+            return None;
+        }
+        let longest = longest_context(&spec, kernel_set);
         if let Some(asked) = recipe.model.context_length.filter(|asked| *asked > longest) {
             let message =
                 format!("`{}` can hold {longest} tokens of this model, {asked} are asked for", set_name(kernel_set));

@@ -147,7 +147,7 @@ pub(super) fn open_weights(cell: &Cell) -> Result<Weights, LaunchError> {
     if found != planned {
         return Err(LaunchError::Changed { source_name: cell.model.source.clone(), found, planned });
     }
-    Ok(weights)
+    Ok(weights.with_rope(&plan::rope_change(&cell.recipe.rope))?)
 }
 
 pub(super) fn open_tokenizer(cell: &Cell, weights: &Weights) -> Result<Tokenizer, LaunchError> {

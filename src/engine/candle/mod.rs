@@ -3,6 +3,7 @@ mod executor;
 mod kv;
 mod linear;
 mod rope;
+mod weights;
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -12,8 +13,9 @@ use crate::model::{
     spec::ModelSpec,
     weights::Weights,
 };
-use executor::{Model, Walker};
+use executor::Walker;
 use kv::Cache;
+use weights::Model;
 
 const NAME: &str = "candle";
 
@@ -59,11 +61,8 @@ fn cut(batch: &[Chunk<'_>], limit: usize) -> Vec<Vec<Piece>> {
 
 impl Candle {
     pub(super) fn load(weights: &Weights, context_length: Option<usize>) -> Result<Self, EngineError> {
-        Ok(Self {
-            context_length: room(NAME, context_length, weights.spec().context_length)?,
-            model: Model::load(weights)?,
-            sequences: Sequences::new(),
-        })
+        let context_length = room(NAME, context_length, weights.spec().context_length)?;
+        Ok(Self { context_length, model: Model::load(weights, context_length)?, sequences: Sequences::new() })
     }
 
     fn lay_out(&self, batch: &[Chunk<'_>], pieces: &[Piece]) -> Result<Step, EngineError> {
@@ -122,7 +121,7 @@ impl LanguageModel for Candle {
     }
 
     fn close(&mut self, sequence: SequenceId) {
-        self.sequences.close(sequence);
+        drop(self.sequences.close(sequence));
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {

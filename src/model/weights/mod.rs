@@ -14,6 +14,7 @@ use candle_core::{
 
 use super::{
     families::{self, FamilyError},
+    rope::{RopeChange, RopeError},
     spec::ModelSpec,
 };
 
@@ -72,6 +73,15 @@ pub enum WeightsError {
         source_name: String,
         /// The tensor.
         tensor: String,
+    },
+    /// The model has no such rope.
+    #[error("model {source_name}: {error}")]
+    Rope {
+        /// The source as asked for.
+        source_name: String,
+        /// What is wrong with it.
+        #[source]
+        error: RopeError,
     },
     /// A tensor could not be converted.
     #[error("tensor {tensor:?} cannot be converted to {kind}: {error}")]
@@ -140,7 +150,13 @@ impl Weights {
         let name = || source.to_owned();
         let index =
             Index::parse(bytes.as_slice()).map_err(|error| WeightsError::Gguf { source_name: name(), error })?;
-        let spec = families::read(&index).map_err(|error| WeightsError::Family { source_name: name(), error })?;
+        let values = |tensor: &str| {
+            let info = index.tensors.get(tensor).filter(|info| info.kind == TensorType::F32)?;
+            let values = bytes.as_slice()[info.range.clone()].as_chunks::<4>().0;
+            Some(values.iter().map(|value| f32::from_le_bytes(*value)).collect())
+        };
+        let spec =
+            families::read(&index, &values).map_err(|error| WeightsError::Family { source_name: name(), error })?;
         Ok(Self { source: name(), bytes, index, spec, hash: OnceLock::new() })
     }
 
@@ -166,6 +182,17 @@ impl Weights {
     #[must_use]
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
+    }
+
+    /// Returns the same weights, to be run with another rope than the file's own.
+    ///
+    /// # Errors
+    ///
+    /// If the model has no such rope.
+    pub fn with_rope(mut self, change: &RopeChange) -> Result<Self, WeightsError> {
+        let refuse = |error| WeightsError::Rope { source_name: self.source.clone(), error };
+        self.spec = self.spec.with_rope(change).map_err(refuse)?;
+        Ok(self)
     }
 
     /// Returns the number of weights.

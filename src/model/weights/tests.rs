@@ -103,7 +103,7 @@ fn a_good_file_opens_with_its_shape() {
     let weights = Small::new().open().unwrap();
     let spec = weights.spec();
     assert_eq!((spec.layers, spec.hidden_size, spec.heads, spec.kv_heads, spec.head_dim), (1, 32, 4, 2, 8));
-    assert_eq!((spec.vocab_size, spec.tied_embeddings, spec.rope_theta), (6, true, 10_000.0));
+    assert_eq!((spec.vocab_size, spec.tied_embeddings, spec.rope.theta), (6, true, 10_000.0));
     assert_eq!(weights.tensor_bytes(), weights.parameters() * 4);
     assert_eq!(weights.tensor("blk.0.attn_k.weight").unwrap().shape().dims(), [16, 32]);
     assert!(weights.tensor("blk.1.attn_k.weight").is_err());
@@ -149,14 +149,17 @@ fn huge_counts_are_refused_before_anything_is_reserved() {
 #[test]
 fn what_would_run_wrong_is_refused_with_its_reason() {
     refused(|file| _ = file.set("general.architecture", 8, text("mamba")), "supported: llama");
-    refused(|file| _ = file.set("llama.rope.scaling.type", 8, text("linear")), "not supported yet");
+    refused(|file| _ = file.set("llama.rope.scaling.type", 8, text("longrope")), "cannot have here");
+    refused(|file| _ = file.set("llama.unheard_of", 4, 1u32.to_le_bytes().to_vec()), "not known here");
     refused(|file| _ = file.set("llama.expert_count", 4, 8u32.to_le_bytes().to_vec()), "expert_count");
-    refused(|file| _ = file.set("llama.rope.dimension_count", 4, 4u32.to_le_bytes().to_vec()), "partial rotation");
+    refused(|file| _ = file.set("llama.rope.dimension_count", 4, 16u32.to_le_bytes().to_vec()), "head width");
     refused(|file| _ = file.set("llama.attention.head_count_kv", 4, 3u32.to_le_bytes().to_vec()), "no multiple");
     refused(|file| _ = file.set("llama.block_count", 4, 2u32.to_le_bytes().to_vec()), "blk.1.attn_norm.weight");
     refused(|file| _ = file.set("llama.feed_forward_length", 4, 96u32.to_le_bytes().to_vec()), "ffn_gate");
-    refused(|file| _ = file.add("rope_freqs.weight", &[4]), "rope_freqs.weight");
-    refused(|file| _ = file.add("blk.0.attn_q.bias", &[E]), "attn_q.bias");
+    // The first value is 0, which divides nothing.
+    refused(|file| _ = file.add("rope_freqs.weight", &[4]), "above 0");
+    refused(|file| _ = file.add("blk.0.attn_q.bias", &[E]), "attn_k.bias");
+    refused(|file| _ = file.add("blk.0.attn_qkv.weight", &[E, 64]), "attn_qkv.weight");
     refused(|file| _ = file.add("output_norm.weight", &[E]), "twice");
     refused(|file| file.tensors[3].2 = 20, "iq4_nl");
     refused(|file| file.tensors[3].2 = 12, "cannot be stored as q4_k");
