@@ -5,10 +5,10 @@ use super::{
     recorder::Recorder,
 };
 use crate::{
-    engine::{self, Chunk, EngineError, EngineKind, LogitRows},
+    engine::{self, Chunk, EngineError, EngineKind, LogitRows, Settings},
     event::Phase,
     model::weights::Weights,
-    plan::Cell,
+    plan::{self, Cell},
     recipe::schema::{Verify, Workload},
 };
 
@@ -34,11 +34,12 @@ pub(super) fn run(cell: &Cell, recorder: &mut Recorder<'_>) -> Result<(), Launch
         .map_err(|error| LaunchError::Tokenizer { source_name: cell.model.source.clone(), error })?;
     let enough = || LaunchError::TextTooShort { name: SOURCE.to_owned(), found: tokens.len(), needed: wanted };
     let tokens = tokens.get(..wanted.min(tokens.len())).filter(|tokens| tokens.len() > SINGLE).ok_or_else(enough)?;
+    let settings = Settings { context_length: None, ..plan::engine_settings(cell) };
     recorder.begin(LABEL.to_owned());
     recorder.progress(0, 2);
-    let right = logits(reference_kind, &weights, tokens)?;
+    let right = logits(reference_kind, &weights, &settings, tokens)?;
     recorder.progress(1, 2);
-    let found = logits(candidate_kind, &weights, tokens)?;
+    let found = logits(candidate_kind, &weights, &settings, tokens)?;
     recorder.progress(2, 2);
     let error = nmse(&found, &right);
     if error.is_finite() {
@@ -68,8 +69,8 @@ fn prompt_tokens(cell: &Cell) -> usize {
 }
 
 /// Returns the logits of the prompt's last position and of each token after it.
-fn logits(kind: EngineKind, weights: &Weights, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-    let mut engine = engine::load(kind, weights, None)?;
+fn logits(kind: EngineKind, weights: &Weights, settings: &Settings, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
+    let mut engine = engine::load_with(kind, weights, settings)?;
     let sequence = engine.open()?;
     let (prompt, rest) = tokens.split_at(tokens.len() - SINGLE);
     let mut all = Vec::new();

@@ -27,17 +27,17 @@ use ruvlab::{
 
 const BOTH: [EngineKind; 2] = [EngineKind::Reference, EngineKind::Candle];
 
-fn pico() -> Weights {
+pub(crate) fn pico() -> Weights {
     Weights::open("builtin:pico").unwrap()
 }
 
-fn heldout(weights: &Weights) -> Vec<u32> {
+pub(crate) fn heldout(weights: &Weights) -> Vec<u32> {
     let tokenizer = Tokenizer::new(weights).unwrap();
     tokenizer.encode(&text::load("builtin:heldout").unwrap().content, false).unwrap()
 }
 
 /// Returns the logits of a fresh sequence that takes these tokens in chunks of these sizes.
-fn logits(engine: &mut dyn LanguageModel, tokens: &[u32], sizes: &[usize]) -> Vec<Vec<f32>> {
+pub(crate) fn logits(engine: &mut dyn LanguageModel, tokens: &[u32], sizes: &[usize]) -> Vec<Vec<f32>> {
     assert_eq!(sizes.iter().sum::<usize>(), tokens.len());
     let sequence = engine.open().unwrap();
     let (mut rows, mut rest) = (Vec::new(), tokens);
@@ -60,7 +60,7 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
 }
 
 /// Returns the mean over rows of KL(softmax(a) ‖ softmax(b)), in nats; NaN if a logit is NaN.
-fn mean_kl(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+pub(crate) fn mean_kl(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     assert_eq!(a.len(), b.len());
     let row = |(a, b): (&Vec<f32>, &Vec<f32>)| -> f64 {
         let terms = softmax(a).into_iter().zip(softmax(b));
@@ -69,7 +69,7 @@ fn mean_kl(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     a.iter().zip(b).map(row).sum::<f64>() / a.len() as f64
 }
 
-fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+pub(crate) fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     assert_eq!(a.len(), b.len());
     let pairs = a.iter().flatten().zip(b.iter().flatten());
     pairs.fold(0.0, |largest, (a, b)| {
@@ -402,7 +402,7 @@ fn failed_launches_say_what_to_do_and_ask_for_an_exit_code() {
 
 /// Real text through a real model, where `RUVLAB_TEST_SMOLLM2` names the file of
 /// `scripts/fetch-models`; a minute each.
-fn smollm2() -> Option<String> {
+pub(crate) fn smollm2() -> Option<String> {
     let path = env::var("RUVLAB_TEST_SMOLLM2").ok();
     if path.is_none() {
         println!("skipped: RUVLAB_TEST_SMOLLM2 does not name a SmolLM2-135M-Instruct Q4_1 file");

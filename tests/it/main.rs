@@ -3,6 +3,7 @@
 mod cli;
 mod engines;
 mod layering;
+mod native;
 mod recipes;
 mod report;
 mod results;

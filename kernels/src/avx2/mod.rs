@@ -7,8 +7,6 @@ mod gemm;
 mod gemv;
 mod half;
 mod lanes;
-mod lanes;
-mod log_sum_exp;
 mod log_sum_exp;
 mod matmul;
 mod norm;
