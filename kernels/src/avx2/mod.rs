@@ -1,18 +1,19 @@
 //! AVX2 + FMA + F16C kernels.
 mod codes;
-mod float;
+pub(crate) mod float;
 mod gemm;
-mod gemv;
+pub(crate) mod gemv;
 mod lanes;
 mod log_sum_exp;
-mod matmul;
-mod part;
+pub(crate) mod matmul;
+pub(crate) mod panel;
+pub(crate) mod part;
 mod probe;
-mod vectors;
+pub(crate) mod vectors;
 
 use crate::dispatch::{Kernels, Tier};
 
-static KERNELS: Kernels = Kernels {
+pub(crate) static KERNELS: Kernels = Kernels {
     tier: Tier::Avx2,
     // SAFETY: this table is private and leaves only through `detect`, which has seen the features.
     log_sum_exp_f32: |logits| unsafe { log_sum_exp::log_sum_exp_f32(logits) },
