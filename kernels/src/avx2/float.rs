@@ -11,9 +11,9 @@ use crate::{
     scalar::matmul::FLOAT_COLUMNS,
 };
 
-pub(super) const F32: u8 = Format::F32 as u8;
-pub(super) const F16: u8 = Format::F16 as u8;
-pub(super) const BF16: u8 = Format::Bf16 as u8;
+pub(crate) const F32: u8 = Format::F32 as u8;
+pub(crate) const F16: u8 = Format::F16 as u8;
+pub(crate) const BF16: u8 = Format::Bf16 as u8;
 
 /// Tokens whose sums stay in registers.
 const TOKENS: usize = 6;
@@ -31,7 +31,7 @@ fn column<const F: u8>(group: &[u8], index: usize) -> __m256 {
 
 /// Writes the products of `S` groups and `M` tokens: for few tokens, straight from the weights.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn gemv<const F: u8, const S: usize, const M: usize>(
+pub(crate) fn gemv<const F: u8, const S: usize, const M: usize>(
     groups: [(usize, &[u8]); S],
     activations: ActivationRows<'_>,
     first: usize,
@@ -113,7 +113,7 @@ fn tokens<const T: usize>(
 
 /// Writes the products of all groups and tokens: for many tokens, 16 rows are widened once.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn gemm<const F: u8>(weights: WeightGroups<'_>, activations: ActivationRows<'_>, tile: &mut Tile<'_>) {
+pub(crate) fn gemm<const F: u8>(weights: WeightGroups<'_>, activations: ActivationRows<'_>, tile: &mut Tile<'_>) {
     let size = Layout::of(weights.format).group(weights.columns);
     let mut panel: Panel = [[[0.0; ROWS]; 2]; FLOAT_COLUMNS];
     for (index, groups) in weights.bytes.chunks(2 * size).enumerate() {

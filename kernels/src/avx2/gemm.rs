@@ -3,16 +3,15 @@
 use std::arch::x86_64::*;
 
 use super::{
-    part::{Q6K, half_scales, minima, offset, quad, scales},
-    vectors::{load_codes, load_sums, pair, store_codes, store_sums},
+    panel::{PanelPart, unpack, unpack_any},
+    vectors::{load_codes, load_sums, pair, store_sums},
 };
 use crate::{
     activations::{ActivationRows, CodeBlock},
-    format::Format,
     matmul::WeightGroups,
     matrix::layout::{COLUMNS, Layout, ROWS},
     output::Tile,
-    scalar::part::{Minima, part},
+    scalar::part::Minima,
 };
 
 /// Parts that are unpacked at a time: with the tokens' codes they stay in the first-level cache.
@@ -22,76 +21,11 @@ const GROUPS: usize = 2;
 /// Tokens whose sums stay in registers.
 const TOKENS: usize = 6;
 
-/// 32 columns of 16 rows.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct PanelPart {
-    /// `[pair of columns][group][row, column of the pair]`.
-    codes: [[[i16; 2 * ROWS]; GROUPS]; COLUMNS / 2],
-    scales: [[f32; ROWS]; GROUPS],
-    minima: [[[f32; ROWS]; GROUPS]; 2],
-}
-
-const EMPTY: PanelPart = PanelPart {
-    codes: [[[0; 2 * ROWS]; GROUPS]; COLUMNS / 2],
-    scales: [[0.0; ROWS]; GROUPS],
-    minima: [[[0.0; ROWS]; GROUPS]; 2],
-};
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn unpack<const F: u8, const HEAD: usize, const PART: usize>(
-    group: &[u8],
-    index: usize,
-    panel: &mut PanelPart,
-    half: usize,
-) {
-    let parts_of_block = if HEAD > 0 { 8 } else { 1 };
-    let size = HEAD + parts_of_block * PART;
-    let block = &group[index / parts_of_block * size..][..size];
-    let part = &block[HEAD..].as_chunks::<PART>().0[index % parts_of_block];
-    unpack_quad::<F, PART, 0>(part, panel, half);
-    unpack_quad::<F, PART, 1>(part, panel, half);
-    unpack_quad::<F, PART, 2>(part, panel, half);
-    unpack_quad::<F, PART, 3>(part, panel, half);
-    store_sums(&mut panel.scales[half], scales::<F, PART>(block, part));
-    store_sums(&mut panel.minima[0][half], minima::<F, PART>(block, part));
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn unpack_quad<const F: u8, const PART: usize, const V: usize>(part: &[u8; PART], panel: &mut PanelPart, half: usize) {
-    let offset = _mm256_set1_epi16(offset(F) as i16);
-    let mut weights = quad::<F, PART>(part, V).map(|codes| _mm256_sub_epi16(codes, offset));
-    if F == Q6K {
-        // The same scale in both halves of a lane.
-        let scale = half_scales(part)[V / 2];
-        let scale = _mm256_or_si256(_mm256_and_si256(scale, _mm256_set1_epi32(0xffff)), _mm256_slli_epi32::<16>(scale));
-        weights = weights.map(|codes| _mm256_mullo_epi16(codes, scale));
-    }
-    for j in 0..4 {
-        store_codes(&mut panel.codes[4 * V + j][half], weights[j]);
-    }
-}
-
-/// The formats without a fast way, through their portable meaning.
-fn unpack_any(format: Format, group: &[u8], index: usize, panel: &mut PanelPart, half: usize) {
-    let part = part(format, group, index);
-    for (pair, codes) in panel.codes.iter_mut().enumerate() {
-        for row in 0..ROWS {
-            codes[half][2 * row] = part.codes[2 * pair][row];
-            codes[half][2 * row + 1] = part.codes[2 * pair + 1][row];
-        }
-    }
-    panel.scales[half] = part.scales;
-    panel.minima[0][half] = part.minima[0];
-    panel.minima[1][half] = part.minima[1];
-}
-
 /// Adds the parts of a panel to the sums of `T` tokens.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn multiply<const T: usize, const MINIMA: u8>(
-    panel: &[PanelPart],
+    panel: &[PanelPart<GROUPS>],
     codes: [&[[i16; COLUMNS]]; T],
     blocks: [&[CodeBlock]; T],
     sums: &mut [[[f32; ROWS]; GROUPS]],
@@ -141,7 +75,7 @@ struct Step<'a, 'b> {
 
 impl Step<'_, '_> {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn tokens<const T: usize, const MINIMA: u8>(&mut self, panel: &[PanelPart], first: usize) {
+    fn tokens<const T: usize, const MINIMA: u8>(&mut self, panel: &[PanelPart<GROUPS>], first: usize) {
         let activations = self.activations;
         let codes =
             std::array::from_fn(|t| &activations.row_codes(first + t).as_chunks().0[self.part..][..panel.len()]);
@@ -159,7 +93,7 @@ impl Step<'_, '_> {
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn all<const MINIMA: u8>(&mut self, panel: &[PanelPart]) {
+    fn all<const MINIMA: u8>(&mut self, panel: &[PanelPart<GROUPS>]) {
         let mut first = 0;
         while first < self.activations.rows {
             match self.activations.rows - first {
@@ -182,7 +116,9 @@ pub(super) fn gemm<const F: u8, const HEAD: usize, const PART: usize>(
     activations: ActivationRows<'_>,
     tile: &mut Tile<'_>,
 ) {
-    run(weights, activations, tile, |group, index, panel, half| unpack::<F, HEAD, PART>(group, index, panel, half));
+    run(weights, activations, tile, |group, index, panel, half| {
+        unpack::<F, HEAD, PART, GROUPS>(group, index, panel, half)
+    });
 }
 
 /// [`gemm`] for the formats without a fast way to unpack.
@@ -198,11 +134,11 @@ fn run(
     weights: WeightGroups<'_>,
     activations: ActivationRows<'_>,
     tile: &mut Tile<'_>,
-    unpack: impl Fn(&[u8], usize, &mut PanelPart, usize),
+    unpack: impl Fn(&[u8], usize, &mut PanelPart<GROUPS>, usize),
 ) {
     let size = Layout::of(weights.format).group(weights.columns);
     let parts = weights.columns / COLUMNS;
-    let mut panel = [EMPTY; PARTS];
+    let mut panel = [PanelPart::EMPTY; PARTS];
     for (index, groups) in weights.bytes.chunks(GROUPS * size).enumerate() {
         for part in (0..parts).step_by(PARTS) {
             let panel = &mut panel[..PARTS.min(parts - part)];

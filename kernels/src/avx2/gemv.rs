@@ -40,7 +40,7 @@ fn add<const F: u8, const PART: usize, const S: usize, const M: usize, const V: 
 /// Writes the products of `S` groups, given by their bytes and their places in the tile, and `M`
 /// tokens from `first` on.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn gemv<const F: u8, const HEAD: usize, const PART: usize, const S: usize, const M: usize>(
+pub(crate) fn gemv<const F: u8, const HEAD: usize, const PART: usize, const S: usize, const M: usize>(
     groups: [(usize, &[u8]); S],
     activations: ActivationRows<'_>,
     first: usize,

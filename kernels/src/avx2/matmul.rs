@@ -58,7 +58,7 @@ macro_rules! floats {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn matmul(weights: WeightGroups<'_>, activations: ActivationRows<'_>, tile: &mut Tile<'_>) {
+pub(crate) fn matmul(weights: WeightGroups<'_>, activations: ActivationRows<'_>, tile: &mut Tile<'_>) {
     match weights.format {
         Format::F32 => floats!(weights, activations, tile, F32),
         Format::F16 => floats!(weights, activations, tile, F16),

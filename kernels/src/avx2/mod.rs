@@ -2,23 +2,28 @@
 mod activation;
 mod attention;
 mod codes;
-mod float;
+pub(crate) mod float;
 mod gemm;
 mod gemv;
+pub(crate) mod gemv;
 mod half;
 mod lanes;
 mod log_sum_exp;
 mod matmul;
+pub(crate) mod matmul;
 mod norm;
+pub(crate) mod panel;
 mod part;
+pub(crate) mod part;
 mod probe;
 mod rope;
 mod softmax;
 mod vectors;
+pub(crate) mod vectors;
 
 use crate::dispatch::{Kernels, Tier};
 
-static KERNELS: Kernels = Kernels {
+pub(crate) static KERNELS: Kernels = Kernels {
     tier: Tier::Avx2,
     // SAFETY: this table is private and leaves only through `detect`, which has seen the features.
     log_sum_exp_f32: |logits| unsafe { log_sum_exp::log_sum_exp_f32(logits) },

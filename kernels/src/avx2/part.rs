@@ -7,17 +7,17 @@ use std::arch::x86_64::*;
 use super::vectors::{halves, load, signed, unsigned};
 use crate::format::Format;
 
-pub(super) const Q4_0: u8 = Format::Q4_0 as u8;
-pub(super) const Q4_1: u8 = Format::Q4_1 as u8;
-pub(super) const Q5_0: u8 = Format::Q5_0 as u8;
-pub(super) const Q5_1: u8 = Format::Q5_1 as u8;
-pub(super) const Q8_0: u8 = Format::Q8_0 as u8;
-pub(super) const Q4K: u8 = Format::Q4K as u8;
-pub(super) const Q5K: u8 = Format::Q5K as u8;
-pub(super) const Q6K: u8 = Format::Q6K as u8;
+pub(crate) const Q4_0: u8 = Format::Q4_0 as u8;
+pub(crate) const Q4_1: u8 = Format::Q4_1 as u8;
+pub(crate) const Q5_0: u8 = Format::Q5_0 as u8;
+pub(crate) const Q5_1: u8 = Format::Q5_1 as u8;
+pub(crate) const Q8_0: u8 = Format::Q8_0 as u8;
+pub(crate) const Q4K: u8 = Format::Q4K as u8;
+pub(crate) const Q5K: u8 = Format::Q5K as u8;
+pub(crate) const Q6K: u8 = Format::Q6K as u8;
 
 /// Returns what has to be subtracted from the codes of a format.
-pub(super) const fn offset(format: u8) -> i32 {
+pub(crate) const fn offset(format: u8) -> i32 {
     match format {
         Q4_0 => 8,
         Q5_0 => 16,
@@ -27,7 +27,7 @@ pub(super) const fn offset(format: u8) -> i32 {
 }
 
 /// Returns whether a format has minima.
-pub(super) const fn has_minima(format: u8) -> bool {
+pub(crate) const fn has_minima(format: u8) -> bool {
     matches!(format, Q4_1 | Q5_1 | Q4K | Q5K)
 }
 
@@ -35,7 +35,7 @@ pub(super) const fn has_minima(format: u8) -> bool {
 /// of two adjacent columns of eight rows.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn quad<const F: u8, const PART: usize>(part: &[u8; PART], v: usize) -> [__m256i; 4] {
+pub(crate) fn quad<const F: u8, const PART: usize>(part: &[u8; PART], v: usize) -> [__m256i; 4] {
     match F {
         Q8_0 => {
             let (a, b) = (load(part, 16 + 64 * v), load(part, 48 + 64 * v));
@@ -114,7 +114,7 @@ fn sixes(high: __m256i, low: __m256i, second: usize) -> [__m256i; 4] {
 /// Returns the scales of a part. `head` is the head of its block.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn scales<const F: u8, const PART: usize>(head: &[u8], part: &[u8; PART]) -> __m256 {
+pub(crate) fn scales<const F: u8, const PART: usize>(head: &[u8], part: &[u8; PART]) -> __m256 {
     match F {
         Q4K | Q5K => _mm256_mul_ps(halves(head, 0), _mm256_cvtepi32_ps(unsigned(part, 0))),
         Q6K => halves(head, 0),
@@ -125,7 +125,7 @@ pub(super) fn scales<const F: u8, const PART: usize>(head: &[u8], part: &[u8; PA
 /// Returns the minima of a part: what is subtracted from every number.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn minima<const F: u8, const PART: usize>(head: &[u8], part: &[u8; PART]) -> __m256 {
+pub(crate) fn minima<const F: u8, const PART: usize>(head: &[u8], part: &[u8; PART]) -> __m256 {
     match F {
         Q4K | Q5K => _mm256_mul_ps(halves(head, 16), _mm256_cvtepi32_ps(unsigned(part, 8))),
         Q4_1 | Q5_1 => _mm256_xor_ps(halves(part, 16), _mm256_set1_ps(-0.0)),
@@ -136,6 +136,6 @@ pub(super) fn minima<const F: u8, const PART: usize>(head: &[u8], part: &[u8; PA
 /// Returns the integer scales of the first and the second sixteen columns (`q6_k`).
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn half_scales<const PART: usize>(part: &[u8; PART]) -> [__m256i; 2] {
+pub(crate) fn half_scales<const PART: usize>(part: &[u8; PART]) -> [__m256i; 2] {
     [signed(part, 0), signed(part, 8)]
 }
