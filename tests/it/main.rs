@@ -7,3 +7,5 @@ mod native;
 mod recipes;
 mod report;
 mod results;
+mod token_lines;
+mod tokens;

@@ -1,6 +1,4 @@
 //! candle-transformers' models of the five architectures, behind one enum.
-use std::io::Cursor;
-
 use candle_core::{
     Device, Result, Tensor,
     quantized::gguf_file::{Content, Value},
@@ -29,7 +27,7 @@ impl Model {
         if spec.architecture == "gemma3" {
             return dense::gemma3(weights, room).map(Self::Gemma3);
         }
-        let mut file = Cursor::new(weights.bytes());
+        let mut file = weights.image().map_err(|error| EngineError::Weights(error.to_string()))?;
         let mut content = Content::read(&mut file)?;
         // Settings that the model files want to find, and one they take too much memory by.
         let architecture = spec.architecture.as_str();
