@@ -38,7 +38,6 @@ pub use matrix::{Matrix, PackError};
 pub use output::{Output, Tile};
 pub use pool::{Chunks, Pool};
 pub use probe::MULTIPLY_ADDS_A_ROUND;
-pub use quant::dequantize_row;
 pub use quant::{QuantizeError, dequantize_row, quantize_row};
 pub use rope::RopePairs;
 

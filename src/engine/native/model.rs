@@ -94,7 +94,8 @@ impl<'a> Packer<'a> {
     fn matrices<const N: usize>(&mut self, name: &str, rows: [usize; N]) -> Result<[Matrix; N], EngineError> {
         let refuse = |error: &dyn std::fmt::Display| EngineError::Weights(format!("tensor {name:?}: {error}"));
         let info = self.weights.index().tensors.get(name).ok_or_else(|| refuse(&"missing"))?;
-        let (bytes, columns, kind) = (&self.weights.bytes()[info.range.clone()], info.shape[1], info.kind);
+        let bytes = self.weights.tensor_bytes(name).map_err(|error| refuse(&error))?;
+        let (columns, kind) = (info.shape[1], info.kind);
         let mut start = 0;
         let mut parts = Vec::with_capacity(N);
         for rows in rows {
@@ -103,6 +104,7 @@ impl<'a> Packer<'a> {
             parts.push(Matrix::pack(&mut self.arena, format(kind), rows, columns, part).map_err(|e| refuse(&e))?);
             start += length;
         }
+        drop(bytes);
         self.weights.release(name);
         parts.try_into().map_err(|_| refuse(&"too few parts"))
     }
@@ -116,8 +118,9 @@ impl<'a> Packer<'a> {
     fn vector(&self, name: &str) -> Result<Vec<f32>, EngineError> {
         let missing = || EngineError::Weights(format!("tensor {name:?} is missing"));
         let info = self.weights.index().tensors.get(name).ok_or_else(missing)?;
+        let bytes = self.weights.tensor_bytes(name).map_err(|error| EngineError::Weights(error.to_string()))?;
         let mut out = vec![0.0; info.values()];
-        dequantize_row(format(info.kind), &self.weights.bytes()[info.range.clone()], &mut out);
+        dequantize_row(format(info.kind), &bytes, &mut out);
         Ok(out)
     }
 

@@ -271,14 +271,9 @@ impl Weights {
 
     /// Gives back the memory of a tensor that was read from a mapped file; what is read of it again is
     /// read from the file again. Without a map, or a tensor of that name, nothing happens.
-    #[expect(unsafe_code, reason = "memory advice that drops pages is only safe for maps nobody writes to")]
     pub fn release(&self, name: &str) {
-        #[cfg(unix)]
-        if let (Bytes::Mapped(map), Some(info)) = (&self.bytes, self.index.tensors.get(name)) {
-            let (advice, range) = (memmap2::UncheckedAdvice::DontNeed, &info.range);
-            // SAFETY: the map is read-only and backed by a file, so a dropped page comes back as it was.
-            // Advice that is not taken costs memory only.
-            drop(unsafe { map.unchecked_advise_range(advice, range.start, range.len()) });
+        if let Some(info) = self.parts.index.tensors.get(name) {
+            self.parts.bytes[info.part].release(info.range.clone());
         }
     }
 
