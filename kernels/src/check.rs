@@ -112,6 +112,7 @@ macro_rules! kernel_tests {
 
 kernel_tests!(scalar, Tier::Scalar);
 kernel_tests!(avx2, Tier::Avx2);
+kernel_tests!(avx512, Tier::Avx512);
 
 #[test]
 fn a_setting_is_followed_or_refused() {

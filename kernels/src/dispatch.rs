@@ -13,11 +13,13 @@ pub enum Tier {
     Scalar,
     /// AVX2, FMA and F16C.
     Avx2,
+    /// AVX-512 with VNNI, on top of [`Tier::Avx2`].
+    Avx512,
 }
 
 impl Tier {
     /// All tiers, the meaning of all others first.
-    pub const ALL: [Self; 2] = [Self::Scalar, Self::Avx2];
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
 
     /// Returns its name, as `RUVLAB_KERNELS` takes it.
     #[must_use]
@@ -25,6 +27,7 @@ impl Tier {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
         }
     }
 }
@@ -98,8 +101,10 @@ pub fn for_tier(tier: Tier) -> Option<&'static Kernels> {
         Tier::Scalar => Some(&scalar::KERNELS),
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => crate::avx2::detect(),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 => crate::avx512::detect(),
         #[cfg(not(target_arch = "x86_64"))]
-        Tier::Avx2 => None,
+        Tier::Avx2 | Tier::Avx512 => None,
     }
 }
 
@@ -110,7 +115,7 @@ pub fn for_tier(tier: Tier) -> Option<&'static Kernels> {
 /// If the setting names no tier, or one this processor does not run.
 pub fn select(setting: Option<&str>) -> Result<&'static Kernels, TierError> {
     let Some(name) = setting.filter(|name| !name.is_empty()) else {
-        return Ok(for_tier(Tier::Avx2).unwrap_or(&scalar::KERNELS));
+        return Ok(Tier::ALL.into_iter().rev().find_map(for_tier).unwrap_or(&scalar::KERNELS));
     };
     let tier = Tier::ALL.into_iter().find(|tier| tier.name() == name);
     let tier = tier.ok_or_else(|| TierError::Unknown { name: name.to_owned() })?;
