@@ -2,7 +2,7 @@
 use crate::Kernels;
 
 /// The functions a tier has.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct ActivationKernels {
     pub(crate) exp: fn(&mut [f32]),
     pub(crate) silu: fn(&mut [f32]),

@@ -15,7 +15,7 @@ pub const KEY_TILE: usize = 64;
 const FEW_TOKENS: usize = 3;
 
 /// The functions a tier has. D is the head width; G query rows share keys.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct AttentionKernels {
     pub(crate) f32: TileKernels<f32>,
     pub(crate) f16: TileKernels<u16>,
@@ -25,7 +25,7 @@ pub(crate) struct AttentionKernels {
 }
 
 /// What reads a tile as it is cached.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct TileKernels<T> {
     /// Writes keys `[n, D]` as `[D, KEY_TILE]` in f32.
     pub(crate) transpose: fn(&[T], usize, &mut [f32]),

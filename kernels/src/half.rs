@@ -2,7 +2,7 @@
 use crate::Kernels;
 
 /// The functions a tier has.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct HalfKernels {
     pub(crate) narrow: fn(&[f32], &mut [u16]),
     pub(crate) widen: fn(&[u16], &mut [f32]),

@@ -7,7 +7,7 @@ pub(crate) type AddNorm = fn(&mut [f32], &[f32], &[f32], f32, &mut [f32]);
 pub(crate) type LayerNorm = fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 
 /// The functions a tier has.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct NormKernels {
     pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     pub(crate) add_rms_norm: AddNorm,

@@ -11,7 +11,7 @@ pub enum RopePairs {
 }
 
 /// The functions a tier has: heads, head width, cosines, sines.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct RopeKernels {
     pub(crate) interleaved: fn(&mut [f32], usize, &[f32], &[f32]),
     pub(crate) halves: fn(&mut [f32], usize, &[f32], &[f32]),

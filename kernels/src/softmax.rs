@@ -2,7 +2,7 @@
 use crate::Kernels;
 
 /// The functions a tier has.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct SoftmaxKernels {
     /// Returns the largest value, NaN left out; negative infinity of none.
     pub(crate) largest: fn(&[f32]) -> f32,

@@ -1,7 +1,7 @@
 //! From the chunks of a batch to the steps an engine computes.
 use std::ops::Range;
 
-use super::{Chunk, EngineError, LogitRows, sequences::Sequences};
+use super::{Chunk, EngineError, LogitRows, Logits, sequences::Sequences};
 use crate::model::decoder::{Segment, Step};
 
 /// A stretch of one chunk's tokens.
@@ -62,6 +62,18 @@ impl Steps {
             (self.chunk, self.token) = if ended { (self.chunk + 1, 0) } else { (self.chunk, self.token + count) };
         }
         Ok(!pieces.is_empty())
+    }
+}
+
+/// Copies the logits of a step, `[logit_rows, V]`, to those of each chunk.
+pub(super) fn hand_out(logits: &[f32], pieces: &[Piece], step: &Step, all: &mut [Logits]) {
+    let Some(vocab_size) = all.first().map(|logits| logits.vocab_size) else { return };
+    let mut rows = logits.chunks_exact(vocab_size).zip(&step.logit_rows).peekable();
+    for (piece, segment) in pieces.iter().zip(&step.segments) {
+        while let Some((row, _)) = rows.next_if(|(_, row)| segment.rows.contains(&(**row as usize))) {
+            all[piece.chunk].values.extend_from_slice(row);
+            all[piece.chunk].rows += 1;
+        }
     }
 }
 

@@ -19,7 +19,9 @@ use super::{Cell, ModelIdentity};
 /// Returns the kernel set that runs: `auto` is the fastest this processor has.
 pub(super) fn running_set(set: KernelSet) -> KernelSet {
     match set {
+        KernelSet::Auto if EngineKind::Native(Tier::Avx512).is_available() => KernelSet::Avx512,
         KernelSet::Auto if EngineKind::Native(Tier::Avx2).is_available() => KernelSet::Avx2,
+        // candle's vectors are faster than our portable kernels.
         KernelSet::Auto => KernelSet::Candle,
         set => set,
     }
@@ -49,6 +51,7 @@ pub fn engine_kind(set: KernelSet) -> Option<EngineKind> {
         KernelSet::Candle => Some(EngineKind::Candle),
         KernelSet::Scalar => Some(EngineKind::Native(Tier::Scalar)),
         KernelSet::Avx2 => Some(EngineKind::Native(Tier::Avx2)),
+        KernelSet::Avx512 => Some(EngineKind::Native(Tier::Avx512)),
         KernelSet::Auto | KernelSet::Neon | KernelSet::Cuda => None,
     }
 }
@@ -136,6 +139,7 @@ pub fn set_name(set: KernelSet) -> &'static str {
         KernelSet::Candle => "candle",
         KernelSet::Scalar => "scalar",
         KernelSet::Avx2 => "avx2",
+        KernelSet::Avx512 => "avx512",
         KernelSet::Neon => "neon",
         KernelSet::Cuda => "cuda",
     }

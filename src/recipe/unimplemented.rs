@@ -11,9 +11,9 @@ pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
     let folder = !source.starts_with("builtin:") && (source.ends_with('/') || std::path::Path::new(source).is_dir());
     let paged = *page_tokens != KvCache::default().page_tokens;
     let kernels = match recipe.kernels.set {
-        KernelSet::Auto | KernelSet::Reference | KernelSet::Candle | KernelSet::Scalar | KernelSet::Avx2 => None,
         KernelSet::Neon => Some("ruvlab's NEON kernels"),
         KernelSet::Cuda => Some("ruvlab's CUDA kernels"),
+        _ => None,
     };
     let verifies = recipe.kernels.verify.reference.is_some_and(|set| matches!(set, KernelSet::Neon | KernelSet::Cuda));
     let uses = [

@@ -152,7 +152,8 @@ fn however_a_prompt_is_cut_its_logits_are_the_same() {
     let tokens = &heldout(&weights)[..64];
     for kind in all() {
         for (weights, kl, difference) in [(&dense, 1e-9, 1e-3), (&weights, 1e-4, 0.5)] {
-            let mut engine = engine::load(kind, weights, None).unwrap();
+            // With f16 caches, sums in another order would flip roundings.
+            let mut engine = load_exact(kind, weights, 2);
             let whole = logits(engine.as_mut(), tokens, &[64]);
             for sizes in [vec![1; 64], vec![63, 1], vec![5, 20, 1, 38]] {
                 let cut = logits(engine.as_mut(), tokens, &sizes);

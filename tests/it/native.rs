@@ -6,7 +6,7 @@
 )]
 
 use ruvlab::{
-    engine::{self, Chunk, EngineKind, LanguageModel, LogitRows, Tier},
+    engine::{self, Chunk, EngineKind, LanguageModel, LogitRows},
     model::{
         tokenizer::Tokenizer,
         weights::{TensorType, Weights},
@@ -113,20 +113,18 @@ fn a_token_allocates_nothing_but_its_logits() {
     }
 }
 
-/// Verification compares with `reference`, whose activations have 8 bits; ours have 15.
+/// Verification compares with `reference`, whose activations have 8 bits; ours have 15. On SmolLM2 they
+/// are farther apart than the bound, and a run in f32 shows which is off: ours is within 1e-5 of it.
 #[test]
 fn our_kernels_pass_the_verification_of_a_recipe() {
     let prefill = serde_json::json!([{"prefill": {"prompt_tokens": 200}}]);
     for source in ["builtin:pico".to_owned()].into_iter().chain(smollm2()) {
-        for (set, format) in [("scalar", "as_is"), ("avx2", "as_is"), ("avx2", "f32")] {
-            if set == "avx2" && !EngineKind::Native(Tier::Avx2).is_available() {
-                println!("skipped: this processor does not run AVX2");
-                continue;
-            }
+        for (set, format) in native().flat_map(|kind| [(kind.name(), "as_is"), (kind.name(), "f32")]) {
             let spec = launch_spec(LaunchTask::Verify, &source, set, format, &prefill);
             let nmse = samples(&run(&spec).unwrap(), "verify_nmse")[0].value;
             println!("{source} {format}: NMSE of {set} against reference {nmse:e}");
-            assert!((0.0..=5e-4).contains(&nmse), "{nmse:e}");
+            let bound = if source.starts_with("builtin:") { 1e-4 } else { 1e-5 };
+            assert!((0.0..=bound).contains(&nmse), "{nmse:e}");
         }
     }
 }

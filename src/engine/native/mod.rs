@@ -16,7 +16,7 @@ use ruvlab_kernels::{Tier, for_tier};
 use super::{
     Chunk, EngineError, LanguageModel, Logits, SequenceId, Settings, room,
     sequences::Sequences,
-    steps::{Piece, Steps},
+    steps::{Piece, Steps, hand_out},
 };
 use crate::model::{
     decoder::{Step, walk},
@@ -134,24 +134,13 @@ impl Native {
             let mut walker = Walker { model, team, work, sequences, rows, logits };
             walk(&mut walker, model.spec.layers, &self.step)?;
             if self.pieces.len() > 1 {
-                self.hand_out(&mut all);
+                hand_out(&self.logits, &self.pieces, &self.step, &mut all);
             }
             for segment in &self.step.segments {
                 self.sequences.get_mut(segment.sequence)?.length += segment.rows.len();
             }
         }
         Ok(all)
-    }
-
-    /// Copies the logits of a step of several chunks to each chunk's own.
-    fn hand_out(&self, all: &mut [Logits]) {
-        let mut rows = self.logits.chunks_exact(self.model.spec.vocab_size).zip(&self.step.logit_rows).peekable();
-        for (piece, segment) in self.pieces.iter().zip(&self.step.segments) {
-            while let Some((row, _)) = rows.next_if(|(_, row)| segment.rows.contains(&(**row as usize))) {
-                all[piece.chunk].values.extend_from_slice(row);
-                all[piece.chunk].rows += 1;
-            }
-        }
     }
 }
 
