@@ -149,6 +149,15 @@ impl EngineKind {
         }
     }
 
+    /// Returns whether the engine holds all weights of a model in f32, however they are stored.
+    #[must_use]
+    pub fn widens(self, spec: &ModelSpec) -> bool {
+        match self {
+            Self::Reference => reference::widens(spec),
+            Self::Candle => false,
+        }
+    }
+
     /// Checks that the engine can run a model, as far as its shape tells.
     ///
     /// # Errors

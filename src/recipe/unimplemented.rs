@@ -8,7 +8,6 @@ pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
     let KvCache { type_k, type_v, page_tokens, budget, pressure } = &recipe.kv_cache;
     let narrow = |kind: &Option<KvType>| kind.is_some_and(|kind| !matches!(kind, KvType::F32 | KvType::F16));
     let source = recipe.model.source.as_str();
-    let folder = !source.starts_with("builtin:") && (source.ends_with('/') || std::path::Path::new(source).is_dir());
     let paged = *page_tokens != KvCache::default().page_tokens;
     let kernels = match recipe.kernels.set {
         KernelSet::Neon => Some("ruvlab's NEON kernels"),
@@ -19,7 +18,6 @@ pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
     let uses = [
         ("model.source", source.starts_with("hf:"), "models from the Hugging Face hub"),
         ("model.source", source.starts_with("synthetic:"), "synthetic weights"),
-        ("model.source", folder, "safetensors folders"),
         ("model.revision", recipe.model.revision.is_some(), "models from the Hugging Face hub"),
         ("kernels.set", kernels.is_some(), kernels.unwrap_or_default()),
         ("kernels.verify.reference", verifies, "kernels that are to come"),
@@ -76,6 +74,5 @@ mod tests {
         });
         assert_eq!(paths(&given).len(), 14);
         assert_eq!(paths(&json!({"model": {"source": "synthetic:llama-8b:q4_0"}})), ["model.source"]);
-        assert_eq!(paths(&json!({"model": {"source": "/tmp"}})), ["model.source"]);
     }
 }

@@ -22,7 +22,7 @@ use super::{Chunk, EngineError, LanguageModel, LogitRows, Logits, SequenceId, ro
 use crate::model::{spec::ModelSpec, weights::Weights};
 use models::Model;
 
-pub(super) use refusals::{check, longest_context};
+pub(super) use refusals::{check, longest_context, widens};
 
 const NAME: &str = "reference";
 

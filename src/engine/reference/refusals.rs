@@ -16,6 +16,11 @@ pub(in crate::engine) fn longest_context(spec: &ModelSpec) -> usize {
     if spec.architecture == "llama" { spec.context_length.min(MAX_SEQ_LEN) } else { spec.context_length }
 }
 
+/// Returns whether all weights are held in f32.
+pub(in crate::engine) fn widens(spec: &ModelSpec) -> bool {
+    spec.architecture == "gemma3"
+}
+
 /// Refuses a model that would be computed wrongly.
 ///
 /// # Errors
@@ -35,7 +40,7 @@ pub(in crate::engine) fn check(spec: &ModelSpec) -> Result<(), EngineError> {
         (!usual_scale, "scale attention by anything but the head width"),
         ((llama || phi3 || spec.architecture == "qwen2") && wide, "run heads that are not the hidden size together"),
         (llama && spec.attention_bias, "add biases to queries, keys and values of the llama architecture"),
-        (phi3 && spec.rope.stretched_theta() != PHI3_THETA, "rotate phi3 by another base than 10000"),
+        (phi3 && (spec.rope.stretched_theta() - PHI3_THETA).abs() > 0.0, "rotate phi3 by another base than 10000"),
         (phi3 && spec.tied_embeddings, "run a phi3 whose head is the token embedding"),
         (phi3 && !spec.fused_query_key_value, "run a phi3 whose queries, keys and values are apart"),
         (gemma3 && !spec.tied_embeddings, "run a gemma3 with a head of its own"),

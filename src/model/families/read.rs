@@ -33,7 +33,7 @@ pub fn read(index: &Index, values: &dyn Fn(&str) -> Option<Vec<f32>>) -> Result<
     settings.refuse_unknown(&[windows, softcaps].concat())?;
     let (hidden_size, heads) = (settings.count("embedding_length")?, settings.count("attention.head_count")?);
     let kv_heads = settings.optional_count("attention.head_count_kv")?.unwrap_or(heads);
-    if heads % kv_heads != 0 {
+    if !heads.is_multiple_of(kv_heads) {
         return Err(settings.wrong("attention.head_count", "is no multiple of attention.head_count_kv"));
     }
     let head_dim = head_dim(&settings, hidden_size, heads)?;
@@ -96,7 +96,7 @@ pub fn read(index: &Index, values: &dyn Fn(&str) -> Option<Vec<f32>>) -> Result<
 fn head_dim(settings: &Settings<'_>, hidden_size: usize, heads: usize) -> Result<usize, FamilyError> {
     let head_dim = match settings.optional_count("attention.key_length")? {
         Some(length) => length,
-        None if hidden_size % heads == 0 => hidden_size / heads,
+        None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => return Err(settings.wrong("embedding_length", "is no multiple of attention.head_count")),
     };
     if settings.optional_count("attention.value_length")?.is_some_and(|length| length != head_dim) {
@@ -162,7 +162,7 @@ fn read_rope(
     index: &Index,
 ) -> Result<Rope, FamilyError> {
     let dim = settings.optional_count("rope.dimension_count")?.unwrap_or(head_dim);
-    if dim > head_dim || dim % 2 != 0 {
+    if dim > head_dim || !dim.is_multiple_of(2) {
         return Err(settings.wrong("rope.dimension_count", "is more than the head width, or odd"));
     }
     let theta = settings.positive("rope.freq_base", Some(family.rope_theta))?;
