@@ -7,7 +7,7 @@ use crate::{
     scalar::{transpose_keys, widen_half},
 };
 
-pub(super) const KERNELS: AttentionKernels = AttentionKernels {
+pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
     f32: TileKernels {
         // SAFETY: these leave only inside the table, which `detect` gives out.
         transpose: |keys, d, out| unsafe { single::transpose(keys, d, out) },

@@ -1,6 +1,6 @@
 //! AVX2 + FMA + F16C kernels.
 mod activation;
-mod attention;
+pub(crate) mod attention;
 mod codes;
 pub(crate) mod float;
 mod gemm;

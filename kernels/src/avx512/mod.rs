@@ -1,4 +1,5 @@
 //! AVX-512 kernels with 16-bit dot products (VNNI): what gains by them, the rest is AVX2's.
+mod attention;
 mod gemm;
 mod gemv;
 mod matmul;
@@ -13,6 +14,7 @@ static KERNELS: Kernels = Kernels {
     tier: Tier::Avx512,
     // SAFETY: this table is private and leaves only through `detect`, which has seen the features.
     matmul: |weights, activations, tile| unsafe { matmul::matmul(weights, activations, tile) },
+    attention: attention::KERNELS,
     ..avx2::KERNELS
 };
 
