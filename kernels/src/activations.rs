@@ -1,5 +1,5 @@
 //! Inputs of a product, quantised once for all matrices that read them.
-use std::marker::PhantomData;
+use std::{marker::PhantomData, ops::Range};
 
 use crate::{claims::Claims, dispatch::Kernels, format::Format, matrix::layout::COLUMNS};
 
@@ -249,8 +249,41 @@ impl<'a> ActivationRows<'a> {
         &self.codes[row * self.stride..][..self.columns]
     }
 
+    /// Returns the codes of `M` rows from `first` on, in blocks.
+    #[inline]
+    pub(crate) fn codes_of<const M: usize>(self, first: usize) -> [&'a [[i16; COLUMNS]]; M] {
+        std::array::from_fn(|m| self.row_codes(first + m).as_chunks().0)
+    }
+
+    /// Returns what else products need of the blocks of `M` rows from `first` on.
+    #[inline]
+    pub(crate) fn blocks_of<const M: usize>(self, first: usize) -> [&'a [CodeBlock]; M] {
+        std::array::from_fn(|m| self.row_blocks(first + m))
+    }
+
+    /// Returns some columns of `M` rows of floats from `first` on.
+    #[inline]
+    pub(crate) fn floats_of<const M: usize>(self, first: usize, columns: Range<usize>) -> [&'a [f32]; M] {
+        std::array::from_fn(|m| &self.row_floats(first + m)[columns.clone()])
+    }
+
     pub(crate) fn row_blocks(&self, row: usize) -> &'a [CodeBlock] {
         let count = self.columns / COLUMNS;
         &self.blocks[row * count..][..count]
     }
+}
+
+/// Returns the same element of all rows.
+///
+/// A function of its own, like those above, because a closure inside a kernel has the kernel's
+/// processor features, and `from_fn`, which lacks them, would not inline it.
+#[inline]
+pub(crate) fn each<'a, T, const M: usize>(rows: &[&'a [T]; M], index: usize) -> [&'a T; M] {
+    std::array::from_fn(|m| &rows[m][index])
+}
+
+/// Returns the same `count` elements of all rows.
+#[inline]
+pub(crate) fn slices<T, const M: usize>(rows: [&[T]; M], first: usize, count: usize) -> [&[T]; M] {
+    rows.map(|row| &row[first..][..count])
 }

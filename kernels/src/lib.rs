@@ -1,4 +1,9 @@
-//! CPU kernels of ruvlab: slices in, slices out, no allocation.
+//! CPU kernels of ruvlab: slices in, slices out; what is used again and again is allocated once.
+//!
+//! Weights lie in an [`Arena`] as [`Matrix`], rows interleaved for the registers; the inputs of a
+//! product are coded once ([`Activations`]) for all matrices that read them; [`Kernels::matmul`]
+//! multiplies some rows for all tokens and writes a [`Tile`] of an [`Output`], so that the threads of
+//! a [`Pool`] can work on one product, or on several in one phase, without waiting for each other.
 //!
 //! Each operation has a portable meaning in `scalar` and faster versions in the other tiers, under
 //! the same file names. One table of functions is picked when the first kernel is called: the best

@@ -345,7 +345,6 @@ impl Chunks {
 
     /// Returns a range nobody else got, or nothing when all are taken.
     #[must_use]
-    #[expect(clippy::should_implement_trait, reason = "an iterator's `next` takes `&mut self`; this one is shared")]
     pub fn next(&self) -> Option<Range<usize>> {
         let start = self.next.fetch_add(1, Ordering::Relaxed).checked_mul(self.size)?;
         (start < self.total).then(|| start..(start + self.size).min(self.total))

@@ -6,7 +6,7 @@ use crate::{
     activations::ActivationRows,
     format::Format,
     matmul::WeightGroups,
-    matrix::layout::{Layout, ROWS},
+    matrix::layout::{self, Layout, ROWS},
     output::Tile,
     scalar::matmul::FLOAT_COLUMNS,
 };
@@ -21,7 +21,7 @@ const TOKENS: usize = 6;
 /// Returns column `index` of a group.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn column<const F: u8>(group: &[u8], index: usize) -> __m256 {
+pub(crate) fn column<const F: u8>(group: &[u8], index: usize) -> __m256 {
     match F {
         F16 => halves(group, 16 * index),
         BF16 => upper_halves(group, 16 * index),
@@ -32,7 +32,8 @@ fn column<const F: u8>(group: &[u8], index: usize) -> __m256 {
 /// Writes the products of `S` groups and `M` tokens: for few tokens, straight from the weights.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) fn gemv<const F: u8, const S: usize, const M: usize>(
-    groups: [(usize, &[u8]); S],
+    places: [usize; S],
+    groups: [&[u8]; S],
     activations: ActivationRows<'_>,
     first: usize,
     tile: &mut Tile<'_>,
@@ -42,8 +43,8 @@ pub(crate) fn gemv<const F: u8, const S: usize, const M: usize>(
     let column_bytes = if F == F32 { 4 * ROWS } else { 2 * ROWS };
     for from in (0..activations.columns).step_by(FLOAT_COLUMNS) {
         let count = FLOAT_COLUMNS.min(activations.columns - from);
-        let groups: [&[u8]; S] = std::array::from_fn(|s| &groups[s].1[column_bytes * from..][..column_bytes * count]);
-        let x: [&[f32]; M] = std::array::from_fn(|t| &activations.row_floats(first + t)[from..][..count]);
+        let groups = layout::blocks(&groups, column_bytes * from, column_bytes * count);
+        let x = activations.floats_of::<M>(first, from..from + count);
         let mut partial = zero;
         for index in 0..count {
             for s in 0..S {
@@ -63,7 +64,7 @@ pub(crate) fn gemv<const F: u8, const S: usize, const M: usize>(
         for t in 0..M {
             let mut values = [0.0; ROWS];
             store_sums(&mut values, sums[s][t]);
-            tile.put(first + t, groups[s].0, &values);
+            tile.put(first + t, places[s], &values);
         }
     }
 }
@@ -75,7 +76,6 @@ type Panel = [[[f32; ROWS]; 2]; FLOAT_COLUMNS];
 #[target_feature(enable = "avx2,fma,f16c")]
 fn multiply<const T: usize>(panel: &[[[f32; ROWS]; 2]], x: [&[f32]; T], sums: &mut [[[f32; ROWS]; 2]; T]) {
     let mut partial = [[_mm256_setzero_ps(); 2]; T];
-    let x: [&[f32]; T] = x.map(|x| &x[..panel.len()]);
     for (index, weights) in panel.iter().enumerate() {
         let weights = [load_sums(&weights[0]), load_sums(&weights[1])];
         for t in 0..T {
@@ -105,7 +105,7 @@ fn tokens<const T: usize>(
             tile.get(first + t, group, sums.as_flattened_mut());
         }
     }
-    multiply(panel, std::array::from_fn(|t| &activations.row_floats(first + t)[from..]), &mut sums);
+    multiply(panel, activations.floats_of(first, from..from + panel.len()), &mut sums);
     for (t, sums) in sums.iter().enumerate() {
         tile.put(first + t, group, sums.as_flattened());
     }

@@ -7,7 +7,7 @@ use super::{
     vectors::{load_codes, load_sums, pair, store_sums},
 };
 use crate::{
-    activations::{ActivationRows, CodeBlock},
+    activations::{ActivationRows, CodeBlock, each, slices},
     matmul::WeightGroups,
     matrix::layout::{COLUMNS, Layout, ROWS},
     output::Tile,
@@ -31,7 +31,7 @@ fn multiply<const T: usize, const MINIMA: u8>(
     sums: &mut [[[f32; ROWS]; GROUPS]],
 ) {
     for (index, part) in panel.iter().enumerate() {
-        let codes: [&[i16; COLUMNS]; T] = std::array::from_fn(|t| &codes[t][index]);
+        let (codes, blocks) = (each(&codes, index), each(&blocks, index));
         let mut products = [[_mm256_setzero_si256(); GROUPS]; T];
         for (p, weights) in part.codes.iter().enumerate() {
             let weights = [load_codes(&weights[0]), load_codes(&weights[1])];
@@ -42,7 +42,7 @@ fn multiply<const T: usize, const MINIMA: u8>(
             }
         }
         for t in 0..T {
-            let block = &blocks[t][index];
+            let block = blocks[t];
             for half in 0..GROUPS {
                 let scale = _mm256_mul_ps(load_sums(&part.scales[half]), _mm256_set1_ps(block.scale));
                 let mut sum = load_sums(&sums[t][half]);
@@ -77,9 +77,8 @@ impl Step<'_, '_> {
     #[target_feature(enable = "avx2,fma,f16c")]
     fn tokens<const T: usize, const MINIMA: u8>(&mut self, panel: &[PanelPart<GROUPS>], first: usize) {
         let activations = self.activations;
-        let codes =
-            std::array::from_fn(|t| &activations.row_codes(first + t).as_chunks().0[self.part..][..panel.len()]);
-        let blocks = std::array::from_fn(|t| &activations.row_blocks(first + t)[self.part..][..panel.len()]);
+        let codes = slices(activations.codes_of::<T>(first), self.part, panel.len());
+        let blocks = slices(activations.blocks_of::<T>(first), self.part, panel.len());
         let mut sums = [[[0.0; ROWS]; GROUPS]; T];
         if self.part > 0 {
             for (t, sums) in sums.iter_mut().enumerate() {

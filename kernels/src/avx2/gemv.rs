@@ -10,8 +10,8 @@ use super::{
     vectors::{pair, store_sums},
 };
 use crate::{
-    activations::{ActivationRows, CodeBlock},
-    matrix::layout::{COLUMNS, ROWS},
+    activations::{ActivationRows, CodeBlock, each},
+    matrix::layout::{self, COLUMNS, ROWS},
     output::Tile,
 };
 
@@ -37,28 +37,27 @@ fn add<const F: u8, const PART: usize, const S: usize, const M: usize, const V: 
     }
 }
 
-/// Writes the products of `S` groups, given by their bytes and their places in the tile, and `M`
+/// Writes the products of `S` groups, given by their places in the tile and their bytes, and `M`
 /// tokens from `first` on.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) fn gemv<const F: u8, const HEAD: usize, const PART: usize, const S: usize, const M: usize>(
-    groups: [(usize, &[u8]); S],
+    places: [usize; S],
+    groups: [&[u8]; S],
     activations: ActivationRows<'_>,
     first: usize,
     tile: &mut Tile<'_>,
 ) {
     let parts_of_block = if HEAD > 0 { 8 } else { 1 };
     let size = HEAD + parts_of_block * PART;
-    let codes: [&[[i16; COLUMNS]]; M] = std::array::from_fn(|t| activations.row_codes(first + t).as_chunks().0);
-    let sums: [&[CodeBlock]; M] = std::array::from_fn(|t| activations.row_blocks(first + t));
+    let codes = activations.codes_of::<M>(first);
+    let sums = activations.blocks_of::<M>(first);
     let mut results = [[_mm256_setzero_ps(); M]; S];
-    let blocks = activations.columns / (COLUMNS * parts_of_block);
-    for block in 0..blocks {
-        let blocks: [&[u8]; S] = std::array::from_fn(|s| &groups[s].1[block * size..][..size]);
+    for block in 0..activations.columns / (COLUMNS * parts_of_block) {
+        let blocks = layout::blocks(&groups, block * size, size);
         for part in 0..parts_of_block {
-            let parts: [&[u8; PART]; S] = std::array::from_fn(|s| &blocks[s][HEAD..].as_chunks::<PART>().0[part]);
+            let parts = layout::parts::<HEAD, PART, S>(&blocks, part);
             let at = block * parts_of_block + part;
-            let codes: [&[i16; COLUMNS]; M] = std::array::from_fn(|t| &codes[t][at]);
-            let sums: [&CodeBlock; M] = std::array::from_fn(|t| &sums[t][at]);
+            let (codes, sums) = (each(&codes, at), each(&sums, at));
             let products = products::<F, PART, S, M>(&parts, &codes, &sums);
             for s in 0..S {
                 let scales = scales::<F, PART>(blocks[s], parts[s]);
@@ -80,7 +79,7 @@ pub(crate) fn gemv<const F: u8, const HEAD: usize, const PART: usize, const S: u
         for t in 0..M {
             let mut values = [0.0; ROWS];
             store_sums(&mut values, results[s][t]);
-            tile.put(first + t, groups[s].0, &values);
+            tile.put(first + t, places[s], &values);
         }
     }
 }

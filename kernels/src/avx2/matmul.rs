@@ -10,6 +10,13 @@ use crate::{activations::ActivationRows, format::Format, matmul::WeightGroups, m
 /// The most tokens that are multiplied with weights as they are read.
 const FEW: usize = 4;
 
+/// Returns the places and bytes of `S` groups, so many groups apart.
+#[inline]
+fn far<const S: usize>(bytes: &[u8], size: usize, first: usize, apart: usize) -> ([usize; S], [&[u8]; S]) {
+    let places: [usize; S] = std::array::from_fn(|s| first + s * apart);
+    (places, places.map(|place| &bytes[place * size..][..size]))
+}
+
 /// Calls `$kernel::<.., S, M>` for groups that lie far apart and the tokens there are.
 macro_rules! far_groups {
     ($weights:ident, $activations:ident, $tile:ident, $kernel:ident, [$($parameter:expr),*]) => {{
@@ -24,13 +31,13 @@ macro_rules! far_groups {
     (@ $weights:ident, $size:ident, $activations:ident, $tile:ident, $kernel:ident, [$($parameter:expr),*], $streams:literal, $tokens:literal) => {{
         let groups = $weights.bytes.len() / $size;
         let apart = groups / $streams;
-        let group = |index: usize| (index, &$weights.bytes[index * $size..][..$size]);
         for index in 0..apart {
-            let far: [_; $streams] = std::array::from_fn(|stream| group(stream * apart + index));
-            $kernel::<$({ $parameter },)* $streams, $tokens>(far, $activations, 0, $tile);
+            let (places, far) = far::<$streams>($weights.bytes, $size, index, apart);
+            $kernel::<$({ $parameter },)* $streams, $tokens>(places, far, $activations, 0, $tile);
         }
         for index in apart * $streams..groups {
-            $kernel::<$({ $parameter },)* 1, $tokens>([group(index)], $activations, 0, $tile);
+            let (places, one) = far::<1>($weights.bytes, $size, index, 0);
+            $kernel::<$({ $parameter },)* 1, $tokens>(places, one, $activations, 0, $tile);
         }
     }};
 }

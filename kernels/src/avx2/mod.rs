@@ -1,4 +1,5 @@
 //! AVX2 + FMA + F16C kernels.
+#![expect(clippy::needless_range_loop, reason = "the loops are unrolled over registers, which have numbers")]
 mod activation;
 pub(crate) mod attention;
 mod codes;

@@ -56,12 +56,17 @@ fn unpack_quad<const F: u8, const PART: usize, const V: usize, const G: usize>(
     at: usize,
 ) {
     let offset = _mm256_set1_epi16(offset(F) as i16);
-    let mut weights = quad::<F, PART>(part, V).map(|codes| _mm256_sub_epi16(codes, offset));
+    let mut weights = quad::<F, PART>(part, V);
+    for codes in &mut weights {
+        *codes = _mm256_sub_epi16(*codes, offset);
+    }
     if F == Q6K {
         // The same scale in both halves of a lane.
         let scale = half_scales(part)[V / 2];
         let scale = _mm256_or_si256(_mm256_and_si256(scale, _mm256_set1_epi32(0xffff)), _mm256_slli_epi32::<16>(scale));
-        weights = weights.map(|codes| _mm256_mullo_epi16(codes, scale));
+        for codes in &mut weights {
+            *codes = _mm256_mullo_epi16(*codes, scale);
+        }
     }
     for j in 0..4 {
         store_codes(&mut panel.codes[4 * V + j][at], weights[j]);

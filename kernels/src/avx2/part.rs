@@ -66,7 +66,6 @@ fn nibbles(x: __m256i) -> [__m256i; 4] {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn fives(high: __m256i, low: __m256i, v: usize) -> [__m256i; 4] {
-    let mask = _mm256_set1_epi16(16);
     let fifth = match v {
         0 => [
             _mm256_slli_epi16::<4>(high),
@@ -88,15 +87,13 @@ fn fives(high: __m256i, low: __m256i, v: usize) -> [__m256i; 4] {
             _mm256_srli_epi16::<11>(high),
         ],
     };
-    let low = nibbles(low);
-    std::array::from_fn(|j| _mm256_or_si256(low[j], _mm256_and_si256(fifth[j], mask)))
+    join(nibbles(low), fifth, 16)
 }
 
 /// `high` holds the two high bits of 16 columns, of which `second` picks eight.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn sixes(high: __m256i, low: __m256i, second: usize) -> [__m256i; 4] {
-    let mask = _mm256_set1_epi16(48);
     let top = if second == 0 {
         [_mm256_slli_epi16::<4>(high), _mm256_slli_epi16::<2>(high), high, _mm256_srli_epi16::<2>(high)]
     } else {
@@ -107,8 +104,18 @@ fn sixes(high: __m256i, low: __m256i, second: usize) -> [__m256i; 4] {
             _mm256_srli_epi16::<10>(high),
         ]
     };
-    let low = nibbles(low);
-    std::array::from_fn(|j| _mm256_or_si256(low[j], _mm256_and_si256(top[j], mask)))
+    join(nibbles(low), top, 48)
+}
+
+/// Returns `low | high & mask`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn join(mut low: [__m256i; 4], high: [__m256i; 4], mask: i16) -> [__m256i; 4] {
+    let mask = _mm256_set1_epi16(mask);
+    for j in 0..4 {
+        low[j] = _mm256_or_si256(low[j], _mm256_and_si256(high[j], mask));
+    }
+    low
 }
 
 /// Returns the scales of a part. `head` is the head of its block.

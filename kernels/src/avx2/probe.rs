@@ -37,11 +37,9 @@ pub(super) fn multiply_adds(rounds: usize) -> f32 {
             *chain = _mm256_fmadd_ps(*chain, factor, factor);
         }
     }
-    chains
-        .iter()
-        .map(|chain| {
-            let pairs = lanes::sum_f64(lanes::widen_and_add(*chain));
-            pairs as f32
-        })
-        .sum()
+    let mut sum = 0.0;
+    for chain in chains {
+        sum += lanes::sum_f64(lanes::widen_and_add(chain));
+    }
+    sum as f32
 }

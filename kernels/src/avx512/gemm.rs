@@ -3,7 +3,7 @@ use std::arch::x86_64::*;
 
 use super::part::pair;
 use crate::{
-    activations::{ActivationRows, CodeBlock},
+    activations::{ActivationRows, CodeBlock, each, slices},
     avx2::panel::{PanelPart, unpack, unpack_any},
     matmul::WeightGroups,
     matrix::layout::{COLUMNS, Layout, ROWS},
@@ -39,7 +39,7 @@ fn multiply<const T: usize, const MINIMA: u8>(
     sums: &mut [Sums; T],
 ) {
     for (index, part) in panel.iter().enumerate() {
-        let codes: [&[i16; COLUMNS]; T] = std::array::from_fn(|t| &codes[t][index]);
+        let (codes, blocks) = (each(&codes, index), each(&blocks, index));
         let mut products = [[_mm512_setzero_si512(); 2]; T];
         for (p, weights) in part.codes.iter().enumerate() {
             let (weights, _) = weights.as_flattened().as_chunks::<32>();
@@ -54,7 +54,7 @@ fn multiply<const T: usize, const MINIMA: u8>(
             }
         }
         for t in 0..T {
-            let block = &blocks[t][index];
+            let block = blocks[t];
             let (to, _) = sums[t].as_flattened_mut().as_chunks_mut::<16>();
             for half in 0..2 {
                 let scale = _mm512_mul_ps(load(&part.scales, half), _mm512_set1_ps(block.scale));
@@ -91,9 +91,8 @@ impl Step<'_, '_> {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
     fn tokens<const T: usize, const MINIMA: u8>(&mut self, panel: &[PanelPart<GROUPS>], first: usize) {
         let activations = self.activations;
-        let codes =
-            std::array::from_fn(|t| &activations.row_codes(first + t).as_chunks().0[self.part..][..panel.len()]);
-        let blocks = std::array::from_fn(|t| &activations.row_blocks(first + t)[self.part..][..panel.len()]);
+        let codes = slices(activations.codes_of::<T>(first), self.part, panel.len());
+        let blocks = slices(activations.blocks_of::<T>(first), self.part, panel.len());
         let mut sums = [[[0.0; ROWS]; GROUPS]; T];
         if self.part > 0 {
             for (t, sums) in sums.iter_mut().enumerate() {

@@ -1,5 +1,6 @@
 //! Which way a product goes.
 use super::{
+    float,
     gemm::{gemm, gemm_any},
     gemv::gemv,
 };
@@ -7,6 +8,7 @@ use crate::{
     activations::ActivationRows,
     avx2::{
         self,
+        float::{BF16, F16, F32},
         part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0},
     },
     format::Format,
@@ -21,7 +23,13 @@ const FEW: usize = 4;
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn matmul(weights: WeightGroups<'_>, activations: ActivationRows<'_>, tile: &mut Tile<'_>) {
     match weights.format {
-        Format::F32 | Format::F16 | Format::Bf16 => avx2::matmul::matmul(weights, activations, tile),
+        // Few tokens are bound by the memory, whatever the width of the registers.
+        Format::F32 | Format::F16 | Format::Bf16 if activations.rows <= FEW => {
+            avx2::matmul::matmul(weights, activations, tile);
+        }
+        Format::F32 => float::gemm::<F32>(weights, activations, tile),
+        Format::F16 => float::gemm::<F16>(weights, activations, tile),
+        Format::Bf16 => float::gemm::<BF16>(weights, activations, tile),
         Format::Q4_0 => integers::<Q4_0, 0, 144>(weights, activations, tile),
         Format::Q4_1 => integers::<Q4_1, 0, 160>(weights, activations, tile),
         Format::Q5_0 => integers::<Q5_0, 0, 176>(weights, activations, tile),
@@ -59,12 +67,13 @@ fn few<const F: u8, const HEAD: usize, const PART: usize, const M: usize>(
     let size = Layout::of(weights.format).group(weights.columns);
     let groups = weights.bytes.len() / size;
     let apart = groups / 4;
-    let group = |index: usize| (index, &weights.bytes[index * size..][..size]);
+    let group = |index: usize| &weights.bytes[index * size..][..size];
     for index in 0..apart {
-        let far = |stream: usize| group(stream * apart + index);
-        gemv::<F, HEAD, PART, 2, M>([[far(0), far(1)], [far(2), far(3)]], activations, 0, tile);
+        let places = [[index, apart + index], [2 * apart + index, 3 * apart + index]];
+        let groups = [[group(places[0][0]), group(places[0][1])], [group(places[1][0]), group(places[1][1])]];
+        gemv::<F, HEAD, PART, 2, M>(places, groups, activations, 0, tile);
     }
     for index in 4 * apart..groups {
-        avx2::gemv::gemv::<F, HEAD, PART, 1, M>([group(index)], activations, 0, tile);
+        avx2::gemv::gemv::<F, HEAD, PART, 1, M>([index], [group(index)], activations, 0, tile);
     }
 }

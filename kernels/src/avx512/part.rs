@@ -120,10 +120,13 @@ fn sixes(high: __m512i, low: __m512i, second: usize) -> [__m512i; 4] {
 /// Returns `low | high & mask`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn join(low: [__m512i; 4], high: [__m512i; 4], mask: i16) -> [__m512i; 4] {
+fn join(mut low: [__m512i; 4], high: [__m512i; 4], mask: i16) -> [__m512i; 4] {
     let mask = _mm512_set1_epi16(mask);
-    // The table of a | (b & c).
-    std::array::from_fn(|j| _mm512_ternarylogic_epi32::<0xf8>(low[j], high[j], mask))
+    for j in 0..4 {
+        // The table of a | (b & c).
+        low[j] = _mm512_ternarylogic_epi32::<0xf8>(low[j], high[j], mask);
+    }
+    low
 }
 
 /// Returns the scales of two parts. `heads` are the heads of their blocks.

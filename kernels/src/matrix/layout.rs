@@ -65,34 +65,59 @@ impl Layout {
     }
 }
 
+/// Returns the same bytes of all groups.
+#[inline]
+pub(crate) fn blocks<'a, const S: usize>(groups: &[&'a [u8]; S], at: usize, size: usize) -> [&'a [u8]; S] {
+    std::array::from_fn(|s| &groups[s][at..][..size])
+}
+
+/// Returns the same part of all blocks, whose heads have `HEAD` bytes.
+#[inline]
+pub(crate) fn parts<'a, const HEAD: usize, const PART: usize, const S: usize>(
+    blocks: &[&'a [u8]; S],
+    index: usize,
+) -> [&'a [u8; PART]; S] {
+    std::array::from_fn(|s| &blocks[s][HEAD..].as_chunks::<PART>().0[index])
+}
+
 /// One bit plane of a part: `BITS` bits for each of 32 columns of 8 rows.
 ///
 /// A 16-bit half of a lane holds 16 / `BITS` columns of one parity.
 pub(crate) struct Plane<const BITS: usize>;
 
 impl<const BITS: usize> Plane<BITS> {
-    const IN_HALF: usize = 16 / BITS;
+    /// Columns in a lane of one vector.
+    const IN_LANE: usize = 32 / BITS;
+    const MASK: u32 = (1 << BITS) - 1;
 
-    /// Returns the half word (counted from the plane's start) and the bit in it where a column lies.
-    const fn place(row: usize, column: usize) -> (usize, usize) {
-        let pair = column / 2;
-        let vector = pair / Self::IN_HALF;
-        (16 * vector + 2 * row + column % 2, pair % Self::IN_HALF * BITS)
+    /// Returns the first bit of the i-th of a lane's columns.
+    const fn bit(i: usize) -> usize {
+        i % 2 * 16 + i / 2 * BITS
     }
 
+    /// Writes the low bits of a row's codes.
     pub(crate) fn put(plane: &mut [u8], row: usize, codes: &[u8; COLUMNS]) {
-        for (column, code) in codes.iter().enumerate() {
-            let (half, bit) = Self::place(row, column);
-            let at = 2 * half + bit / 8;
-            plane[at] |= (code & ((1u16 << BITS) - 1) as u8) << (bit % 8);
+        let vectors = plane.as_chunks_mut::<32>().0;
+        for (codes, vector) in codes.chunks_exact(Self::IN_LANE).zip(vectors) {
+            let mut lane = 0;
+            for (i, code) in codes.iter().enumerate() {
+                lane |= (u32::from(*code) & Self::MASK) << Self::bit(i);
+            }
+            vector[4 * row..4 * row + 4].copy_from_slice(&lane.to_le_bytes());
         }
     }
 
+    /// Returns a row's codes.
     pub(crate) fn get(plane: &[u8], row: usize) -> [u8; COLUMNS] {
-        std::array::from_fn(|column| {
-            let (half, bit) = Self::place(row, column);
-            (plane[2 * half + bit / 8] >> (bit % 8)) & ((1u16 << BITS) - 1) as u8
-        })
+        let mut all = [0; COLUMNS];
+        let vectors = plane.as_chunks::<32>().0;
+        for (codes, vector) in all.chunks_exact_mut(Self::IN_LANE).zip(vectors) {
+            let lane = vector.as_chunks::<4>().0[row];
+            for (i, code) in codes.iter_mut().enumerate() {
+                *code = ((u32::from_le_bytes(lane) >> Self::bit(i)) & Self::MASK) as u8;
+            }
+        }
+        all
     }
 }
 

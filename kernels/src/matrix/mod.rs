@@ -4,12 +4,18 @@ mod pack;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
+use std::{
+    iter::Zip,
+    ops::Range,
+    slice::{Chunks, ChunksExactMut},
+    sync::{Mutex, PoisonError},
+};
 
 use crate::{
     activations::ActivationClass,
     arena::{Arena, ArenaError, Block},
     format::Format,
+    pool::Pool,
     quant::dequantize_row,
 };
 use layout::{Layout, ROWS};
@@ -107,6 +113,43 @@ impl Matrix {
         columns: usize,
         bytes: &[u8],
     ) -> Result<Self, PackError> {
+        Self::filled(arena, format, rows, columns, bytes, |groups| {
+            groups.for_each(|(from, to)| pack::pack_group(format, from, to));
+        })
+    }
+
+    /// Returns what [`Matrix::pack`] does, packed by all threads of a pool.
+    ///
+    /// # Errors
+    ///
+    /// As [`Matrix::pack`].
+    pub fn pack_on(
+        pool: &Pool,
+        arena: &mut Arena,
+        format: Format,
+        rows: usize,
+        columns: usize,
+        bytes: &[u8],
+    ) -> Result<Self, PackError> {
+        Self::filled(arena, format, rows, columns, bytes, |groups| {
+            let groups = Mutex::new(groups);
+            let next = || groups.lock().unwrap_or_else(PoisonError::into_inner).next();
+            pool.run(&|_| {
+                while let Some((from, to)) = next() {
+                    pack::pack_group(format, from, to);
+                }
+            });
+        })
+    }
+
+    fn filled<'a>(
+        arena: &mut Arena,
+        format: Format,
+        rows: usize,
+        columns: usize,
+        bytes: &'a [u8],
+        fill: impl FnOnce(Zip<Chunks<'a, u8>, ChunksExactMut<'_, u8>>),
+    ) -> Result<Self, PackError> {
         let shape = PackError::Shape { format, rows, columns };
         let row_bytes = format.row_bytes(columns).filter(|_| columns > 0).ok_or_else(|| shape.clone())?;
         let packed_bytes = Self::group_bytes(format, rows, columns).ok_or_else(|| shape.clone())?;
@@ -116,9 +159,7 @@ impl Matrix {
         }
         let mut block = arena.allocate(packed_bytes)?;
         let group = Layout::of(format).group(columns);
-        for (from, to) in bytes.chunks(row_bytes * ROWS).zip(block.as_mut_slice().chunks_exact_mut(group)) {
-            pack::pack_group(format, from, row_bytes, to);
-        }
+        fill(bytes.chunks(row_bytes * ROWS).zip(block.as_mut_slice().chunks_exact_mut(group)));
         Ok(Self { format, rows, columns, block })
     }
 

@@ -160,9 +160,10 @@ fn unpack_with_minima(format: Format, from: &[u8], row: usize, to: &mut [u8]) {
     to[4..16].copy_from_slice(&pack_scales_and_minima(&scales, &minima));
 }
 
-/// Writes file rows (at most eight, the others of the group stay zero) into a group.
-pub(crate) fn pack_group(format: Format, rows: &[u8], row_bytes: usize, to: &mut [u8]) {
+/// Writes the rows of a file (at most eight, the others of the group stay zero) into a group.
+pub(crate) fn pack_group(format: Format, rows: &[u8], to: &mut [u8]) {
     let (size, layout) = (format.block_bytes(), Layout::of(format));
+    let row_bytes = to.len() / layout.block * size;
     for (row, bytes) in rows.chunks_exact(row_bytes).enumerate() {
         debug_assert!(row < ROWS);
         for (from, to) in bytes.chunks_exact(size).zip(to.chunks_exact_mut(layout.block)) {

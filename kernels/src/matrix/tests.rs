@@ -4,13 +4,18 @@ use crate::check::random::Random;
 
 #[test]
 fn rows_of_a_packed_matrix_are_the_rows_of_the_file() {
+    let pool = Pool::new(2).unwrap();
     for format in Format::ALL {
         let mut random = Random::new(7);
         for rows in [1, 3, 8, 9, 16, 21] {
             let columns = if format.is_quantized() { format.block_values() * 3 } else { 37 };
             let bytes = random.matrix(format, rows, columns);
-            let mut arena = Arena::with_capacity(Matrix::packed_bytes(format, rows, columns).unwrap()).unwrap();
+            let size = Matrix::packed_bytes(format, rows, columns).unwrap();
+            let mut arena = Arena::with_capacity(2 * size).unwrap();
             let matrix = Matrix::pack(&mut arena, format, rows, columns, &bytes).unwrap();
+            let same = Matrix::pack_on(&pool, &mut arena, format, rows, columns, &bytes).unwrap();
+            assert_eq!(matrix.block.as_slice(), same.block.as_slice(), "{format}");
+            assert_eq!(arena.used_bytes(), 2 * size);
             drop(arena);
             let (mut got, mut want) = (vec![0.0; columns], vec![0.0; columns]);
             for row in 0..rows {

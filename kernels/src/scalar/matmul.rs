@@ -53,8 +53,8 @@ fn integers(format: Format, group: &[u8], activations: ActivationRows<'_>, first
                     Minima::None => {}
                     Minima::Whole => *sum = (-part.minima[0][row]).mul_add(scaled_total, *sum),
                     Minima::Halves => {
-                        for half in 0..2 {
-                            *sum = (-part.minima[half][row]).mul_add(scale * halves[half] as f32, *sum);
+                        for (minima, total) in part.minima.iter().zip(halves) {
+                            *sum = (-minima[row]).mul_add(scale * total as f32, *sum);
                         }
                     }
                 }

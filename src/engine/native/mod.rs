@@ -74,12 +74,13 @@ impl Native {
         let kernels = for_tier(tier).ok_or_else(unavailable)?;
         let context_length = room(name, settings.context_length, weights.spec().context_length)?;
         check(tier, weights.spec())?;
-        let model = Model::load(weights, context_length)?;
-        let ModelSpec { layers, kv_heads, head_dim, .. } = model.spec;
         let threads = match settings.threads {
             Some(threads) => threads.get(),
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
+        let team = Team::new(kernels, threads).map_err(EngineError::Threads)?;
+        let model = Model::load(weights, context_length, &team.pool)?;
+        let ModelSpec { layers, kv_heads, head_dim, .. } = model.spec;
         Ok(Self {
             name,
             context_length,
@@ -91,7 +92,7 @@ impl Native {
                 head_dim,
             },
             sequences: Sequences::new(),
-            team: Team::new(kernels, threads).map_err(EngineError::Threads)?,
+            team,
             work: Workspace::default(),
             pieces: Vec::new(),
             step: Step::default(),

@@ -1,5 +1,5 @@
 //! The weights of a model, packed for the kernels.
-use ruvlab_kernels::{Arena, Format, Matrix, dequantize_row};
+use ruvlab_kernels::{Arena, Format, Matrix, Pool, dequantize_row};
 
 use crate::{
     engine::EngineError,
@@ -70,12 +70,13 @@ fn format(kind: TensorType) -> Format {
 /// Takes tensors out of a file, one after the other.
 struct Packer<'a> {
     weights: &'a Weights,
+    pool: &'a Pool,
     arena: Arena,
 }
 
 impl<'a> Packer<'a> {
     /// Reserves exactly what the file's matrices take once they are packed.
-    fn new(weights: &'a Weights) -> Result<Self, EngineError> {
+    fn new(weights: &'a Weights, pool: &'a Pool) -> Result<Self, EngineError> {
         let matrices = weights.index().tensors.iter().filter(|(_, info)| info.shape.len() == 2);
         let bytes = matrices.map(|(name, info)| {
             let (rows, columns) = (info.shape[0], info.shape[1]);
@@ -87,7 +88,7 @@ impl<'a> Packer<'a> {
         });
         let bytes = bytes.sum::<Result<usize, _>>()?;
         let arena = Arena::with_capacity(bytes).map_err(|error| EngineError::Weights(error.to_string()))?;
-        Ok(Self { weights, arena })
+        Ok(Self { weights, pool, arena })
     }
 
     /// Returns the parts of a matrix that have so many rows each; the file's pages are given back.
@@ -101,7 +102,8 @@ impl<'a> Packer<'a> {
         for rows in rows {
             let length = bytes.len() / info.shape[0] * rows;
             let part = bytes.get(start..start + length).ok_or_else(|| refuse(&"too short"))?;
-            parts.push(Matrix::pack(&mut self.arena, format(kind), rows, columns, part).map_err(|e| refuse(&e))?);
+            let packed = Matrix::pack_on(self.pool, &mut self.arena, format(kind), rows, columns, part);
+            parts.push(packed.map_err(|error| refuse(&error))?);
             start += length;
         }
         drop(bytes);
@@ -172,11 +174,11 @@ impl Model {
     ///
     /// Matrices are packed in the order of use, each right after it was read: beside the packed
     /// weights there is never more than one tensor of the file in memory.
-    pub(super) fn load(weights: &Weights, room: usize) -> Result<Self, EngineError> {
+    pub(super) fn load(weights: &Weights, room: usize, pool: &Pool) -> Result<Self, EngineError> {
         let spec = weights.spec().clone();
         let unknown = || EngineError::Weights(format!("architecture {:?} is not supported", spec.architecture));
         let family = families::find(&spec.architecture).ok_or_else(unknown)?;
-        let mut packer = Packer::new(weights)?;
+        let mut packer = Packer::new(weights, pool)?;
         let embedding = packer.matrix(family.model.token_embedding)?;
         let mut kinds: Vec<LayerKind> = Vec::new();
         let mut layers = Vec::with_capacity(spec.layers);
