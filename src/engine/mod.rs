@@ -154,7 +154,7 @@ impl EngineKind {
     pub fn widens(self, spec: &ModelSpec) -> bool {
         match self {
             Self::Reference => reference::widens(spec),
-            Self::Candle => false,
+            Self::Candle | Self::Native(_) => false,
         }
     }
 

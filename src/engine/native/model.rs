@@ -108,7 +108,7 @@ impl<'a> Packer<'a> {
         }
         drop(bytes);
         self.weights.release(name);
-        parts.try_into().map_err(|_| refuse(&"too few parts"))
+        <[Matrix; N]>::try_from(parts).or_else(|_| Err(refuse(&"too few parts")))
     }
 
     fn matrix(&mut self, name: &str) -> Result<Matrix, EngineError> {
