@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Parts that are unpacked at a time: with the tokens' codes they stay in the first-level cache.
-const PARTS: usize = 16;
+const PARTS: usize = 24;
 /// Groups of rows in a panel.
 const GROUPS: usize = 2;
 /// Tokens whose sums stay in registers.

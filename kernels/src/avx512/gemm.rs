@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Parts that are unpacked at a time: with the tokens' codes they stay in the first-level cache.
-const PARTS: usize = 8;
+const PARTS: usize = 16;
 /// Groups of rows in a panel.
 const GROUPS: usize = 4;
 /// Tokens whose sums stay in registers.

@@ -57,7 +57,8 @@ fn integers<const F: u8, const HEAD: usize, const PART: usize>(
     }
 }
 
-/// Products with `M` tokens, of four groups at once that lie far apart.
+/// Products with `M` tokens, of two groups at once that lie far apart: with registers of this width
+/// two streams keep a core's share of the bandwidth busy, and four take turns with each other.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn few<const F: u8, const HEAD: usize, const PART: usize, const M: usize>(
     weights: WeightGroups<'_>,
@@ -66,14 +67,13 @@ fn few<const F: u8, const HEAD: usize, const PART: usize, const M: usize>(
 ) {
     let size = Layout::of(weights.format).group(weights.columns);
     let groups = weights.bytes.len() / size;
-    let apart = groups / 4;
+    let apart = groups / 2;
     let group = |index: usize| &weights.bytes[index * size..][..size];
     for index in 0..apart {
-        let places = [[index, apart + index], [2 * apart + index, 3 * apart + index]];
-        let groups = [[group(places[0][0]), group(places[0][1])], [group(places[1][0]), group(places[1][1])]];
-        gemv::<F, HEAD, PART, 2, M>(places, groups, activations, 0, tile);
+        let places = [[index], [apart + index]];
+        gemv::<F, HEAD, PART, 1, M>(places, [[group(index)], [group(apart + index)]], activations, 0, tile);
     }
-    for index in 4 * apart..groups {
+    for index in 2 * apart..groups {
         avx2::gemv::gemv::<F, HEAD, PART, 1, M>([index], [group(index)], activations, 0, tile);
     }
 }
