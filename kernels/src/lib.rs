@@ -8,8 +8,8 @@
 //! Each operation has a portable meaning in `scalar` and faster versions in the other tiers, under
 //! the same file names. One table of functions is picked when the first kernel is called: the best
 //! tier this processor runs, or the one `RUVLAB_KERNELS` names. A plain `cargo build` is fast.
-mod activation;
 #![cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only vector tiers use all of it"))]
+mod activation;
 mod activations;
 mod arena;
 mod attention;
