@@ -1,20 +1,25 @@
 //! Picks one kernel table for the process, once.
 use std::sync::OnceLock;
 
-use crate::scalar;
+use crate::{
+    activation::ActivationKernels, activations::CodeBlock, attention::AttentionKernels, half::HalfKernels,
+    matmul::MatmulKernel, norm::NormKernels, rope::RopeKernels, scalar, softmax::SoftmaxKernels,
+};
 
 /// An instruction-set level that has a complete kernel table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// Portable Rust.
     Scalar,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
+    /// AVX-512 with VNNI, on top of [`Tier::Avx2`].
+    Avx512,
 }
 
 impl Tier {
     /// All tiers, the meaning of all others first.
-    pub const ALL: [Self; 2] = [Self::Scalar, Self::Avx2];
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
 
     /// Returns its name, as `RUVLAB_KERNELS` takes it.
     #[must_use]
@@ -22,6 +27,7 @@ impl Tier {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
         }
     }
 }
@@ -31,6 +37,18 @@ impl Tier {
 pub struct Kernels {
     pub(crate) tier: Tier,
     pub(crate) log_sum_exp_f32: fn(&[f32]) -> f64,
+    pub(crate) norm: NormKernels,
+    pub(crate) rope: RopeKernels,
+    pub(crate) activation: ActivationKernels,
+    pub(crate) softmax: SoftmaxKernels,
+    pub(crate) half: HalfKernels,
+    pub(crate) attention: AttentionKernels,
+    // activations.rs, matmul.rs
+    pub(crate) quantize_codes: fn(&[f32], &mut [i16], &mut [CodeBlock]),
+    pub(crate) matmul: MatmulKernel,
+    // probe.rs
+    pub(crate) read: fn(&[u8]) -> u64,
+    pub(crate) multiply_adds: fn(usize) -> f32,
 }
 
 impl Kernels {
@@ -83,8 +101,10 @@ pub fn for_tier(tier: Tier) -> Option<&'static Kernels> {
         Tier::Scalar => Some(&scalar::KERNELS),
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => crate::avx2::detect(),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 => crate::avx512::detect(),
         #[cfg(not(target_arch = "x86_64"))]
-        Tier::Avx2 => None,
+        Tier::Avx2 | Tier::Avx512 => None,
     }
 }
 
@@ -95,7 +115,7 @@ pub fn for_tier(tier: Tier) -> Option<&'static Kernels> {
 /// If the setting names no tier, or one this processor does not run.
 pub fn select(setting: Option<&str>) -> Result<&'static Kernels, TierError> {
     let Some(name) = setting.filter(|name| !name.is_empty()) else {
-        return Ok(for_tier(Tier::Avx2).unwrap_or(&scalar::KERNELS));
+        return Ok(Tier::ALL.into_iter().rev().find_map(for_tier).unwrap_or(&scalar::KERNELS));
     };
     let tier = Tier::ALL.into_iter().find(|tier| tier.name() == name);
     let tier = tier.ok_or_else(|| TierError::Unknown { name: name.to_owned() })?;

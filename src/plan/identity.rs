@@ -1,6 +1,8 @@
 //! Which weights run, in what form, on which engine.
+use std::num::NonZeroUsize;
+
 use crate::{
-    engine::EngineKind,
+    engine::{CacheType, EngineKind, Settings, Tier},
     model::{
         locate::Located,
         rope::{RopeChange, Scaling},
@@ -10,15 +12,37 @@ use crate::{
     },
     recipe::{
         self, Recipe,
-        schema::{KernelSet, QuantizationFormat, RopeScaling},
+        schema::{KernelSet, KvType, QuantizationFormat, RopeScaling},
     },
 };
 
-use super::ModelIdentity;
+use super::{Cell, ModelIdentity};
 
-/// Returns the kernel set that runs: `auto` is the fastest there is so far.
+/// Returns the kernel set that runs: `auto` is the fastest this processor has.
 pub(super) fn running_set(set: KernelSet) -> KernelSet {
-    if set == KernelSet::Auto { KernelSet::Candle } else { set }
+    match set {
+        KernelSet::Auto if EngineKind::Native(Tier::Avx512).is_available() => KernelSet::Avx512,
+        KernelSet::Auto if EngineKind::Native(Tier::Avx2).is_available() => KernelSet::Avx2,
+        // candle's vectors are faster than our portable kernels.
+        KernelSet::Auto => KernelSet::Candle,
+        set => set,
+    }
+}
+
+/// Returns how an engine is to hold a cell's model, with room for the cell's context.
+#[must_use]
+pub fn engine_settings(cell: &Cell) -> Settings {
+    let kind = |asked: Option<KvType>| match asked {
+        Some(KvType::F32) => CacheType::F32,
+        // A plan refuses the others.
+        _ => CacheType::default(),
+    };
+    Settings {
+        context_length: Some(cell.model.context_length as usize),
+        threads: NonZeroUsize::new(usize::from(cell.threads)),
+        key_type: kind(cell.recipe.kv_cache.type_k),
+        value_type: kind(cell.recipe.kv_cache.type_v),
+    }
 }
 
 /// Returns the engine of a kernel set; none for one that cannot be run yet.
@@ -27,8 +51,16 @@ pub fn engine_kind(set: KernelSet) -> Option<EngineKind> {
     match running_set(set) {
         KernelSet::Reference => Some(EngineKind::Reference),
         KernelSet::Candle => Some(EngineKind::Candle),
-        KernelSet::Auto | KernelSet::Scalar | KernelSet::Avx2 | KernelSet::Neon | KernelSet::Cuda => None,
+        KernelSet::Scalar => Some(EngineKind::Native(Tier::Scalar)),
+        KernelSet::Avx2 => Some(EngineKind::Native(Tier::Avx2)),
+        KernelSet::Avx512 => Some(EngineKind::Native(Tier::Avx512)),
+        KernelSet::Auto | KernelSet::Neon | KernelSet::Cuda => None,
     }
+}
+
+/// Returns whether a set is ruvlab's own kernels.
+pub(super) fn is_native(set: KernelSet) -> bool {
+    matches!(engine_kind(set), Some(EngineKind::Native(_)))
 }
 
 /// Returns the most tokens of context a kernel set can hold of a model.
@@ -112,6 +144,7 @@ pub fn set_name(set: KernelSet) -> &'static str {
         KernelSet::Candle => "candle",
         KernelSet::Scalar => "scalar",
         KernelSet::Avx2 => "avx2",
+        KernelSet::Avx512 => "avx512",
         KernelSet::Neon => "neon",
         KernelSet::Cuda => "cuda",
     }

@@ -60,6 +60,7 @@ impl Resolver<'_, '_> {
         // As much context as the cell has, or as much as the reference can hold.
         theirs.model.context_length = None;
         let kernel_set = running_set(theirs.kernels.set);
+        self.check_available(path, kernel_set)?;
         let found = self.placed(path, |resolver| resolver.model(&theirs, kernel_set));
         let mut reference = Reference { model: found?, kernel_set };
         let longest = reference.model.context_length;

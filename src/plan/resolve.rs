@@ -13,7 +13,7 @@ use crate::{
     },
     recipe::{
         self, Loaded, Recipe,
-        schema::{AxisPoint, KernelSet, Workload},
+        schema::{AxisPoint, KernelSet, KvType, Workload},
     },
     text,
     units::Bytes,
@@ -21,7 +21,7 @@ use crate::{
 
 use super::{
     Cell, ModelIdentity, Plan, Reference, fingerprint,
-    identity::{engine_kind, identity, longest_context, rope_change, running_set, set_name},
+    identity::{engine_kind, identity, is_native, longest_context, rope_change, running_set, set_name},
     memory,
 };
 
@@ -166,6 +166,7 @@ impl<'a, 'w> Resolver<'a, 'w> {
             return None;
         }
         let kernel_set = running_set(recipe.kernels.set);
+        self.check_kernels(&recipe, kernel_set)?;
         let model = self.model(&recipe, kernel_set)?;
         let references = self.references(&recipe, kernel_set, &model, &axes)?;
         let estimated_memory = self.fits(&recipe, &model, &references)?;
@@ -195,6 +196,35 @@ impl<'a, 'w> Resolver<'a, 'w> {
         let new = self.recipe_problems.iter_mut().skip(earlier).chain(self.missing.iter_mut().skip(missing));
         new.for_each(|problem| problem.place.clone_from(&place));
         found
+    }
+
+    /// Refuses kernels this processor does not run.
+    pub(super) fn check_available(&mut self, path: &str, set: KernelSet) -> Option<()> {
+        if engine_kind(set).is_none_or(|kind| kind.is_available()) {
+            return Some(());
+        }
+        let message = format!("this processor does not run the {} kernels", set_name(set));
+        let diagnostic = Diagnostic::error("kernels-unavailable", message);
+        self.missing.push(diagnostic.at((self.place)(path)).hint("`auto` takes the fastest it runs"));
+        None
+    }
+
+    /// Refuses kernels this processor does not run, and what they cannot do.
+    fn check_kernels(&mut self, recipe: &Recipe, kernel_set: KernelSet) -> Option<()> {
+        self.check_available("kernels.set", kernel_set)?;
+        if let Some(reference) = recipe.kernels.verify.reference {
+            self.check_available("kernels.verify.reference", running_set(reference))?;
+        }
+        let cache = &recipe.kv_cache;
+        for (path, kind) in [("kv_cache.type_k", cache.type_k), ("kv_cache.type_v", cache.type_v)] {
+            if !is_native(kernel_set) && kind.is_some_and(|kind| kind != KvType::F32) {
+                let message = format!("`{}` has caches of f32 only", set_name(kernel_set));
+                let diagnostic = Diagnostic::error("cache-type", message).at((self.place)(path));
+                self.recipe_problems.push(diagnostic.hint("take it out, or take ruvlab's own kernels"));
+                return None;
+            }
+        }
+        Some(())
     }
 
     pub(super) fn model(&mut self, recipe: &Recipe, kernel_set: KernelSet) -> Option<ModelIdentity> {

@@ -28,25 +28,19 @@ pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
 /// Returns what the recipe's own cell cannot run.
 fn own(recipe: &Recipe) -> Vec<(String, String)> {
     let KvCache { type_k, type_v, page_tokens, budget, pressure } = &recipe.kv_cache;
-    let narrow = |kind: &Option<KvType>| kind.is_some_and(|kind| kind != KvType::F32);
+    let narrow = |kind: &Option<KvType>| kind.is_some_and(|kind| !matches!(kind, KvType::F32 | KvType::F16));
     let paged = *page_tokens != KvCache::default().page_tokens;
     let kernels = match recipe.kernels.set {
-        KernelSet::Auto | KernelSet::Reference | KernelSet::Candle => None,
-        KernelSet::Scalar => Some("ruvlab's portable kernels"),
-        KernelSet::Avx2 => Some("ruvlab's AVX2 kernels"),
         KernelSet::Neon => Some("ruvlab's NEON kernels"),
         KernelSet::Cuda => Some("ruvlab's CUDA kernels"),
+        _ => None,
     };
-    let verifies = recipe
-        .kernels
-        .verify
-        .reference
-        .is_some_and(|set| !matches!(set, KernelSet::Auto | KernelSet::Reference | KernelSet::Candle));
+    let verifies = recipe.kernels.verify.reference.is_some_and(|set| matches!(set, KernelSet::Neon | KernelSet::Cuda));
     let uses = [
         ("kernels.set", kernels.is_some(), kernels.unwrap_or_default()),
-        ("kernels.verify.reference", verifies, "ruvlab's own kernels"),
-        ("kv_cache.type_k", narrow(type_k), "cached keys in another type than f32"),
-        ("kv_cache.type_v", narrow(type_v), "cached values in another type than f32"),
+        ("kernels.verify.reference", verifies, "kernels that are to come"),
+        ("kv_cache.type_k", narrow(type_k), "cached keys in another type than f32 or f16"),
+        ("kv_cache.type_v", narrow(type_v), "cached values in another type than f32 or f16"),
         ("kv_cache.page_tokens", paged, "a paged cache"),
         ("kv_cache.budget", budget.is_some(), "a cache budget"),
         ("kv_cache.pressure", pressure.is_some(), "policies for a full cache"),
@@ -80,14 +74,16 @@ mod tests {
         assert_eq!(paths(&json!({})), [""; 0]);
         assert_eq!(paths(&json!({"kv_cache": {"type_k": "f32"}, "kernels": {"set": "candle"}})), [""; 0]);
         assert_eq!(paths(&json!({"rope": {"scaling": "yarn", "factor": 2.0, "theta": 1e4}})), [""; 0]);
+        let kernels = json!({"set": "avx2", "verify": {"reference": "scalar"}});
+        assert_eq!(paths(&json!({"kv_cache": {"type_k": "f16"}, "kernels": kernels})), [""; 0]);
     }
 
     #[test]
     fn every_section_to_come_is_listed() {
         let given = json!({
             "model": {"source": "hf:a/b", "revision": "c"},
-            "kernels": {"set": "avx2", "verify": {"reference": "scalar"}},
-            "kv_cache": {"type_k": "f16", "type_v": "q8_0", "page_tokens": 16, "budget": "1GiB", "pressure": {"policy": "evict"}},
+            "kernels": {"set": "neon", "verify": {"reference": "cuda"}},
+            "kv_cache": {"type_k": "q5_1", "type_v": "q8_0", "page_tokens": 16, "budget": "1GiB", "pressure": {"policy": "evict"}},
             "adapter": {"target_modules": ["q_proj"]},
             "micro_lora": {},
             "training": {"learning_rate": 1e-4},

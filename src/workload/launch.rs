@@ -201,7 +201,7 @@ fn load(cell: &Cell, task: LaunchTask, recorder: &mut Recorder<'_>) -> Result<Lo
     let stopwatch = Stopwatch::start();
     let weights = open_weights(cell)?;
     let tokenizer = open_tokenizer(cell, &weights)?;
-    let engine = engine::load(engine_kind(cell.kernel_set)?, &weights, Some(cell.model.context_length as usize))?;
+    let engine = engine::load_with(engine_kind(cell.kernel_set)?, &weights, &plan::engine_settings(cell))?;
     let load_ms = stopwatch.elapsed().as_secs_f64() * 1e3;
     if task == LaunchTask::Speed {
         recorder.once("load_ms", Phase::Load, load_ms, weights.total_bytes());

@@ -13,7 +13,7 @@
 use std::env;
 
 use ruvlab::{
-    engine::{self, Chunk, EngineError, EngineKind, LanguageModel, LogitRows},
+    engine::{self, CacheType, Chunk, EngineError, EngineKind, LanguageModel, LogitRows, Settings, Tier},
     event::{Event, Sample},
     metrics,
     model::{
@@ -28,17 +28,33 @@ use ruvlab::{
 
 const BOTH: [EngineKind; 2] = [EngineKind::Reference, EngineKind::Candle];
 
-fn pico() -> Weights {
+/// Returns our kernels in every tier this processor runs.
+pub(crate) fn native() -> impl Iterator<Item = EngineKind> {
+    Tier::ALL.into_iter().map(EngineKind::Native).filter(|kind| kind.is_available())
+}
+
+fn all() -> impl Iterator<Item = EngineKind> {
+    BOTH.into_iter().chain(native())
+}
+
+/// Loads with caches in f32, so that nothing is rounded but weights.
+pub(crate) fn load_exact(kind: EngineKind, weights: &Weights, threads: usize) -> Box<dyn LanguageModel> {
+    let (key_type, value_type) = (CacheType::F32, CacheType::F32);
+    let settings = Settings { context_length: None, threads: threads.try_into().ok(), key_type, value_type };
+    engine::load_with(kind, weights, &settings).unwrap()
+}
+
+pub(crate) fn pico() -> Weights {
     Weights::open("builtin:pico").unwrap()
 }
 
-fn heldout(weights: &Weights) -> Vec<u32> {
+pub(crate) fn heldout(weights: &Weights) -> Vec<u32> {
     let tokenizer = Tokenizer::new(weights).unwrap();
     tokenizer.encode(&text::load("builtin:heldout").unwrap().content, false).unwrap()
 }
 
 /// Returns the logits of a fresh sequence that takes these tokens in chunks of these sizes.
-fn logits(engine: &mut dyn LanguageModel, tokens: &[u32], sizes: &[usize]) -> Vec<Vec<f32>> {
+pub(crate) fn logits(engine: &mut dyn LanguageModel, tokens: &[u32], sizes: &[usize]) -> Vec<Vec<f32>> {
     assert_eq!(sizes.iter().sum::<usize>(), tokens.len());
     let sequence = engine.open().unwrap();
     let (mut rows, mut rest) = (Vec::new(), tokens);
@@ -61,7 +77,7 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
 }
 
 /// Returns the mean over rows of KL(softmax(a) ‖ softmax(b)), in nats; NaN if a logit is NaN.
-fn mean_kl(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+pub(crate) fn mean_kl(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     assert_eq!(a.len(), b.len());
     let row = |(a, b): (&Vec<f32>, &Vec<f32>)| -> f64 {
         let terms = softmax(a).into_iter().zip(softmax(b));
@@ -70,7 +86,7 @@ fn mean_kl(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     a.iter().zip(b).map(row).sum::<f64>() / a.len() as f64
 }
 
-fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+pub(crate) fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     assert_eq!(a.len(), b.len());
     let pairs = a.iter().flatten().zip(b.iter().flatten());
     pairs.fold(0.0, |largest, (a, b)| {
@@ -90,7 +106,7 @@ fn the_comparators_see_what_is_no_number() {
 fn two_prompts_in_a_row_give_what_each_gives_alone() {
     let weights = pico();
     let tokens = heldout(&weights);
-    for kind in BOTH {
+    for kind in all() {
         let load = || engine::load(kind, &weights, None).unwrap();
         let (one, two) = (&tokens[..40], &tokens[500..570]);
         let alone = logits(load().as_mut(), two, &[70]);
@@ -105,7 +121,7 @@ fn two_prompts_in_a_row_give_what_each_gives_alone() {
 fn sequences_side_by_side_give_what_each_gives_alone() {
     let weights = pico();
     let tokens = heldout(&weights);
-    for kind in BOTH {
+    for kind in all() {
         let mut engine = engine::load(kind, &weights, None).unwrap();
         let parts = [&tokens[..50], &tokens[900..933]];
         let alone = parts.map(|part| {
@@ -135,9 +151,10 @@ fn however_a_prompt_is_cut_its_logits_are_the_same() {
     let weights = pico();
     let dense = weights.requantized(TensorType::F32).unwrap();
     let tokens = &heldout(&weights)[..64];
-    for kind in BOTH {
+    for kind in all() {
         for (weights, kl, difference) in [(&dense, 1e-9, 1e-3), (&weights, 1e-4, 0.5)] {
-            let mut engine = engine::load(kind, weights, None).unwrap();
+            // With f16 caches, sums in another order would flip roundings.
+            let mut engine = load_exact(kind, weights, 2);
             let whole = logits(engine.as_mut(), tokens, &[64]);
             for sizes in [vec![1; 64], vec![63, 1], vec![5, 20, 1, 38]] {
                 let cut = logits(engine.as_mut(), tokens, &sizes);
@@ -187,7 +204,7 @@ fn one_seed_gives_one_text() {
     let tokenizer = Tokenizer::new(&weights).unwrap();
     let prompt = tokenizer.encode("The old house stood", false).unwrap();
     let sampling = Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, min_p: 0.02 };
-    for kind in BOTH {
+    for kind in all() {
         let mut engine = engine::load(kind, &weights, None).unwrap();
         let mut write = |seed: u64| {
             let mut sampler = Sampler::new(sampling, seed);
@@ -213,7 +230,7 @@ fn one_seed_gives_one_text() {
 fn a_refused_step_changes_no_sequence() {
     let weights = pico();
     let tokens = &heldout(&weights)[..20];
-    for kind in BOTH {
+    for kind in all() {
         let mut engine = engine::load(kind, &weights, Some(24)).unwrap();
         assert_eq!(engine.context_length(), 24);
         let undisturbed = engine.open().unwrap();
@@ -239,7 +256,7 @@ fn a_refused_step_changes_no_sequence() {
 #[test]
 fn more_context_than_there_is_is_refused() {
     let weights = pico();
-    for kind in BOTH {
+    for kind in all() {
         assert!(engine::load(kind, &weights, Some(weights.spec().context_length + 1)).is_err());
         assert!(engine::load(kind, &weights, Some(0)).is_err());
     }
@@ -287,14 +304,14 @@ fn logits_are_those_of_transformers() {
     for (name, reference_can) in GOLDEN {
         let Golden { weights, tokens, first_kept, logits: expected } = golden(name);
         let tail = tokens.len() - first_kept;
-        for kind in BOTH {
+        for kind in all() {
             if kind == EngineKind::Reference && !reference_can {
                 let refusal = engine::load(kind, &weights, None).err().unwrap().to_string();
                 assert!(refusal.contains("candle-transformers"), "{name}: {refusal}");
                 assert!(kind.check(weights.spec()).is_err(), "{name}");
                 continue;
             }
-            let mut engine = engine::load(kind, &weights, None).unwrap();
+            let mut engine = load_exact(kind, &weights, 2);
             let singly = [first_kept].into_iter().chain(vec![1; tail]).collect();
             for sizes in [vec![tokens.len()], vec![5, first_kept - 5, 1, tail - 1], singly] {
                 let found = logits(engine.as_mut(), &tokens, &sizes);
@@ -318,7 +335,13 @@ fn logits_are_those_of_transformers() {
 }
 
 /// Returns a launch of these workloads.
-fn launch_spec(task: LaunchTask, source: &str, set: &str, format: &str, workloads: &serde_json::Value) -> LaunchSpec {
+pub(crate) fn launch_spec(
+    task: LaunchTask,
+    source: &str,
+    set: &str,
+    format: &str,
+    workloads: &serde_json::Value,
+) -> LaunchSpec {
     let weights = Weights::open(source).unwrap();
     let spec = weights.spec();
     let outline = weights.outline(TensorType::from_name(format));
@@ -340,13 +363,13 @@ fn launch_spec(task: LaunchTask, source: &str, set: &str, format: &str, workload
     .unwrap()
 }
 
-fn run(spec: &LaunchSpec) -> Result<Vec<Event>, workload::LaunchError> {
+pub(crate) fn run(spec: &LaunchSpec) -> Result<Vec<Event>, workload::LaunchError> {
     let mut events = Vec::new();
     workload::launch(spec, &mut |event: &Event| events.push(event.clone()))?;
     Ok(events)
 }
 
-fn samples<'a>(events: &'a [Event], metric: &str) -> Vec<&'a Sample> {
+pub(crate) fn samples<'a>(events: &'a [Event], metric: &str) -> Vec<&'a Sample> {
     let sample = |event: &'a Event| if let Event::Sample { launch: 3, sample } = event { Some(sample) } else { None };
     events.iter().filter_map(sample).filter(|sample| sample.metric == metric).collect()
 }
@@ -357,7 +380,7 @@ fn a_timed_launch_reports_every_metric_of_its_workloads_and_the_same_tokens_each
         {"prefill": {"prompt_tokens": 33, "batch_size": 2, "repetitions": 2}},
         {"decode": {"prompt_tokens": 17, "output_tokens": 9, "batch_size": 2, "repetitions": 2}},
     ]);
-    for set in ["reference", "candle"] {
+    for set in ["reference", "candle", "scalar"] {
         let spec = launch_spec(LaunchTask::Speed, "builtin:pico", set, "as_is", &workloads);
         let (events, again) = (run(&spec).unwrap(), run(&spec).unwrap());
         for (metric, count) in [
@@ -419,6 +442,9 @@ fn perplexity_is_that_of_llama_cpp() {
     for (set, format, expected, bound) in [
         ("candle", "f32", PICO_F32_NLL, 1e-5),
         ("reference", "f32", PICO_F32_NLL, 1e-5),
+        // With caches in f16.
+        ("scalar", "f32", PICO_F32_NLL, 1e-4),
+        ("scalar", "as_is", PICO_NLL, 2e-3),
         ("candle", "as_is", PICO_NLL, 2e-3),
         ("reference", "as_is", PICO_NLL, 2e-3),
     ] {
@@ -536,7 +562,7 @@ fn failed_launches_say_what_to_do_and_ask_for_an_exit_code() {
 
 /// Real text through a real model, where `RUVLAB_TEST_SMOLLM2` names the file of
 /// `scripts/fetch-models`; a minute each.
-fn smollm2() -> Option<String> {
+pub(crate) fn smollm2() -> Option<String> {
     let path = env::var("RUVLAB_TEST_SMOLLM2").ok();
     if path.is_none() {
         println!("skipped: RUVLAB_TEST_SMOLLM2 does not name a SmolLM2-135M-Instruct Q4_1 file");
@@ -568,7 +594,7 @@ fn smollm2_tokens_are_those_of_llama_cpp() {
 
 /// Compares the perplexity of twelve windows of 512 tokens of `builtin:heldout`; `bound` is
 /// relative.
-fn compare_smollm2_perplexity(set: &str, format: &str, llama_cpp: f64, bound: f64) {
+pub(crate) fn compare_smollm2_perplexity(set: &str, format: &str, llama_cpp: f64, bound: f64) {
     let Some(path) = smollm2() else { return };
     let workloads = serde_json::json!([{"perplexity": {"n_ctx": 512, "chunks": 12}}]);
     let spec = launch_spec(LaunchTask::Quality, &path, set, format, &workloads);
@@ -578,8 +604,8 @@ fn compare_smollm2_perplexity(set: &str, format: &str, llama_cpp: f64, bound: f6
     assert!(off <= bound, "{set} {format}: {found}, llama.cpp {llama_cpp}");
 }
 
-const SMOLLM2_PERPLEXITY: f64 = 28.621266704576897;
-const SMOLLM2_F32_PERPLEXITY: f64 = 28.52655088219258;
+pub(crate) const SMOLLM2_PERPLEXITY: f64 = 28.621266704576897;
+pub(crate) const SMOLLM2_F32_PERPLEXITY: f64 = 28.52655088219258;
 
 #[test]
 fn smollm2_perplexity_of_candle_is_that_of_llama_cpp() {

@@ -1,11 +1,13 @@
 //! Everything that is tested from outside, in one binary: candle and polars are slow to link.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+mod allocations;
 mod chat_templates;
 mod cli;
 mod divergence;
 mod engines;
 mod hub;
 mod layering;
+mod native;
 mod quantize;
 mod recipes;
 mod report;

@@ -1,15 +1,48 @@
-//! AVX2 + FMA kernels.
+//! AVX2 + FMA + F16C kernels.
+#![expect(clippy::needless_range_loop, reason = "the loops are unrolled over registers, which have numbers")]
+mod activation;
+pub(crate) mod attention;
+mod codes;
+pub(crate) mod float;
+mod gemm;
+pub(crate) mod gemv;
+mod half;
 mod lanes;
 mod log_sum_exp;
+pub(crate) mod matmul;
+mod norm;
+pub(crate) mod panel;
+pub(crate) mod part;
+mod probe;
+mod rope;
+mod softmax;
+pub(crate) mod vectors;
 
 use crate::dispatch::{Kernels, Tier};
 
-static KERNELS: Kernels = Kernels {
+pub(crate) static KERNELS: Kernels = Kernels {
     tier: Tier::Avx2,
-    // SAFETY: this table is private and leaves only through `detect`, which has seen both features.
+    // SAFETY: this table is private and leaves only through `detect`, which has seen the features.
     log_sum_exp_f32: |logits| unsafe { log_sum_exp::log_sum_exp_f32(logits) },
+    norm: norm::KERNELS,
+    rope: rope::KERNELS,
+    activation: activation::KERNELS,
+    softmax: softmax::KERNELS,
+    half: half::KERNELS,
+    attention: attention::KERNELS,
+    // SAFETY: as above.
+    quantize_codes: |x, codes, blocks| unsafe { codes::quantize_codes(x, codes, blocks) },
+    // SAFETY: as above.
+    matmul: |weights, activations, tile| unsafe { matmul::matmul(weights, activations, tile) },
+    // SAFETY: as above.
+    read: |bytes| unsafe { probe::read(bytes) },
+    // SAFETY: as above.
+    multiply_adds: |rounds| unsafe { probe::multiply_adds(rounds) },
 };
 
 pub(crate) fn detect() -> Option<&'static Kernels> {
-    (std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma")).then_some(&KERNELS)
+    let has = std::is_x86_feature_detected!("avx2")
+        && std::is_x86_feature_detected!("fma")
+        && std::is_x86_feature_detected!("f16c");
+    has.then_some(&KERNELS)
 }

@@ -76,8 +76,25 @@ impl Frequencies {
     /// angle flips roundings of the 8-bit activations after it.
     #[must_use]
     pub fn rotations(&self, positions: &[u32]) -> (Vec<f32>, Vec<f32>) {
-        let angles = || positions.iter().flat_map(|p| self.values.iter().map(move |f| *p as f32 * f));
-        let scaled = |function: fn(f32) -> f32| angles().map(|angle| function(angle) * self.magnitude).collect();
-        (scaled(f32::cos), scaled(f32::sin))
+        let mut cos = vec![0.0; positions.len() * self.values.len()];
+        let mut sin = cos.clone();
+        self.rotations_into(positions, &mut cos, &mut sin);
+        (cos, sin)
+    }
+
+    /// Writes what [`rotations`](Self::rotations) returns.
+    ///
+    /// # Panics
+    ///
+    /// If there is no room for R/2 numbers a position.
+    pub fn rotations_into(&self, positions: &[u32], cos: &mut [f32], sin: &mut [f32]) {
+        let width = self.values.len();
+        for (row, position) in positions.iter().enumerate() {
+            let (cos, sin) = (&mut cos[row * width..][..width], &mut sin[row * width..][..width]);
+            for ((frequency, cos), sin) in self.values.iter().zip(cos).zip(sin) {
+                let angle = *position as f32 * frequency;
+                (*cos, *sin) = (angle.cos() * self.magnitude, angle.sin() * self.magnitude);
+            }
+        }
     }
 }

@@ -273,6 +273,14 @@ impl Weights {
         Ok(self.parts.tensor(self.info(name)?))
     }
 
+    /// Gives back the memory of a tensor that was read from a mapped file; what is read of it again is
+    /// read from the file again. Without a map, or a tensor of that name, nothing happens.
+    pub fn release(&self, name: &str) {
+        if let Some(info) = self.parts.index.tensors.get(name) {
+            self.parts.bytes[info.part].release(info.range.clone());
+        }
+    }
+
     /// Returns a copy of one tensor, in the type it is stored in.
     ///
     /// # Errors

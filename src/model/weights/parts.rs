@@ -19,6 +19,18 @@ impl Bytes {
         }
     }
 
+    /// Drops the pages of a mapped file from memory; read again, they come from the file again.
+    #[expect(unsafe_code, reason = "advice that drops pages is only safe for maps nobody writes to")]
+    pub(super) fn release(&self, range: Range<usize>) {
+        if let Self::Mapped(map) = self {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is read-only and backed by a file, so a dropped page comes back as it was.
+            let advised = unsafe { map.unchecked_advise_range(advice, range.start, range.len()) };
+            // Advice that is not taken costs memory and nothing else.
+            drop(advised);
+        }
+    }
+
     /// Maps a file into memory.
     pub(super) fn map(path: &std::path::Path) -> io::Result<Self> {
         let file = File::open(path)?;

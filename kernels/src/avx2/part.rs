@@ -1,0 +1,148 @@
+//! Codes and scales of 32 columns of eight interleaved rows, as 16-bit numbers in lanes.
+//!
+//! The layout is described in `matrix/layout.rs`. Formats are constants here, so that each gets its
+//! own straight-line code.
+use std::arch::x86_64::*;
+
+use super::vectors::{halves, load, signed, unsigned};
+use crate::format::Format;
+
+pub(crate) const Q4_0: u8 = Format::Q4_0 as u8;
+pub(crate) const Q4_1: u8 = Format::Q4_1 as u8;
+pub(crate) const Q5_0: u8 = Format::Q5_0 as u8;
+pub(crate) const Q5_1: u8 = Format::Q5_1 as u8;
+pub(crate) const Q8_0: u8 = Format::Q8_0 as u8;
+pub(crate) const Q4K: u8 = Format::Q4K as u8;
+pub(crate) const Q5K: u8 = Format::Q5K as u8;
+pub(crate) const Q6K: u8 = Format::Q6K as u8;
+
+/// Returns what has to be subtracted from the codes of a format.
+pub(crate) const fn offset(format: u8) -> i32 {
+    match format {
+        Q4_0 => 8,
+        Q5_0 => 16,
+        Q6K => 32,
+        _ => 0,
+    }
+}
+
+/// Returns whether a format has minima.
+pub(crate) const fn has_minima(format: u8) -> bool {
+    matches!(format, Q4_1 | Q5_1 | Q4K | Q5K)
+}
+
+/// Returns the codes of columns `8 v .. 8 v + 8` before the offset is subtracted: four vectors, each
+/// of two adjacent columns of eight rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn quad<const F: u8, const PART: usize>(part: &[u8; PART], v: usize) -> [__m256i; 4] {
+    match F {
+        Q8_0 => {
+            let (a, b) = (load(part, 16 + 64 * v), load(part, 48 + 64 * v));
+            let low = |x| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
+            [low(a), _mm256_srai_epi16::<8>(a), low(b), _mm256_srai_epi16::<8>(b)]
+        }
+        Q4_0 | Q4K => nibbles(load(part, 16 + 32 * v)),
+        Q4_1 => nibbles(load(part, 32 + 32 * v)),
+        Q5_0 | Q5K => fives(load(part, 16), load(part, 48 + 32 * v), v),
+        Q5_1 => fives(load(part, 32), load(part, 64 + 32 * v), v),
+        _ => sixes(load(part, 16 + 32 * (v / 2)), load(part, 80 + 32 * v), v % 2),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn nibbles(x: __m256i) -> [__m256i; 4] {
+    let mask = _mm256_set1_epi16(15);
+    [
+        _mm256_and_si256(x, mask),
+        _mm256_and_si256(_mm256_srli_epi16::<4>(x), mask),
+        _mm256_and_si256(_mm256_srli_epi16::<8>(x), mask),
+        _mm256_srli_epi16::<12>(x),
+    ]
+}
+
+/// `high` holds the fifth bits of all 32 columns, one for each pair in a half lane.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn fives(high: __m256i, low: __m256i, v: usize) -> [__m256i; 4] {
+    let fifth = match v {
+        0 => [
+            _mm256_slli_epi16::<4>(high),
+            _mm256_slli_epi16::<3>(high),
+            _mm256_slli_epi16::<2>(high),
+            _mm256_slli_epi16::<1>(high),
+        ],
+        1 => [high, _mm256_srli_epi16::<1>(high), _mm256_srli_epi16::<2>(high), _mm256_srli_epi16::<3>(high)],
+        2 => [
+            _mm256_srli_epi16::<4>(high),
+            _mm256_srli_epi16::<5>(high),
+            _mm256_srli_epi16::<6>(high),
+            _mm256_srli_epi16::<7>(high),
+        ],
+        _ => [
+            _mm256_srli_epi16::<8>(high),
+            _mm256_srli_epi16::<9>(high),
+            _mm256_srli_epi16::<10>(high),
+            _mm256_srli_epi16::<11>(high),
+        ],
+    };
+    join(nibbles(low), fifth, 16)
+}
+
+/// `high` holds the two high bits of 16 columns, of which `second` picks eight.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sixes(high: __m256i, low: __m256i, second: usize) -> [__m256i; 4] {
+    let top = if second == 0 {
+        [_mm256_slli_epi16::<4>(high), _mm256_slli_epi16::<2>(high), high, _mm256_srli_epi16::<2>(high)]
+    } else {
+        [
+            _mm256_srli_epi16::<4>(high),
+            _mm256_srli_epi16::<6>(high),
+            _mm256_srli_epi16::<8>(high),
+            _mm256_srli_epi16::<10>(high),
+        ]
+    };
+    join(nibbles(low), top, 48)
+}
+
+/// Returns `low | high & mask`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn join(mut low: [__m256i; 4], high: [__m256i; 4], mask: i16) -> [__m256i; 4] {
+    let mask = _mm256_set1_epi16(mask);
+    for j in 0..4 {
+        low[j] = _mm256_or_si256(low[j], _mm256_and_si256(high[j], mask));
+    }
+    low
+}
+
+/// Returns the scales of a part. `head` is the head of its block.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn scales<const F: u8, const PART: usize>(head: &[u8], part: &[u8; PART]) -> __m256 {
+    match F {
+        Q4K | Q5K => _mm256_mul_ps(halves(head, 0), _mm256_cvtepi32_ps(unsigned(part, 0))),
+        Q6K => halves(head, 0),
+        _ => halves(part, 0),
+    }
+}
+
+/// Returns the minima of a part: what is subtracted from every number.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn minima<const F: u8, const PART: usize>(head: &[u8], part: &[u8; PART]) -> __m256 {
+    match F {
+        Q4K | Q5K => _mm256_mul_ps(halves(head, 16), _mm256_cvtepi32_ps(unsigned(part, 8))),
+        Q4_1 | Q5_1 => _mm256_xor_ps(halves(part, 16), _mm256_set1_ps(-0.0)),
+        _ => _mm256_setzero_ps(),
+    }
+}
+
+/// Returns the integer scales of the first and the second sixteen columns (`q6_k`).
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn half_scales<const PART: usize>(part: &[u8; PART]) -> [__m256i; 2] {
+    [signed(part, 0), signed(part, 8)]
+}

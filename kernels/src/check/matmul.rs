@@ -1,0 +1,313 @@
+//! Products and activation codes, against f64 and against the scalar tier.
+use super::random::Random;
+use crate::{
+    ActivationClass, Activations, Arena, Chunks, Claims, Format, Kernels, Matrix, Output, Pool, Tier,
+    activations::CodeBlock, dequantize_row, for_tier, matmul_pooled,
+};
+
+/// A matrix, the bytes it was packed from, and inputs.
+struct Case {
+    format: Format,
+    rows: usize,
+    columns: usize,
+    tokens: usize,
+    matrix: Matrix,
+    bytes: Vec<u8>,
+    x: Vec<f32>,
+}
+
+impl Case {
+    fn new(format: Format, rows: usize, columns: usize, tokens: usize) -> Self {
+        let mut random = Random::new((rows * 31 + columns * 7 + tokens) as u64);
+        let bytes = random.matrix(format, rows, columns);
+        let x = random.row(tokens * columns);
+        Self::of(format, rows, columns, tokens, bytes, x)
+    }
+
+    fn of(format: Format, rows: usize, columns: usize, tokens: usize, bytes: Vec<u8>, x: Vec<f32>) -> Self {
+        let mut arena = Arena::with_capacity(Matrix::packed_bytes(format, rows, columns).unwrap()).unwrap();
+        let matrix = Matrix::pack(&mut arena, format, rows, columns, &bytes).unwrap();
+        Self { format, rows, columns, tokens, matrix, bytes, x }
+    }
+
+    fn name(&self) -> String {
+        format!("{} {}x{}, {} tokens", self.format, self.rows, self.columns, self.tokens)
+    }
+
+    fn product(&self, kernels: &Kernels) -> Vec<f32> {
+        let (mut activations, mut claims) = (Activations::new(), Claims::new());
+        activations.quantize(kernels, &self.x, self.tokens, self.columns, self.matrix.activation_class());
+        let mut out = vec![f32::NAN; self.tokens * self.rows];
+        let output = Output::new(&mut out, self.tokens, self.rows, &mut claims);
+        kernels.matmul(&self.matrix, &activations, &mut output.tile(0..self.rows));
+        out
+    }
+
+    /// The definition, on the numbers the file's bytes stand for.
+    fn oracle(&self) -> Vec<f64> {
+        let mut out = vec![0.0; self.tokens * self.rows];
+        let mut weights = vec![0.0; self.columns];
+        let size = self.format.row_bytes(self.columns).unwrap();
+        for row in 0..self.rows {
+            dequantize_row(self.format, &self.bytes[row * size..][..size], &mut weights);
+            for (token, x) in self.x.chunks_exact(self.columns).enumerate() {
+                out[token * self.rows + row] = weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+            }
+        }
+        out
+    }
+}
+
+/// Mean squared error over mean square.
+fn nmse(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got.iter().zip(want).map(|(got, want)| (f64::from(*got) - want).powi(2)).sum();
+    error / want.iter().map(|want| want * want).sum::<f64>()
+}
+
+/// Panics at the first number that differs in any bit, except that one NaN is as good as another.
+fn same(got: &[f32], want: &[f32], name: &str) {
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let equal = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
+        assert!(equal, "{name}: number {i} is {got}, not {want}");
+    }
+}
+
+/// Error bounds: 15-bit activations, and f32 sums of exact products.
+fn bound(format: Format) -> f64 {
+    if format.is_quantized() { 1.0e-7 } else { 1.0e-12 }
+}
+
+/// Few and many columns of each format, and how many rows and tokens.
+fn shapes(format: Format) -> Vec<(usize, usize, usize)> {
+    let columns: &[usize] = match format.block_values() {
+        1 => &[1, 7, 64, 255, 256, 257, 600],
+        32 => &[32, 96, 576, 896],
+        _ => &[256, 512, 1280],
+    };
+    let mut shapes = Vec::new();
+    for (i, columns) in columns.iter().enumerate() {
+        for tokens in [1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 17, 33] {
+            shapes.push(([1, 8, 9, 16, 23, 40, 65][(i + tokens) % 7], *columns, tokens));
+        }
+        shapes.push((200, *columns, 1));
+        shapes.push((203, *columns, 2));
+    }
+    shapes
+}
+
+fn products_are_near_f64_and_equal_to_scalar(kernels: &Kernels) {
+    for format in Format::ALL {
+        let mut worst = 0.0f64;
+        for (rows, columns, tokens) in shapes(format) {
+            let case = Case::new(format, rows, columns, tokens);
+            let got = case.product(kernels);
+            let error = nmse(&got, &case.oracle());
+            let wide = rows * columns * tokens > 2000;
+            assert!(!wide || error <= bound(format), "{:?}, {}: NMSE {error:e}", kernels.tier(), case.name());
+            worst = if wide { worst.max(error) } else { worst };
+            same(&got, &case.product(for_tier(Tier::Scalar).unwrap()), &case.name());
+        }
+        println!("{:?} {format}: NMSE at most {worst:.1e}", kernels.tier());
+    }
+}
+
+/// The largest codes, scales and activations there are, so that no sum may wrap or saturate.
+fn extreme_blocks_do_not_saturate(kernels: &Kernels) {
+    for format in Format::ALL.into_iter().filter(|format| format.is_quantized()) {
+        let columns = 512;
+        let mut random = Random::new(3);
+        for fill in [0x00u8, 0xff, 0x80, 0x7f, 0x1f] {
+            let mut bytes = random.matrix(format, 17, columns);
+            for block in bytes.chunks_exact_mut(format.block_bytes()) {
+                let kept: Vec<u8> = block.to_vec();
+                block.fill(fill);
+                // The f16 scales stay, or they would be NaN.
+                let scales: &[usize] = match format {
+                    Format::Q2K => &[80, 82],
+                    Format::Q3K => &[108],
+                    Format::Q6K => &[208],
+                    Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
+                    _ => &[0, 2],
+                };
+                for at in scales {
+                    block[*at..at + 2].copy_from_slice(&kept[*at..at + 2]);
+                }
+            }
+            for tokens in [1, 9] {
+                for sign in 0..3 {
+                    let x = (0..tokens * columns)
+                        .map(|i| match sign {
+                            0 => 5.0,
+                            1 => -5.0,
+                            _ if i % 3 == 0 => 5.0,
+                            _ => -5.0,
+                        })
+                        .collect();
+                    let case = Case::of(format, 17, columns, tokens, bytes.clone(), x);
+                    let (got, want) = (case.product(kernels), case.oracle());
+                    // Activations of one size are exact, so only f32 sums are left to round.
+                    let size = want.iter().fold(1.0f64, |size, x| size.max(x.abs()));
+                    for (got, want) in got.iter().zip(&want) {
+                        let difference = (f64::from(*got) - want).abs();
+                        assert!(
+                            difference <= 2.0e-5 * size,
+                            "{:?} {}, {fill:#x}: {got}, {want}",
+                            kernels.tier(),
+                            case.name()
+                        );
+                    }
+                    same(&got, &case.product(for_tier(Tier::Scalar).unwrap()), &case.name());
+                }
+            }
+        }
+    }
+}
+
+/// A result depends on its row and token only.
+fn results_do_not_depend_on_batch_or_tile(kernels: &Kernels) {
+    for format in Format::ALL {
+        let (rows, columns) = (77, if format.block_values() == 256 { 512 } else { 288 });
+        let all = Case::new(format, rows, columns, 19);
+        let want = all.product(kernels);
+        for (first, count) in [(0, 1), (5, 1), (3, 4), (0, 8), (7, 9), (18, 1)] {
+            let x = all.x[first * columns..(first + count) * columns].to_vec();
+            let some = Case::of(format, rows, columns, count, all.bytes.clone(), x);
+            same(&some.product(kernels), &want[first * rows..(first + count) * rows], &some.name());
+        }
+        let mut out = vec![f32::NAN; 19 * rows];
+        let (mut activations, mut claims) = (Activations::new(), Claims::new());
+        activations.quantize(kernels, &all.x, 19, columns, all.matrix.activation_class());
+        let output = Output::new(&mut out, 19, rows, &mut claims);
+        let chunks = Chunks::new(rows, 24);
+        while let Some(rows) = chunks.next() {
+            kernels.matmul(&all.matrix, &activations, &mut output.tile(rows));
+        }
+        same(&out, &want, &all.name());
+        let pool = Pool::new(2).unwrap();
+        for tokens in [2, 19] {
+            let (x, mut out) = (&all.x[..tokens * columns], vec![f32::NAN; tokens * rows]);
+            matmul_pooled(kernels, &pool, &all.matrix, x, tokens, &mut activations, &mut claims, &mut out);
+            same(&out, &want[..tokens * rows], &format!("pooled {}", all.name()));
+        }
+    }
+}
+
+fn what_is_not_finite_stays_so(kernels: &Kernels) {
+    for format in Format::ALL {
+        let columns = if format.is_quantized() { 512 } else { 40 };
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for tokens in [2, 9] {
+                let mut case = Case::new(format, 19, columns, tokens);
+                case.x[columns + columns / 3] = bad;
+                let got = case.product(kernels);
+                for (i, got) in got.iter().enumerate() {
+                    let finite = i / 19 != 1;
+                    assert_eq!(
+                        got.is_finite(),
+                        finite,
+                        "{:?} {}, {bad} in token 1: {i} is {got}",
+                        kernels.tier(),
+                        case.name()
+                    );
+                }
+                same(&got, &case.product(for_tier(Tier::Scalar).unwrap()), &case.name());
+            }
+        }
+    }
+}
+
+fn codes_equal_scalar(kernels: &Kernels) {
+    let scalar = for_tier(Tier::Scalar).unwrap();
+    let mut random = Random::new(11);
+    for blocks in [1, 2, 3, 8] {
+        let mut rows = vec![random.row(32 * blocks), vec![0.0; 32 * blocks], vec![-3.0e38; 32 * blocks]];
+        for tiny in [1.0e-45, 1.0e-38, 1.9e-34, 2.1e-34, 1.0e-30, 1.0e30] {
+            rows.push(random.row(32 * blocks).iter().map(|x| x * tiny).collect());
+        }
+        // Halfway between two codes.
+        rows.push((0..32 * blocks).map(|i| if i % 32 == 0 { 16383.0 } else { i as f32 + 0.5 }).collect());
+        for at in 0..32 * blocks {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut row = random.row(32 * blocks);
+                row[at] = bad;
+                rows.push(row);
+            }
+        }
+        for x in rows {
+            let coded = |kernels: &Kernels| {
+                let (mut codes, mut sums) = (vec![7; 32 * blocks], vec![CodeBlock::default(); blocks]);
+                (kernels.quantize_codes)(&x, &mut codes, &mut sums);
+                let sums: Vec<_> = sums
+                    .iter()
+                    .map(|sums| {
+                        let float = |x: f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
+                        (float(sums.scale), float(sums.scaled_total), sums.total, sums.halves)
+                    })
+                    .collect();
+                (codes, sums)
+            };
+            assert_eq!(coded(kernels), coded(scalar), "{:?} {x:?}", kernels.tier());
+            let (codes, sums) = coded(kernels);
+            for (i, x) in x.iter().enumerate().filter(|(i, _)| f32::from_bits(sums[i / 32].0).is_finite()) {
+                let scale = f64::from(f32::from_bits(sums[i / 32].0));
+                let difference = (f64::from(codes[i]) * scale - f64::from(*x)).abs();
+                assert!(difference <= 0.51 * scale + 2.0e-34, "{x} is coded as {} of {scale:e}", codes[i]);
+            }
+        }
+    }
+}
+
+fn probes_read_and_multiply_all(kernels: &Kernels) {
+    for rows in [1, 8, 24, 160] {
+        let case = Case::new(Format::Q8_0, rows, 96, 1);
+        let words = case.matrix.groups(0..rows.div_ceil(8)).as_chunks::<8>().0;
+        let want = words.iter().fold(0, |sum, word| sum ^ u64::from_le_bytes(*word));
+        assert_eq!(kernels.read(&case.matrix, 0..rows), want);
+    }
+    // Every lane goes towards 0.9999 / 0.0001.
+    let lane = (0..1000).fold(1.0f32, |lane, _| lane.mul_add(0.999_9, 0.999_9));
+    let sum = kernels.multiply_adds(1000);
+    assert!((sum - 96.0 * lane).abs() <= 1.0e-4 * sum, "{sum}, {lane}");
+}
+
+macro_rules! matmul_tests {
+    ($module:ident, $tier:expr) => {
+        mod $module {
+            use super::*;
+
+            macro_rules! run {
+                ($name:ident) => {
+                    #[test]
+                    fn $name() {
+                        if let Some(kernels) = for_tier($tier) {
+                            super::$name(kernels);
+                        }
+                    }
+                };
+            }
+            run!(products_are_near_f64_and_equal_to_scalar);
+            run!(extreme_blocks_do_not_saturate);
+            run!(results_do_not_depend_on_batch_or_tile);
+            run!(what_is_not_finite_stays_so);
+            run!(codes_equal_scalar);
+            run!(probes_read_and_multiply_all);
+        }
+    };
+}
+
+matmul_tests!(scalar, Tier::Scalar);
+matmul_tests!(avx2, Tier::Avx2);
+matmul_tests!(avx512, Tier::Avx512);
+
+#[test]
+#[should_panic(expected = "class of activations")]
+fn activations_of_another_class_are_refused() {
+    let case = Case::new(Format::Q8_0, 8, 32, 1);
+    let kernels = for_tier(Tier::Scalar).unwrap();
+    let (mut activations, mut claims, mut out) = (Activations::new(), Claims::new(), [0.0; 8]);
+    activations.quantize(kernels, &case.x, 1, 32, ActivationClass::Float);
+    let output = Output::new(&mut out, 1, 8, &mut claims);
+    kernels.matmul(&case.matrix, &activations, &mut output.tile(0..8));
+}

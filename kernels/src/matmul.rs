@@ -1,0 +1,127 @@
+//! Products `x Wᵀ` of a batch of rows with a weight matrix.
+use crate::{
+    activations::{ActivationRows, Activations},
+    claims::Claims,
+    dispatch::Kernels,
+    format::Format,
+    matrix::{Matrix, layout::ROWS},
+    output::{Output, Tile},
+    pool::{Chunks, Pool},
+};
+
+/// Some groups of eight rows of a matrix, as kernels read them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WeightGroups<'a> {
+    pub(crate) format: Format,
+    pub(crate) columns: usize,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// Rows a thread takes at a time where the work is handed out as it goes.
+const CHUNK_ROWS: usize = 64;
+
+/// Batches of more rows than this are handed out as they go; smaller ones in equal shares, whose
+/// weights stay with one core from token to token.
+const SHARED_OUT_TOKENS: usize = 8;
+
+impl Kernels {
+    /// Writes `Σ_k x[token][k] W[row][k]` into a tile, for all tokens and the tile's rows.
+    ///
+    /// # Shapes
+    ///
+    /// `activations` `[tokens][columns]`, the tile `[tokens][rows]` of an [`Output`] with as many rows
+    /// as the matrix.
+    ///
+    /// # Numerics
+    ///
+    /// Quantised weights: the products of 32 columns with the activations' codes are added up in
+    /// integers, exactly; `acc = fma(sum, weight scale * activation scale, acc)`, then for formats
+    /// with minima `acc = fma(-minimum, activation scale * total, acc)`, from the first columns to the
+    /// last. Float weights: 256 columns are added up with a fused multiply-add each, then these sums.
+    /// Every result depends on its own row and token only, not on the batch or the tile, and it is
+    /// equal to the last bit in every tier. A NaN or an infinity in a token's activations makes all of
+    /// its results NaN for quantised weights; for float weights they propagate as in IEEE arithmetic.
+    ///
+    /// # Panics
+    ///
+    /// If the shapes or the activation class do not belong to the matrix.
+    pub fn matmul(&self, matrix: &Matrix, activations: &Activations, tile: &mut Tile<'_>) {
+        assert_eq!(activations.class(), matrix.activation_class(), "class of activations for {}", matrix.format());
+        assert_eq!(activations.columns(), matrix.columns(), "columns of the activations and of the matrix");
+        assert_eq!(activations.rows(), tile.tokens(), "tokens of the activations and of the tile");
+        let rows = tile.rows();
+        assert!(rows.end <= matrix.rows(), "rows {rows:?} of a matrix of {}", matrix.rows());
+        if rows.is_empty() || tile.tokens() == 0 {
+            return;
+        }
+        let groups = rows.start / ROWS..rows.end.div_ceil(ROWS);
+        let weights = WeightGroups { format: matrix.format(), columns: matrix.columns(), bytes: matrix.groups(groups) };
+        (self.matmul)(weights, activations.view(), tile);
+    }
+}
+
+/// The signature of a tier's product: weights, activations, where the results go.
+pub(crate) type MatmulKernel = fn(WeightGroups<'_>, ActivationRows<'_>, &mut Tile<'_>);
+
+/// Writes `x Wᵀ` into `out`, on all threads of a pool.
+///
+/// `activations` and `claims` are buffers to reuse. See [`Kernels::matmul`] for shapes and numerics.
+///
+/// # Panics
+///
+/// If `x` is not `tokens` rows of the matrix's columns or `out` not `tokens` rows of its rows.
+///
+/// # Examples
+///
+/// ```
+/// use ruvlab_kernels::{Activations, Arena, Claims, Format, Matrix, Pool, active, matmul_pooled};
+///
+/// let mut arena = Arena::with_capacity(1 << 20).unwrap();
+/// let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+/// let matrix = Matrix::pack(&mut arena, Format::F32, 2, 2, &bytes).unwrap();
+/// let (mut activations, mut claims, mut out) = (Activations::new(), Claims::new(), [0.0; 2]);
+/// let pool = Pool::new(2).unwrap();
+/// matmul_pooled(active(), &pool, &matrix, &[10.0, 1.0], 1, &mut activations, &mut claims, &mut out);
+/// assert_eq!(out, [12.0, 34.0]);
+/// ```
+#[expect(clippy::too_many_arguments, reason = "two of them are buffers, so that nothing is allocated")]
+pub fn matmul_pooled(
+    kernels: &Kernels,
+    pool: &Pool,
+    matrix: &Matrix,
+    x: &[f32],
+    tokens: usize,
+    activations: &mut Activations,
+    claims: &mut Claims,
+    out: &mut [f32],
+) {
+    assert_eq!(Some(x.len()), tokens.checked_mul(matrix.columns()), "{tokens} rows of {}", matrix.columns());
+    let workers = pool.threads();
+    {
+        let rows = activations.shared(tokens, matrix.columns(), matrix.activation_class());
+        let fill = |from: usize, to: usize| {
+            for row in from..to {
+                rows.quantize(kernels, row, &x[row * matrix.columns()..][..matrix.columns()]);
+            }
+        };
+        if tokens < 2 * workers {
+            fill(0, tokens);
+        } else {
+            pool.run(&|worker| fill(tokens * worker / workers, tokens * (worker + 1) / workers));
+        }
+    }
+    let activations = &*activations;
+    let output = Output::new(out, tokens, matrix.rows(), claims);
+    if tokens <= SHARED_OUT_TOKENS {
+        pool.run(&|worker| {
+            kernels.matmul(matrix, activations, &mut output.tile(matrix.share(worker, workers)));
+        });
+    } else {
+        let chunks = Chunks::new(matrix.rows(), CHUNK_ROWS);
+        pool.run(&|_| {
+            while let Some(rows) = chunks.next() {
+                kernels.matmul(matrix, activations, &mut output.tile(rows));
+            }
+        });
+    }
+}

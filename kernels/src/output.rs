@@ -1,0 +1,172 @@
+//! The result of a product, written by several threads.
+use std::{marker::PhantomData, ops::Range};
+
+use crate::{claims::Claims, matrix::layout::ROWS};
+
+/// An f32 buffer `[tokens][rows]` of which threads take disjoint tiles: some rows of all tokens.
+///
+/// That no two tiles overlap is checked when a tile is taken, so this is safe to share.
+///
+/// # Examples
+///
+/// ```
+/// use ruvlab_kernels::{Claims, Output};
+///
+/// let (mut values, mut claims) = (vec![0.0; 2 * 20], Claims::new());
+/// let output = Output::new(&mut values, 2, 20, &mut claims);
+/// std::thread::scope(|scope| {
+///     for rows in [0..16, 16..20] {
+///         let output = &output;
+///         scope.spawn(move || output.tile(rows).token(1).fill(1.0));
+///     }
+/// });
+/// assert_eq!(values, [[0.0; 20], [1.0; 20]].concat());
+/// ```
+#[derive(Debug)]
+pub struct Output<'a> {
+    start: *mut f32,
+    tokens: usize,
+    rows: usize,
+    claims: &'a Claims,
+    values: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the buffer is borrowed exclusively for 'a, f32 is plain data, and `tile` gives every element
+// to at most one holder.
+unsafe impl Send for Output<'_> {}
+// SAFETY: as above; `tile` settles with atomic flags which of the sharers gets a part.
+unsafe impl Sync for Output<'_> {}
+
+impl<'a> Output<'a> {
+    /// Returns `values` as `tokens` rows of `rows` numbers, none of them taken.
+    ///
+    /// # Panics
+    ///
+    /// If the length is not `tokens * rows`.
+    #[must_use]
+    pub fn new(values: &'a mut [f32], tokens: usize, rows: usize, claims: &'a mut Claims) -> Self {
+        assert_eq!(Some(values.len()), tokens.checked_mul(rows), "{tokens} tokens of {rows} rows");
+        claims.reset(rows.div_ceil(ROWS));
+        Self { start: values.as_mut_ptr(), tokens, rows, claims, values: PhantomData }
+    }
+
+    /// Returns the part of all tokens that belongs to `rows`; it starts at a multiple of eight and
+    /// ends at one or with the last row.
+    ///
+    /// # Panics
+    ///
+    /// If the range does not start and end so, or if a part of it was taken before.
+    #[must_use]
+    pub fn tile(&self, rows: Range<usize>) -> Tile<'a> {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        let whole = |row: usize| row.is_multiple_of(ROWS) || row == self.rows;
+        assert!(whole(rows.start) && whole(rows.end), "rows {rows:?} are no whole groups of {ROWS}");
+        let free = self.claims.claim(rows.start.div_ceil(ROWS), rows.end.div_ceil(ROWS));
+        assert!(free, "rows {rows:?} were taken before");
+        Tile { start: self.start, tokens: self.tokens, stride: self.rows, rows, values: PhantomData }
+    }
+}
+
+/// Some rows of all tokens of an [`Output`].
+#[derive(Debug)]
+pub struct Tile<'a> {
+    start: *mut f32,
+    tokens: usize,
+    stride: usize,
+    rows: Range<usize>,
+    values: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: a tile is the only holder of its elements, which are plain data.
+unsafe impl Send for Tile<'_> {}
+
+impl Tile<'_> {
+    /// Returns the rows.
+    #[must_use]
+    pub fn rows(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+
+    /// Returns the number of tokens.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Returns the numbers of one token.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such token.
+    pub fn token(&mut self, token: usize) -> &mut [f32] {
+        assert!(token < self.tokens, "token {token} of {}", self.tokens);
+        // SAFETY: `token` and `rows` lie inside the buffer of `tokens * stride` numbers that `Output`
+        // borrows for longer than this tile lives, no other tile has these rows, and `&mut self` keeps
+        // two slices of this one apart.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.add(token * self.stride + self.rows.start), self.rows.len())
+        }
+    }
+
+    /// Reads what [`Tile::put`] wrote.
+    #[inline]
+    pub(crate) fn get(&mut self, token: usize, group: usize, values: &mut [f32]) {
+        let from = &self.token(token)[group * ROWS..];
+        let count = from.len().min(values.len());
+        values[..count].copy_from_slice(&from[..count]);
+    }
+
+    /// Writes the first numbers of `values` as rows `8 group ..` of the tile, as many as it has there.
+    #[inline]
+    pub(crate) fn put(&mut self, token: usize, group: usize, values: &[f32]) {
+        let out = &mut self.token(token)[group * ROWS..];
+        let count = out.len().min(values.len());
+        out[..count].copy_from_slice(&values[..count]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_what_they_say() {
+        let (mut values, mut claims) = (vec![0.0; 3 * 27], Claims::new());
+        let output = Output::new(&mut values, 3, 27, &mut claims);
+        for rows in [8..16, 0..8, 16..27, 27..27] {
+            let mut tile = output.tile(rows.clone());
+            for token in 0..3 {
+                assert_eq!(tile.token(token).len(), rows.len());
+                for (row, value) in rows.clone().zip(tile.token(token)) {
+                    *value = (100 * token + row) as f32;
+                }
+            }
+        }
+        for (i, value) in values.iter().enumerate() {
+            assert_eq!(*value, (i / 27 * 100 + i % 27) as f32);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "were taken before")]
+    fn overlapping_tiles_are_refused() {
+        let (mut values, mut claims) = (vec![0.0; 32], Claims::new());
+        let output = Output::new(&mut values, 1, 32, &mut claims);
+        let _first = output.tile(0..16);
+        let _second = output.tile(8..24);
+    }
+
+    #[test]
+    #[should_panic(expected = "no whole groups")]
+    fn tiles_are_whole_groups() {
+        let (mut values, mut claims) = (vec![0.0; 32], Claims::new());
+        let _tile = Output::new(&mut values, 1, 32, &mut claims).tile(0..12);
+    }
+
+    #[test]
+    #[should_panic(expected = "token 1 of 1")]
+    fn no_token_beyond_the_last() {
+        let (mut values, mut claims) = (vec![0.0; 32], Claims::new());
+        let _token = Output::new(&mut values, 1, 32, &mut claims).tile(0..32).token(1);
+    }
+}
