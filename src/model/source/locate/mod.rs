@@ -2,13 +2,13 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use super::{
+    GrammarError, HubSource, Source,
     cache::{self, Cache, CacheError},
     hub::{self, Card, HubError, Shelf},
     pins::{Pin, PinnedFile, Pins, PinsError},
-    source::{GrammarError, HubSource, Source},
     synthetic::Synthetic,
-    weights::write::WriteError,
 };
+use crate::model::weights::write::WriteError;
 
 /// What may be done to get a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
