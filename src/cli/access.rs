@@ -5,7 +5,7 @@ use clap::Args;
 
 use crate::{
     exit,
-    model::{
+    model::source::{
         locate::{Fetch, LocateError, Locator, Step},
         pins::{Pins, PinsError},
     },

@@ -8,7 +8,7 @@ use crate::{
     exit,
     host::Host,
     metrics::{self, SampleRow, stats::CONFIDENCE},
-    model::locate::{Fetch, Locator},
+    model::source::locate::{Fetch, Locator},
     plan::{self, Cell, Plan, axes_label},
     recipe::schema::Workload,
     report::{self, Gate, GateExit, GateReport, Side, Thresholds, Verdict, charts, tables},

@@ -7,10 +7,10 @@ use crate::{
     diag::Diagnostic,
     event::{Event, Outcome},
     exit,
-    model::{
+    model::source::{
+        self,
         locate::{Fetch, Locator},
         pins::Pins,
-        source,
     },
     plan::{self, Cell, LaunchSpec, LaunchTask, PROTOCOL, Plan, PlanError},
     recipe::{

@@ -6,12 +6,7 @@ use serde::Serialize;
 
 use crate::{
     clock, exit,
-    model::{
-        cache::Cache,
-        hub::Shelf,
-        source::{ALIASES, HubSource},
-        synthetic,
-    },
+    model::source::{ALIASES, HubSource, cache::Cache, hub::Shelf, synthetic},
     report::tables::{Column, Table},
     ui::Printer,
     units::Bytes,

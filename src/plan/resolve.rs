@@ -8,7 +8,7 @@ use crate::{
     host::Load,
     metrics,
     model::{
-        locate::{LocateError, Located, Locator},
+        source::locate::{LocateError, Located, Locator},
         weights::{Weights, WeightsError},
     },
     recipe::{

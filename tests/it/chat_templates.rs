@@ -1,4 +1,4 @@
-//! Chat templates of real models against what transformers makes of them.
+//! Chat templates, of real models and our own, against what transformers makes of them.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 use std::{collections::BTreeMap, fs};
 
@@ -77,5 +77,5 @@ fn conversations_render_as_in_transformers() {
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(texts >= 200 && refusals >= 20, "{texts} texts, {refusals} refusals");
+    assert!(texts >= 180 && refusals >= 25, "{texts} texts, {refusals} refusals");
 }

@@ -9,7 +9,7 @@ use ruvlab::{
     event::{Event, ScoreTrace},
     exit,
     model::{
-        locate::{Fetch, Locator},
+        source::locate::{Fetch, Locator},
         tokenizer::Tokenizer,
         weights::{TensorType, Weights},
     },

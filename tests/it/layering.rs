@@ -113,8 +113,8 @@ fn heavy_libraries_are_named_in_one_place() {
         ("polars", "src/results/parquet"),
         ("plotters", "src/report/charts"),
         ("candle_transformers", "src/engine/reference"),
-        ("hf_hub", "src/model/hub"),
-        ("reqwest", "src/model/hub"),
+        ("hf_hub", "src/model/source/hub"),
+        ("reqwest", "src/model/source/hub"),
         ("minijinja", "src/model/chat_template"),
         ("minijinja_contrib", "src/model/chat_template"),
     ] {

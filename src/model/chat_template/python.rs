@@ -8,7 +8,7 @@ pub(super) fn write(out: &mut Output<'_>, _state: &mut State<'_, '_>, value: &Va
         Some(text) => out.write_str(text),
         None => out.write_str(&text(value)),
     };
-    result.map_err(|_| Error::new(ErrorKind::WriteFailure, "the text cannot be written"))
+    result.map_err(|error| Error::new(ErrorKind::WriteFailure, "the text cannot be written").with_source(error))
 }
 
 /// Returns `str(value)`.
@@ -113,6 +113,7 @@ struct Layout {
 }
 
 /// The filter `tojson` as transformers defines it: `json.dumps` with its parameters, without escaping HTML.
+#[expect(clippy::needless_pass_by_value, reason = "minijinja gives a filter its arguments so")]
 pub(super) fn to_json(value: &Value, arguments: Kwargs) -> Result<String, Error> {
     let wrong = |problem: &str| Error::new(ErrorKind::InvalidOperation, format!("tojson: {problem}"));
     let indent = match arguments.get::<Option<Value>>("indent")? {
@@ -121,7 +122,7 @@ pub(super) fn to_json(value: &Value, arguments: Kwargs) -> Result<String, Error>
         Some(value) => match value.as_str() {
             Some(text) => Some(text.to_owned()),
             None => {
-                let width = usize::try_from(value).map_err(|_| wrong("indent is no number"))?;
+                let width = usize::try_from(value).map_err(|error| wrong("indent is no number").with_source(error))?;
                 Some(" ".repeat(width.min(64)))
             }
         },

@@ -179,6 +179,19 @@ pub enum FamilyError {
         /// Its name.
         name: String,
     },
+    /// A bias where none is computed, such as that of the attention's output.
+    #[error(
+        "tensor {name:?} is a bias that is not computed here: {architecture} models have {biases}; running \
+        without it would give wrong results"
+    )]
+    Bias {
+        /// Its name.
+        name: String,
+        /// The family.
+        architecture: &'static str,
+        /// The biases that are computed.
+        biases: &'static str,
+    },
     /// A tensor nobody would use.
     #[error("tensor {name:?} is no part of a {architecture} model here; running without it would give wrong results")]
     Unused {

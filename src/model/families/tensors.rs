@@ -1,7 +1,7 @@
 //! The tensors of a model by name, and the check that a file has exactly those.
 use std::collections::HashMap;
 
-use super::{Family, FamilyError};
+use super::{Family, FamilyError, Part};
 use crate::model::{rope::RopeScaling, spec::ModelSpec, weights::Index};
 
 /// Names of the tensors outside the layers.
@@ -111,6 +111,19 @@ fn layer_shapes(names: &LayerTensors, spec: &ModelSpec) -> Vec<(&'static str, Ve
     shapes
 }
 
+/// Returns what is wrong with a tensor that the family does not have.
+fn unused(family: &'static Family, name: &str) -> FamilyError {
+    let (name, architecture) = (name.to_owned(), family.architecture);
+    if !name.ends_with(".bias") {
+        return FamilyError::Unused { name, architecture };
+    }
+    let biases = match family.attention_bias {
+        Part::Never => "none",
+        Part::Maybe | Part::Always => "those of query, key and value only",
+    };
+    FamilyError::Bias { name, architecture, biases }
+}
+
 /// Checks that the tensors are exactly those of the model, in its shapes.
 pub(super) fn check(family: &'static Family, spec: &ModelSpec, index: &Index) -> Result<(), FamilyError> {
     let (e, v) = (spec.hidden_size, spec.vocab_size);
@@ -141,8 +154,7 @@ pub(super) fn check(family: &'static Family, spec: &ModelSpec, index: &Index) ->
         }
     }
     for (name, info) in &index.tensors {
-        let architecture = family.architecture;
-        let shape = expected.get(name).ok_or_else(|| FamilyError::Unused { name: name.clone(), architecture })?;
+        let shape = expected.get(name).ok_or_else(|| unused(family, name))?;
         if info.shape != *shape {
             let (found, expected) = (info.shape.clone(), shape.clone());
             return Err(FamilyError::Shape { name: name.clone(), found, expected });

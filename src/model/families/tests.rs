@@ -113,7 +113,9 @@ fn every_row_reads_its_own_file_and_refuses_what_it_does_not_know() {
         refused(missing, "blk.2.ffn_up.weight");
     }
     assert!(Small::new("llama").biases().read().unwrap().attention_bias);
-    refused(Small::new("qwen3").biases(), "blk.0.attn_q.bias");
+    refused(Small::new("qwen3").biases(), "is a bias that is not computed here: qwen3 models have none");
+    let output_bias = Small::new("llama").biases().tensor("blk.0.attn_output.bias", &[32]);
+    refused(output_bias, "\"blk.0.attn_output.bias\" is a bias that is not computed here");
 }
 
 #[test]

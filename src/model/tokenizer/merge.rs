@@ -44,6 +44,10 @@ pub(super) struct Merge {
     pub(super) token: u32,
 }
 
+/// Two neighbours that may be merged: rank, left, right, length of both, token of both. Ordered by rank,
+/// then place; the length tells whether both are still what they were.
+type Candidate = (u32, u32, u32, u32, u32);
+
 /// A row of symbols.
 pub(super) struct Symbols(Vec<Symbol>);
 
@@ -72,8 +76,7 @@ impl Symbols {
         mut self,
         merge_of: impl Fn(&Symbol, &Symbol) -> Option<Merge>,
     ) -> impl Iterator<Item = Symbol> {
-        // Ordered by rank, then place; the length tells whether both are still what they were.
-        let mut candidates: BinaryHeap<Reverse<(u32, u32, u32, u32, u32)>> = BinaryHeap::new();
+        let mut candidates: BinaryHeap<Reverse<Candidate>> = BinaryHeap::new();
         let candidate = |symbols: &[Symbol], left: u32, right: u32| {
             let (first, second) = (symbols.get(left as usize)?, symbols.get(right as usize)?);
             let merge = merge_of(first, second)?;

@@ -7,8 +7,11 @@
 mod alphabet;
 mod bpe;
 mod detokenizer;
+mod error;
 mod json;
+mod key;
 mod merge;
+mod model;
 mod pre;
 mod settings;
 mod specials;
@@ -20,97 +23,16 @@ use indexmap::IndexMap;
 use tokenizers::{NormalizedString, Normalizer, normalizers::NFC};
 
 use self::{
-    alphabet::Alphabet,
-    bpe::ByteLevel,
+    model::Model,
     settings::Settings,
-    specials::{Part, Special, Specials},
-    split::Splitter,
-    spm::SentencePieces,
-    vocabulary::{Kind, Vocabulary},
+    specials::{Part, Specials},
+    vocabulary::Vocabulary,
 };
 use super::weights::{Value, Weights};
 
 pub use detokenizer::{Detokenizer, TextStream};
+pub use error::TokenizerError;
 pub use json::{TokenizerFiles, metadata_from_json};
-
-/// Why there is no tokenizer, or no tokens.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TokenizerError {
-    /// A setting is not there or makes no sense.
-    #[error("metadata {key:?} {problem}")]
-    Setting {
-        /// Its key.
-        key: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A kind of tokenizer that is not known.
-    #[error(
-        "tokenizer model {found:?} is not supported (supported: gpt2, that is byte-level BPE, and llama, that is SentencePiece BPE)"
-    )]
-    Model {
-        /// What the file says.
-        found: String,
-    },
-    /// A way to split text that is not known.
-    #[error("pre-tokenizer {found:?} is not supported (supported: {})", pre::names().collect::<Vec<_>>().join(", "))]
-    PreTokenizer {
-        /// What the file says.
-        found: String,
-    },
-    /// A pattern that cannot be compiled.
-    #[error("pattern {pattern:?}: {problem}")]
-    Pattern {
-        /// The pattern.
-        pattern: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A `tokenizer.json`, or a file beside it, that cannot be used.
-    #[error("{file}: {problem}")]
-    Json {
-        /// Which file.
-        file: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The text is too long to be merged as one.
-    #[error(
-        "{bytes} bytes of text without a place to cut are too many to tokenize at once (at most {most}); give it in parts"
-    )]
-    TooLong {
-        /// Its bytes.
-        bytes: usize,
-        /// The most.
-        most: usize,
-    },
-}
-
-/// Keys of our own, for what a `tokenizer.json` says and GGUF has no key for. llama.cpp ignores them.
-mod key {
-    /// `tokenizer.json` where the metadata were made of one: tokens are then what it says they are, whatever
-    /// their names.
-    pub(super) const SOURCE: &str = "ruvlab.tokenizer.source";
-    /// Which of a rule's `json` patterns split the text, instead of llama.cpp's.
-    pub(super) const JSON_SPLITS: &str = "ruvlab.tokenizer.json_splits";
-    /// How text is normalised: `nfc` only.
-    pub(super) const NORMALIZER: &str = "ruvlab.tokenizer.normalizer";
-    /// Whether a piece that is a token as a whole skips merging.
-    pub(super) const IGNORE_MERGES: &str = "ruvlab.tokenizer.ignore_merges";
-    /// `always` or `first`: where text begins with a space that is not in it, unless it has one.
-    pub(super) const METASPACE: &str = "ruvlab.tokenizer.metaspace";
-    /// Merges of a SentencePiece vocabulary whose scores do not say everything.
-    pub(super) const MERGES: &str = "ruvlab.tokenizer.merges";
-    /// Tokens that swallow white space before them.
-    pub(super) const STRIPS_LEFT: &str = "ruvlab.tokenizer.strips_left";
-    /// Tokens that swallow white space after them.
-    pub(super) const STRIPS_RIGHT: &str = "ruvlab.tokenizer.strips_right";
-}
-
-enum Model {
-    ByteLevel(ByteLevel),
-    SentencePieces(SentencePieces),
-}
 
 /// A tokenizer.
 pub struct Tokenizer {
@@ -159,11 +81,7 @@ impl Tokenizer {
     pub fn from_metadata(metadata: &IndexMap<String, Value>) -> Result<Self, TokenizerError> {
         let settings = Settings(metadata);
         let vocabulary = Vocabulary::new(&settings)?;
-        let (model, pieces, bos_by_default) = match settings.text("tokenizer.ggml.model")? {
-            "gpt2" => byte_level(&settings, &vocabulary)?,
-            "llama" => sentence_pieces(&settings, &vocabulary)?,
-            found => return Err(TokenizerError::Model { found: found.to_owned() }),
-        };
+        let (model, pieces, bos_by_default) = model::read(&settings, &vocabulary)?;
         let normalizes = match settings.has(key::NORMALIZER).then(|| settings.text(key::NORMALIZER)).transpose()? {
             None => false,
             Some("nfc") => true,
@@ -174,7 +92,7 @@ impl Tokenizer {
             normalizes,
             pieces,
             special: vocabulary.kinds.iter().map(|kind| kind.is_special()).collect(),
-            specials: specials(&settings, &vocabulary)?,
+            specials: Specials::read(&settings, &vocabulary)?,
             add_bos: settings.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(bos_by_default),
             add_eos: settings.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
             vocabulary: Ends { bos: vocabulary.bos, eos: vocabulary.eos, all: vocabulary.ends },
@@ -198,19 +116,12 @@ impl Tokenizer {
                     let mut normalized = NormalizedString::from(&text[range]);
                     NFC.normalize(&mut normalized)
                         .map_err(|error| Settings::wrong(key::NORMALIZER, &format!("failed: {error}")))?;
-                    self.encode_plain(normalized.get(), &mut tokens)?;
+                    self.model.encode(normalized.get(), &mut tokens)?;
                 }
-                Part::Text(range) => self.encode_plain(&text[range], &mut tokens)?,
+                Part::Text(range) => self.model.encode(&text[range], &mut tokens)?,
             }
         }
         Ok(tokens)
-    }
-
-    fn encode_plain(&self, text: &str, tokens: &mut Vec<u32>) -> Result<(), TokenizerError> {
-        match &self.model {
-            Model::ByteLevel(model) => model.encode(text, tokens),
-            Model::SentencePieces(model) => model.encode(text, tokens.is_empty(), tokens),
-        }
     }
 
     /// Returns the bytes a token stands for; none for one outside the vocabulary.
@@ -292,111 +203,6 @@ impl Tokenizer {
     pub fn is_end(&self, token: u32) -> bool {
         self.vocabulary.all.contains(&token)
     }
-}
-
-type Parts = (Model, Vec<Vec<u8>>, bool);
-
-fn byte_level(settings: &Settings<'_>, vocabulary: &Vocabulary) -> Result<Parts, TokenizerError> {
-    const PRE: &str = "tokenizer.ggml.pre";
-    // Files older than the key split as llama.cpp's `default` does.
-    let pre = if settings.has(PRE) { settings.text(PRE)? } else { "default" };
-    let rule = pre::find(pre).ok_or_else(|| TokenizerError::PreTokenizer { found: pre.to_owned() })?;
-    let splits = match settings.0.get(key::JSON_SPLITS) {
-        None => rule.splits,
-        Some(place) => {
-            let place = place.as_u64().and_then(|place| rule.json.get(usize::try_from(place).ok()?));
-            place.ok_or_else(|| Settings::wrong(key::JSON_SPLITS, &format!("is none that {pre:?} has")))?
-        }
-    };
-    let alphabet = Alphabet::new();
-    let token_of = |text: &str| vocabulary.tokens.get(text).copied();
-    let ignore_merges = settings.flag(key::IGNORE_MERGES)?.unwrap_or(rule.ignore_merges);
-    let whole = || {
-        let bytes = |(id, text): (u32, &String)| alphabet.bytes(text).map(|bytes| (bytes, id));
-        (0..).zip(&vocabulary.texts).filter_map(bytes).collect()
-    };
-    let model = ByteLevel {
-        splitter: Splitter::new(splits)?,
-        bytes: (0..=u8::MAX).map(|byte| token_of(&alphabet::letter(byte).to_string())).collect(),
-        merges: bpe::merges(settings.texts("tokenizer.ggml.merges")?.into_iter(), token_of)?,
-        whole: ignore_merges.then(whole),
-    };
-    let piece = |(text, kind): (&String, &Kind)| match kind {
-        Kind::Normal => alphabet.bytes(text).unwrap_or_else(|| text.clone().into_bytes()),
-        Kind::Byte => spm::byte(text).map_or_else(|| text.clone().into_bytes(), |byte| vec![byte]),
-        Kind::Unknown | Kind::Control | Kind::UserDefined => text.clone().into_bytes(),
-        Kind::Unused | Kind::Undefined => Vec::new(),
-    };
-    let pieces = vocabulary.texts.iter().zip(&vocabulary.kinds).map(piece).collect();
-    Ok((Model::ByteLevel(model), pieces, rule.add_bos))
-}
-
-fn sentence_pieces(settings: &Settings<'_>, vocabulary: &Vocabulary) -> Result<Parts, TokenizerError> {
-    let size = vocabulary.texts.len();
-    let from_json = settings.has(key::SOURCE);
-    let scores = settings.numbers("tokenizer.ggml.scores", size)?;
-    let scores = scores.ok_or_else(|| Settings::wrong("tokenizer.ggml.scores", "is missing"))?;
-    let token_of = |text: &str| vocabulary.tokens.get(text).copied();
-    let byte_token = |byte: u8| {
-        let as_text = || char::from(byte).is_ascii().then(|| token_of(&char::from(byte).to_string())).flatten();
-        token_of(&format!("<0x{byte:02X}>")).or_else(as_text)
-    };
-    let merges = settings
-        .has(key::MERGES)
-        .then(|| bpe::merges(settings.texts(key::MERGES)?.into_iter(), token_of))
-        .transpose()?;
-    let model = SentencePieces {
-        tokens: vocabulary.tokens.clone(),
-        orders: scores.into_iter().map(|score| spm::order(score as f32)).collect(),
-        merges,
-        bytes: (0..=u8::MAX).map(byte_token).collect(),
-        unknown: vocabulary.unknown,
-        longest: vocabulary.texts.iter().map(String::len).max().unwrap_or(0),
-        space: space(settings)?,
-    };
-    let spaced = |text: &str| text.replace(spm::SPACE, " ").into_bytes();
-    let piece = |(text, kind): (&String, &Kind)| match kind {
-        Kind::Normal => spaced(text),
-        Kind::UserDefined if from_json => spaced(text),
-        Kind::Byte => spm::byte(text).map_or_else(|| text.clone().into_bytes(), |byte| vec![byte]),
-        Kind::Unknown | Kind::Control | Kind::UserDefined => text.clone().into_bytes(),
-        Kind::Unused | Kind::Undefined => Vec::new(),
-    };
-    let pieces = vocabulary.texts.iter().zip(&vocabulary.kinds).map(piece).collect();
-    Ok((Model::SentencePieces(model), pieces, true))
-}
-
-fn space(settings: &Settings<'_>) -> Result<spm::Space, TokenizerError> {
-    let prefix = settings.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-    let plain = if prefix { spm::Space::Always } else { spm::Space::Never };
-    if !settings.has(key::METASPACE) {
-        return Ok(plain);
-    }
-    let name = settings.text(key::METASPACE)?;
-    let known = [spm::Space::Metaspace, spm::Space::MetaspaceFirst].into_iter();
-    known
-        .into_iter()
-        .find(|space| space.metaspace() == Some(name))
-        .ok_or_else(|| Settings::wrong(key::METASPACE, &format!("is {name:?}, not \"always\" or \"first\"")))
-}
-
-fn specials(settings: &Settings<'_>, vocabulary: &Vocabulary) -> Result<Specials, TokenizerError> {
-    let size = vocabulary.texts.len();
-    let strips_left = settings.ids(key::STRIPS_LEFT, size)?;
-    let strips_right = settings.ids(key::STRIPS_RIGHT, size)?;
-    // The special tokens of phi-3 swallow the white space after them, which its files do not say.
-    let name = settings.0.get("general.name").and_then(Value::as_str).unwrap_or_default().to_lowercase();
-    let phi3 = name.contains("phi-3") || name.contains("phi3");
-    let list = (0..).zip(vocabulary.texts.iter().zip(&vocabulary.kinds)).filter(|(_, (_, kind))| kind.is_special());
-    let special = |(token, (text, kind)): (u32, (&String, &Kind))| Special {
-        text: text.clone(),
-        token,
-        control: *kind != Kind::UserDefined,
-        strips_left: strips_left.contains(&token),
-        strips_right: strips_right.contains(&token)
-            || phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&text.as_str()),
-    };
-    Ok(Specials::new(list.map(special).collect()))
 }
 
 #[cfg(test)]

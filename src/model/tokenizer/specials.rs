@@ -2,6 +2,12 @@
 //! maker has added.
 use std::{collections::HashMap, ops::Range};
 
+use super::{
+    TokenizerError, Value, key,
+    settings::Settings,
+    vocabulary::{Kind, Vocabulary},
+};
+
 /// Such a token.
 #[derive(Clone, Debug)]
 pub(super) struct Special {
@@ -97,6 +103,26 @@ impl Specials {
             parts = next;
         }
         parts
+    }
+
+    /// Returns those that the metadata tell of.
+    pub(super) fn read(settings: &Settings<'_>, vocabulary: &Vocabulary) -> Result<Self, TokenizerError> {
+        let size = vocabulary.texts.len();
+        let strips_left = settings.ids(key::STRIPS_LEFT, size)?;
+        let strips_right = settings.ids(key::STRIPS_RIGHT, size)?;
+        // The special tokens of phi-3 swallow the white space after them, which its files do not say.
+        let name = settings.0.get("general.name").and_then(Value::as_str).unwrap_or_default().to_lowercase();
+        let phi3 = name.contains("phi-3") || name.contains("phi3");
+        let list = (0..).zip(vocabulary.texts.iter().zip(&vocabulary.kinds)).filter(|(_, (_, kind))| kind.is_special());
+        let special = |(token, (text, kind)): (u32, (&String, &Kind))| Special {
+            text: text.clone(),
+            token,
+            control: *kind != Kind::UserDefined,
+            strips_left: strips_left.contains(&token),
+            strips_right: strips_right.contains(&token)
+                || phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&text.as_str()),
+        };
+        Ok(Self::new(list.map(special).collect()))
     }
 
     #[cfg(test)]

@@ -81,7 +81,7 @@ impl Splitter {
 
     /// Returns the pieces, which make up the whole text.
     pub(super) fn pieces(&self, text: &str) -> Vec<Range<usize>> {
-        let mut pieces = vec![0..text.len()];
+        let mut pieces: Vec<Range<usize>> = std::iter::once(0..text.len()).collect();
         for split in &self.0 {
             let mut next = Vec::with_capacity(pieces.len());
             for piece in pieces {

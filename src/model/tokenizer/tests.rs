@@ -1,4 +1,4 @@
-use super::*;
+use super::{specials::Special, split::Splitter, *};
 
 fn pico() -> Tokenizer {
     Tokenizer::new(&Weights::open("builtin:pico").unwrap()).unwrap()

@@ -78,7 +78,8 @@ impl Importance {
         read.columns.retain(|_, columns| columns.iter().any(|value| *value > 0.0));
         // An input that was never seen must not make its column worthless: scales are shared.
         for columns in read.columns.values_mut() {
-            let floor = columns.iter().sum::<f32>() / columns.len() as f32 * 1e-6;
+            let mean = columns.iter().map(|value| f64::from(*value)).sum::<f64>() / columns.len() as f64;
+            let floor = (mean * 1e-6) as f32;
             columns.iter_mut().for_each(|value| *value = value.max(floor));
         }
         Ok(read)
@@ -240,6 +241,8 @@ mod tests {
         assert_eq!(columns[..2], [1.0, 2.0]);
         assert!(columns[2] > 0.0 && columns[2] < 1e-5);
         assert!(read.of("unseen").is_none());
+        let largest = Importance::parse(&gguf_file("imatrix", [f32::MAX; 3])).unwrap();
+        assert!(largest.of("blk.0.attn_q.weight").unwrap().iter().all(|value| value.is_finite()));
     }
 
     #[test]

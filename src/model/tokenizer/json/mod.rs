@@ -43,9 +43,12 @@ mod token_type {
 /// Most tokens a vocabulary may have; the largest known has 262,208.
 const MAX_TOKENS: usize = 1 << 22;
 
+/// Most bytes of a token: what looks for every way to cut one takes the square of them.
+const MAX_TOKEN_BYTES: usize = 1 << 12;
+
 /// Returns the `tokenizer.*` metadata that llama.cpp's converter would write: model, pre-tokenizer,
 /// tokens, types, scores, merges, special tokens, chat template. `vocab_size` is V of the model, which
-/// often exceeds the tokenizer's: the rest is `[PAD…]`, unused.
+/// often exceeds the tokenizer's: the rest is `[PAD…]`, unused. Added tokens beyond V are left out.
 ///
 /// What GGUF has no key for, and transformers does differently from llama.cpp, stands beside it under
 /// `ruvlab.tokenizer.*`, so that [`Tokenizer`](super::Tokenizer) gives transformers' ids: llama.cpp splits some scripts
@@ -135,6 +138,9 @@ impl Listed {
         };
         let unknown = tokenizer.model.unk_token.as_deref();
         for (text, id) in &tokenizer.model.vocab {
+            if text.len() > MAX_TOKEN_BYTES {
+                return Err(wrong(format!("token {id} has {} bytes, at most {MAX_TOKEN_BYTES} are read", text.len())));
+            }
             let kind = match shape {
                 Shape::SentencePieces { .. } if spm::byte(text).is_some() => token_type::BYTE,
                 Shape::SentencePieces { .. } if Some(text.as_str()) == unknown => token_type::UNKNOWN,
@@ -145,7 +151,9 @@ impl Listed {
             listed.types[*id as usize] = kind;
         }
         for AddedToken { id, content, special, lstrip, rstrip } in &tokenizer.added_tokens {
-            let place = listed.tokens.get_mut(*id as usize).ok_or_else(|| outside(content, *id))?;
+            // Gemma 3's `<image_soft_token>`: the model has no embedding for it, and llama.cpp's converter
+            // leaves it out, too.
+            let Some(place) = listed.tokens.get_mut(*id as usize) else { continue };
             let kind = &mut listed.types[*id as usize];
             let user_defined = !special && *kind != token_type::UNKNOWN;
             // What a person adds is looked for in the text as it is, which has spaces.

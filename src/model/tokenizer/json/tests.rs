@@ -78,6 +78,19 @@ fn everything_a_folder_says_becomes_metadata() {
 }
 
 #[test]
+fn added_tokens_that_the_model_has_no_embedding_for_are_left_out() {
+    let (mut tokenizer, config) = (byte_level(&split(QWEN2)), json!({"bos_token": "<|bos|>"}));
+    let without = metadata(&tokenizer, &config).unwrap();
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    added.push(json!({"id": 264, "content": "<image_soft_token>", "special": true, "lstrip": true}));
+    added.push(json!({"id": u32::MAX, "content": "<far>", "special": false}));
+    let found = metadata(&tokenizer, &config).unwrap();
+    assert_eq!(found, without);
+    let ids = Tokenizer::from_metadata(&found).unwrap().encode("<far>", true).unwrap();
+    assert!(ids.len() > 1 && ids.iter().all(|id| *id < 259), "{ids:?}");
+}
+
+#[test]
 fn what_is_not_known_is_named() {
     let fails = |tokenizer: &Json, config: &Json, expected: &str| {
         let message = metadata(tokenizer, config).unwrap_err().to_string();
@@ -97,6 +110,7 @@ fn what_is_not_known_is_named() {
     fails(&with("model", json!({"type": "Unigram", "vocab": [["a", 0.0]]})), &none, "Unigram");
     fails(&with("model", json!({"vocab": {"a": 264}, "merges": []})), &none, "264");
     fails(&with("model", json!({"vocab": {}, "merges": [], "dropout": 0.1})), &none, "dropout");
+    fails(&with("model", json!({"vocab": {"a".repeat(4097): 0}, "merges": []})), &none, "token 0 has 4097 bytes");
     fails(&good, &json!({"bos_token": "<|end|>"}), "post-processor");
     let files = TokenizerFiles { tokenizer_json: b"{", ..TokenizerFiles::default() };
     assert!(metadata_from_json(&files, 8).unwrap_err().to_string().starts_with("tokenizer.json: "));

@@ -90,69 +90,34 @@ const GEMMA3: &[(&str, &str)] = &[
     ("post_feedforward_layernorm.weight", "post_ffw_norm.weight"),
 ];
 
-const SILU: (&str, &str) = ("hidden_act", "silu");
+/// What most classes have in common, and Qwen2's has nothing else.
+const QWEN2: Origin = Origin {
+    class: "Qwen2ForCausalLM",
+    architecture: "qwen2",
+    interleaved: false,
+    norm_plus_one: false,
+    tied: false,
+    activation: ("hidden_act", "silu"),
+    head_dim: None,
+    layer: LLAMA,
+};
 
 /// Every class there is.
 pub(super) const ORIGINS: &[Origin] = &[
-    Origin {
-        class: "LlamaForCausalLM",
-        architecture: "llama",
-        interleaved: true,
-        norm_plus_one: false,
-        tied: false,
-        activation: SILU,
-        head_dim: None,
-        layer: LLAMA,
-    },
-    Origin {
-        class: "MistralForCausalLM",
-        architecture: "llama",
-        interleaved: true,
-        norm_plus_one: false,
-        tied: false,
-        activation: SILU,
-        head_dim: None,
-        layer: LLAMA,
-    },
-    Origin {
-        class: "Qwen2ForCausalLM",
-        architecture: "qwen2",
-        interleaved: false,
-        norm_plus_one: false,
-        tied: false,
-        activation: SILU,
-        head_dim: None,
-        layer: LLAMA,
-    },
-    Origin {
-        class: "Qwen3ForCausalLM",
-        architecture: "qwen3",
-        interleaved: false,
-        norm_plus_one: false,
-        tied: false,
-        activation: SILU,
-        head_dim: Some(128),
-        layer: QWEN3,
-    },
-    Origin {
-        class: "Phi3ForCausalLM",
-        architecture: "phi3",
-        interleaved: false,
-        norm_plus_one: false,
-        tied: false,
-        activation: SILU,
-        head_dim: None,
-        layer: PHI3,
-    },
+    Origin { class: "LlamaForCausalLM", architecture: "llama", interleaved: true, ..QWEN2 },
+    Origin { class: "MistralForCausalLM", architecture: "llama", interleaved: true, ..QWEN2 },
+    QWEN2,
+    Origin { class: "Qwen3ForCausalLM", architecture: "qwen3", head_dim: Some(128), layer: QWEN3, ..QWEN2 },
+    Origin { class: "Phi3ForCausalLM", architecture: "phi3", layer: PHI3, ..QWEN2 },
     Origin {
         class: "Gemma3ForCausalLM",
         architecture: "gemma3",
-        interleaved: false,
         norm_plus_one: true,
         tied: true,
         activation: ("hidden_activation", "gelu_pytorch_tanh"),
         head_dim: Some(256),
         layer: GEMMA3,
+        ..QWEN2
     },
 ];
 

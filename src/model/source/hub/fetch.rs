@@ -12,7 +12,7 @@ use super::{
     Card, Client, HubError, ListedFile,
     client::{FIRST_DELAY, StreamError},
 };
-use crate::model::{cache::CacheError, locate::Step, source::HubSource};
+use crate::model::source::{HubSource, cache::CacheError, locate::Step};
 
 /// Times in a row that a connection may break without `WORTHWHILE` bytes between.
 const CUTS: u32 = 5;

@@ -129,7 +129,7 @@ impl Client {
         });
         let entries = entries.map_err(|error| self.error(source, &format!("the list of files of {what}"), error))?;
         if entries.len() > MAX_FILES {
-            return Err(unclear("it lists more than 20000 files"));
+            return Err(unclear(&format!("it lists more than {MAX_FILES} files")));
         }
         let files = entries.into_iter().filter_map(|entry| match entry {
             RepoTreeEntry::File { path, size, lfs, .. } => {

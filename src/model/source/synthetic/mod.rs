@@ -12,7 +12,7 @@ use indexmap::IndexMap;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::weights::{
+use crate::model::weights::{
     TensorType, Value,
     write::{Layout, Planned, TensorSink, WriteError},
 };

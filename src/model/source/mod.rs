@@ -1,10 +1,17 @@
-//! What a model source says: the grammar of `-m MODEL` and `model.source`.
+//! Where models come from: the grammar of `-m MODEL` and `model.source`, and what gets the files.
+//!
+//! A source is read here, [`locate`] makes it a path: of a folder that is there, of the user's
+//! [`cache`], of the [`hub`] (as [`pins`] say, where there are any), or of [`synthetic`] weights.
+pub mod cache;
+pub mod hub;
+pub mod locate;
+pub mod pins;
+pub mod synthetic;
+
 use std::fmt;
 
-use super::{
-    hub::names,
-    synthetic::{Synthetic, SyntheticError},
-};
+use hub::names;
+use synthetic::{Synthetic, SyntheticError};
 
 /// A model source, read.
 #[derive(Clone, Debug, PartialEq)]

@@ -15,7 +15,7 @@ pub(super) use fetch::fetch;
 pub use pick::PickError;
 pub use shelf::{CachedFile, Shelf};
 
-use super::{cache::CacheError, source::HubSource};
+use super::{HubSource, cache::CacheError};
 
 /// A file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

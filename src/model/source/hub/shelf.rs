@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{Card, names};
-use crate::model::{
+use crate::model::source::{
+    HubSource,
     cache::{self, Cache, CacheError},
-    source::HubSource,
 };
 
 /// What the main branch is called when nothing else is asked for.

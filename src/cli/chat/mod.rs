@@ -1,0 +1,202 @@
+//! `ruvlab chat`: arguments, the lines a person types, and where answers go.
+mod session;
+
+use std::{
+    io::{self, BufRead, IsTerminal},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    time::Duration,
+};
+
+use clap::Args;
+
+use crate::{
+    exit,
+    plan::Cell,
+    recipe::schema::{Decode, Workload},
+    run::{self, Interrupt, RunError},
+    ui::Printer,
+    units::Threads,
+};
+
+use super::{
+    Failure, Format, Global,
+    access::Offline,
+    common::{AdHoc, KernelChoice},
+};
+use session::{Answer, Session, Stop};
+
+/// Talk to a model: answers stream to standard output. Without --prompt, every line of standard input is
+/// a message; `/reset` starts anew, `/quit` ends, Ctrl-C ends the answer.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// A path, `hf:OWNER/REPO`, `synthetic:SHAPE:QUANT`, `builtin:pico`, or a short name (`ruvlab models`).
+    #[arg(short, long, value_name = "MODEL")]
+    model: String,
+    /// What the model is told before the conversation.
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// One message: print the answer and end.
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Continue text as it is, without a chat template; every prompt begins a new text.
+    #[arg(long)]
+    raw: bool,
+    /// Randomness: 0 takes the likeliest token always.
+    #[arg(long, value_name = "T", default_value_t = 0.7, value_parser = number::<0, 100>)]
+    temperature: f64,
+    /// Choose among the K likeliest tokens only (0: all).
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: u32,
+    /// Choose among the likeliest tokens that make up this much probability.
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = number::<0, 1>)]
+    top_p: f64,
+    /// Choose among tokens with at least this share of the likeliest one's probability.
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = number::<0, 1>)]
+    min_p: f64,
+    /// The same seed gives the same answers.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Most tokens of an answer.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// Tokens of context to make room for (the model's own length when that is less).
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(2..))]
+    ctx: u32,
+    /// Kernel set.
+    #[arg(long, value_name = "SET", default_value = "auto")]
+    kernels: KernelChoice,
+    /// Threads: a number or `auto`.
+    #[arg(short, long, value_name = "N", default_value = "auto")]
+    threads: Threads,
+    #[command(flatten)]
+    access: Offline,
+}
+
+/// Reads a number between two.
+fn number<const LOWEST: i32, const HIGHEST: i32>(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    let range = f64::from(LOWEST)..=f64::from(HIGHEST);
+    if range.contains(&number) { Ok(number) } else { Err(format!("not between {LOWEST} and {HIGHEST}")) }
+}
+
+pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
+    // The smallest workload there is: what is asked of the plan is whether and how this model runs here.
+    let workload = Workload::Decode(Decode { prompt_tokens: 1, output_tokens: 2, batch_size: 1, repetitions: 1 });
+    let adhoc =
+        AdHoc { model: arguments.model.clone(), kernels: arguments.kernels, threads: arguments.threads, workload };
+    let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
+    let cell = adhoc.cell(&mut locator)?;
+    with_threads(&cell)?;
+    let interrupt = Interrupt::watch_impatiently().map_err(RunError::Signals)?;
+    let mut session = Session::open(arguments, &cell)?;
+    let out = Output { format: global.format, quiet: global.quiet };
+    if let Some(prompt) = &arguments.prompt {
+        let answer = session.answer(prompt, &interrupt, &mut |text| out.stream(text))?;
+        out.finish(&answer)?;
+        return Ok(if answer.stop == Stop::Interrupted { ended_by(&interrupt) } else { exit::OK });
+    }
+    converse(&mut session, &interrupt, out)
+}
+
+/// Starts this program again with as many threads as the cell has: candle's pool is made once, from the
+/// environment, before anything can tell it otherwise.
+fn with_threads(cell: &Cell) -> Result<(), Failure> {
+    const THREADS: &str = "RAYON_NUM_THREADS";
+    let threads = cell.threads.to_string();
+    if std::env::var(THREADS).is_ok_and(|set| set == threads) {
+        return Ok(());
+    }
+    use std::os::unix::process::CommandExt;
+    let mut again = std::process::Command::new(run::own_executable()?);
+    // Only returns when it fails.
+    Err(again.args(std::env::args_os().skip(1)).env(THREADS, threads).exec().into())
+}
+
+/// Where answers go.
+#[derive(Clone, Copy)]
+struct Output {
+    format: Format,
+    quiet: bool,
+}
+
+impl Output {
+    fn stream(self, text: &str) -> io::Result<()> {
+        if self.format == Format::Human { Printer::stdout().stream(text) } else { Ok(()) }
+    }
+
+    fn finish(self, answer: &Answer) -> Result<(), Failure> {
+        if self.format == Format::Json {
+            return Ok(Printer::stdout().json(answer)?);
+        }
+        Printer::stdout().stream("\n")?;
+        if !self.quiet {
+            let speed = answer.decode_tok_s.map_or_else(String::new, |speed| format!(", {speed:.1} tok/s"));
+            let first = format!("first after {:.0} ms", answer.ttft_ms);
+            let stop = match answer.stop {
+                Stop::End => "",
+                Stop::MaxTokens => "; stopped at --max-tokens",
+                Stop::ContextFull => "; the context is full: /reset starts anew, --ctx makes more room",
+                Stop::Interrupted => "; interrupted",
+            };
+            Printer::stderr().note(&format!("[{} tokens, {first}{speed}{stop}]", answer.tokens));
+        }
+        Ok(())
+    }
+}
+
+fn ended_by(interrupt: &Interrupt) -> u8 {
+    interrupt.signal().and_then(|signal| u8::try_from(128 + signal).ok()).unwrap_or(exit::SIGINT)
+}
+
+fn lines() -> io::Result<Receiver<io::Result<String>>> {
+    // One line ahead at most: what is piped in is read as it is answered.
+    let (sender, receiver) = mpsc::sync_channel(1);
+    std::thread::Builder::new().name("input".to_owned()).spawn(move || {
+        for line in io::stdin().lock().lines() {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+fn converse(session: &mut Session<'_>, interrupt: &Interrupt, out: Output) -> Result<u8, Failure> {
+    let interactive = io::stdin().is_terminal();
+    let lines = lines()?;
+    loop {
+        if interactive {
+            Printer::stderr().stream("> ")?;
+        }
+        let line = loop {
+            match lines.recv_timeout(Duration::from_millis(50)) {
+                Ok(line) => break line?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(exit::OK),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if interrupt.signal().is_some() {
+                return Ok(ended_by(interrupt));
+            }
+        };
+        match line.trim() {
+            "" => continue,
+            "/quit" => return Ok(exit::OK),
+            "/reset" => {
+                session.reset();
+                continue;
+            }
+            _ => {}
+        }
+        match session.answer(&line, interrupt, &mut |text| out.stream(text)) {
+            Ok(answer) => {
+                out.finish(&answer)?;
+                // A person at a terminal goes on; who pipes text in has asked for the end.
+                if answer.stop == Stop::Interrupted && !(interactive && interrupt.take_interrupt()) {
+                    return Ok(ended_by(interrupt));
+                }
+            }
+            Err(failure) if interactive => drop(failure.report()),
+            Err(failure) => return Err(failure),
+        }
+    }
+}
