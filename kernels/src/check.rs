@@ -1,8 +1,34 @@
 //! One suite, run once per tier.
+mod activation;
+mod attention;
+mod half;
 mod matmul;
+mod norm;
 pub(crate) mod random;
+mod rope;
 
 use crate::dispatch::{Kernels, Tier, TierError, for_tier, select};
+
+/// Runs a test on every tier this processor has.
+fn each_tier(test: impl Fn(&Kernels)) {
+    for kernels in Tier::ALL.into_iter().filter_map(for_tier) {
+        println!("{}", kernels.tier().name());
+        test(kernels);
+    }
+}
+
+/// NaN-strict, like every comparison here; equal infinities are equal.
+#[track_caller]
+fn within(got: f32, want: f64, bound: f64, what: &dyn std::fmt::Debug) {
+    let got = f64::from(got);
+    let same = got == want || (got.is_nan() && want.is_nan());
+    assert!(same || (got - want).abs() <= bound, "{what:?}: got {got:e}, want {want:e} ± {bound:e}");
+}
+
+/// Every length up to four lanes and one more, at every offset from a lane's start.
+fn lengths_and_offsets() -> impl Iterator<Item = std::ops::Range<usize>> {
+    (0..=33).flat_map(|length| (0..8).map(move |start| start..start + length))
+}
 
 /// The definition, in the plainest words, two f64 passes.
 fn oracle(logits: &[f32]) -> f64 {

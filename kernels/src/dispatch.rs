@@ -1,10 +1,13 @@
 //! Picks one kernel table for the process, once.
 use std::sync::OnceLock;
 
-use crate::{activations::CodeBlock, matmul::MatmulKernel, scalar};
+use crate::{
+    activation::ActivationKernels, activations::CodeBlock, attention::AttentionKernels, half::HalfKernels,
+    matmul::MatmulKernel, norm::NormKernels, rope::RopeKernels, scalar, softmax::SoftmaxKernels,
+};
 
 /// An instruction-set level that has a complete kernel table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// Portable Rust.
     Scalar,
@@ -34,6 +37,12 @@ impl Tier {
 pub struct Kernels {
     pub(crate) tier: Tier,
     pub(crate) log_sum_exp_f32: fn(&[f32]) -> f64,
+    pub(crate) norm: NormKernels,
+    pub(crate) rope: RopeKernels,
+    pub(crate) activation: ActivationKernels,
+    pub(crate) softmax: SoftmaxKernels,
+    pub(crate) half: HalfKernels,
+    pub(crate) attention: AttentionKernels,
     // activations.rs, matmul.rs
     pub(crate) quantize_codes: fn(&[f32], &mut [i16], &mut [CodeBlock]),
     pub(crate) matmul: MatmulKernel,

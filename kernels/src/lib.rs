@@ -8,19 +8,24 @@
 //! Each operation has a portable meaning in `scalar` and faster versions in the other tiers, under
 //! the same file names. One table of functions is picked when the first kernel is called: the best
 //! tier this processor runs, or the one `RUVLAB_KERNELS` names. A plain `cargo build` is fast.
-#![cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only vector tiers use all of it"))]
+mod activation;
 mod activations;
 mod arena;
+mod attention;
 mod claims;
 mod dispatch;
 mod format;
+mod half;
 mod matmul;
 mod matrix;
+mod norm;
 mod output;
 mod pool;
 mod probe;
 mod quant;
+mod rope;
 mod scalar;
+mod softmax;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -31,6 +36,7 @@ mod check;
 
 pub use activations::{ActivationClass, Activations, SharedRows};
 pub use arena::{Arena, ArenaError};
+pub use attention::{AttentionScratch, AttentionShape, Cached, KEY_TILE, KeyValueTile, KeyValueTiles};
 pub use claims::Claims;
 pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select};
 pub use format::Format;
@@ -40,6 +46,7 @@ pub use output::{Output, Tile};
 pub use pool::{Chunks, Pool};
 pub use probe::MULTIPLY_ADDS_A_ROUND;
 pub use quant::{QuantizeError, dequantize_row, quantize_row};
+pub use rope::RopePairs;
 
 /// Returns `ln Σ exp(logits[i])`, the normaliser of a softmax.
 ///

@@ -148,6 +148,8 @@ pub(super) enum KernelChoice {
     Scalar,
     /// ruvlab's AVX2 kernels.
     Avx2,
+    /// ruvlab's AVX-512 kernels.
+    Avx512,
     /// ruvlab's NEON kernels.
     Neon,
     /// ruvlab's kernels on an NVIDIA GPU.
@@ -162,6 +164,7 @@ impl From<KernelChoice> for KernelSet {
             KernelChoice::Candle => Self::Candle,
             KernelChoice::Scalar => Self::Scalar,
             KernelChoice::Avx2 => Self::Avx2,
+            KernelChoice::Avx512 => Self::Avx512,
             KernelChoice::Neon => Self::Neon,
             KernelChoice::Cuda => Self::Cuda,
         }

@@ -3,8 +3,15 @@
 //! A step takes a batch of sequences, each at its own position. No engine keeps state outside a
 //! sequence, so two sequences on one model give what each gives alone.
 mod candle;
+mod native;
 mod reference;
 mod sequences;
+mod steps;
+
+use std::{io, num::NonZeroUsize};
+
+pub use native::CacheType;
+pub use ruvlab_kernels::Tier;
 
 use crate::model::{spec::ModelSpec, weights::Weights};
 
@@ -94,6 +101,9 @@ pub enum EngineError {
     /// The weights lack something or have it in another shape.
     #[error("weights: {0}")]
     Weights(String),
+    /// The system gave no threads.
+    #[error("worker threads: {0}")]
+    Threads(#[source] io::Error),
     /// candle said no.
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),
@@ -106,6 +116,8 @@ pub enum EngineKind {
     Reference,
     /// Our decoder on candle tensors.
     Candle,
+    /// Our decoder on our kernels.
+    Native(Tier),
 }
 
 impl EngineKind {
@@ -115,23 +127,67 @@ impl EngineKind {
         match self {
             Self::Reference => "reference",
             Self::Candle => "candle",
+            Self::Native(tier) => tier.name(),
         }
     }
 
-    /// Returns the most tokens of context the engine can hold, whatever the model.
+    /// Returns whether this processor runs it.
     #[must_use]
-    pub fn longest_context(self) -> usize {
+    pub fn is_available(self) -> bool {
         match self {
-            Self::Reference => reference::LONGEST_CONTEXT,
-            Self::Candle => usize::MAX,
+            Self::Reference | Self::Candle => true,
+            Self::Native(tier) => ruvlab_kernels::for_tier(tier).is_some(),
+        }
+    }
+
+    /// Returns the most tokens of context the engine can hold of a model.
+    #[must_use]
+    pub fn longest_context(self, spec: &ModelSpec) -> usize {
+        match self {
+            Self::Reference => reference::longest_context(spec),
+            Self::Candle | Self::Native(_) => spec.context_length,
+        }
+    }
+
+    /// Returns whether the engine holds all weights of a model in f32, however they are stored.
+    #[must_use]
+    pub fn widens(self, spec: &ModelSpec) -> bool {
+        match self {
+            Self::Reference => reference::widens(spec),
+            Self::Candle | Self::Native(_) => false,
+        }
+    }
+
+    /// Checks that the engine can run a model, as far as its shape tells.
+    ///
+    /// # Errors
+    ///
+    /// Says what of the model the engine does not compute.
+    pub fn check(self, spec: &ModelSpec) -> Result<(), EngineError> {
+        match self {
+            Self::Reference => reference::check(spec),
+            Self::Candle => Ok(()),
+            Self::Native(tier) => native::check(tier, spec),
         }
     }
 }
 
-/// Returns the model, ready for its first step. Weights are copied, so they may be dropped.
-///
-/// `context_length` is the tokens of context to make room for; the most the engine and the model
-/// have when absent.
+/// How a model is to be run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Tokens of context to make room for; the most the engine and the model have when absent.
+    pub context_length: Option<usize>,
+    /// Worker threads of the native engine; all the process may use when absent. The others take
+    /// theirs from `RAYON_NUM_THREADS`.
+    pub threads: Option<NonZeroUsize>,
+    /// The type of the native engine's cached keys; the others have f32.
+    pub key_type: CacheType,
+    /// The type of its cached values.
+    pub value_type: CacheType,
+}
+
+/// Returns the model, ready for its first step, with room for `context_length` tokens and default
+/// settings otherwise. Weights are copied, so they may be dropped.
 ///
 /// # Errors
 ///
@@ -141,9 +197,24 @@ pub fn load(
     weights: &Weights,
     context_length: Option<usize>,
 ) -> Result<Box<dyn LanguageModel>, EngineError> {
+    load_with(kind, weights, &Settings { context_length, ..Settings::default() })
+}
+
+/// Returns the model, ready for its first step. Weights are copied, so they may be dropped.
+///
+/// # Errors
+///
+/// If the engine cannot run this model as set, or not on this processor.
+pub fn load_with(
+    kind: EngineKind,
+    weights: &Weights,
+    settings: &Settings,
+) -> Result<Box<dyn LanguageModel>, EngineError> {
+    let context_length = settings.context_length;
     Ok(match kind {
         EngineKind::Reference => Box::new(reference::Reference::load(weights, context_length)?),
         EngineKind::Candle => Box::new(candle::Candle::load(weights, context_length)?),
+        EngineKind::Native(tier) => Box::new(native::Native::load(tier, weights, settings)?),
     })
 }
 

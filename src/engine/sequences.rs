@@ -30,8 +30,9 @@ impl<S> Sequences<S> {
         Ok(id)
     }
 
-    pub(super) fn close(&mut self, id: SequenceId) {
-        self.open.remove(&id);
+    /// Closes a sequence and returns what the engine kept of it, if it was open.
+    pub(super) fn close(&mut self, id: SequenceId) -> Option<S> {
+        self.open.remove(&id).map(|sequence| sequence.state)
     }
 
     pub(super) fn get(&self, id: SequenceId) -> Result<&Sequence<S>, EngineError> {
@@ -49,8 +50,7 @@ impl<S> Sequences<S> {
         vocab_size: usize,
         context_length: usize,
     ) -> Result<(), EngineError> {
-        let mut lengths: BTreeMap<SequenceId, usize> = BTreeMap::new();
-        for chunk in batch {
+        for (index, chunk) in batch.iter().enumerate() {
             let length = self.get(chunk.sequence)?.length;
             if chunk.tokens.is_empty() {
                 return Err(EngineError::EmptyChunk);
@@ -58,10 +58,10 @@ impl<S> Sequences<S> {
             if let Some(token) = chunk.tokens.iter().find(|token| **token as usize >= vocab_size) {
                 return Err(EngineError::TokenOutOfRange { token: *token, vocab_size });
             }
-            let needed = lengths.entry(chunk.sequence).or_insert(length);
-            *needed += chunk.tokens.len();
-            if *needed > context_length {
-                return Err(EngineError::ContextFull { needed: *needed, context_length });
+            let same = batch[..=index].iter().filter(|other| other.sequence == chunk.sequence);
+            let needed = length + same.map(|other| other.tokens.len()).sum::<usize>();
+            if needed > context_length {
+                return Err(EngineError::ContextFull { needed, context_length });
             }
         }
         Ok(())

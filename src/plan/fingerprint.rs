@@ -109,6 +109,8 @@ mod tests {
         assert_ne!(plain, hash(|tree| tree["kernels"] = json!({"threads": 1})));
         assert_ne!(plain, hash(|tree| tree["kernels"] = json!({"verify": {"reference": null}})));
         assert_ne!(plain, hash(|tree| tree["seeds"] = json!([1])));
+        assert_ne!(plain, hash(|tree| tree["rope"] = json!({"theta": 2e4})));
+        assert_ne!(plain, hash(|tree| tree["rope"] = json!({"scaling": "ntk", "factor": 2.0})));
         assert_ne!(plain, hash(|tree| tree["workloads"][1] = json!({"decode": {"output_tokens": 65}})));
         assert_ne!(plain, hash(|tree| tree["measure"] = json!({"warmup": 0})));
     }

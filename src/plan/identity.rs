@@ -1,18 +1,46 @@
 //! Which weights run, in what form, on which engine.
+use std::num::NonZeroUsize;
+
 use crate::{
-    engine::EngineKind,
-    model::weights::{TensorType, Weights},
+    engine::{CacheType, EngineKind, Settings, Tier},
+    model::{
+        rope::{RopeChange, Scaling},
+        spec::ModelSpec,
+        weights::{TensorType, Weights},
+    },
     recipe::{
-        Recipe,
-        schema::{KernelSet, QuantizationFormat},
+        self, Recipe,
+        schema::{KernelSet, KvType, QuantizationFormat, RopeScaling},
     },
 };
 
-use super::ModelIdentity;
+use super::{Cell, ModelIdentity};
 
-/// Returns the kernel set that runs: `auto` is the fastest there is so far.
+/// Returns the kernel set that runs: `auto` is the fastest this processor has.
 pub(super) fn running_set(set: KernelSet) -> KernelSet {
-    if set == KernelSet::Auto { KernelSet::Candle } else { set }
+    match set {
+        KernelSet::Auto if EngineKind::Native(Tier::Avx512).is_available() => KernelSet::Avx512,
+        KernelSet::Auto if EngineKind::Native(Tier::Avx2).is_available() => KernelSet::Avx2,
+        // candle's vectors are faster than our portable kernels.
+        KernelSet::Auto => KernelSet::Candle,
+        set => set,
+    }
+}
+
+/// Returns how an engine is to hold a cell's model, with room for the cell's context.
+#[must_use]
+pub fn engine_settings(cell: &Cell) -> Settings {
+    let kind = |asked: Option<KvType>| match asked {
+        Some(KvType::F32) => CacheType::F32,
+        // A plan refuses the others.
+        _ => CacheType::default(),
+    };
+    Settings {
+        context_length: Some(cell.model.context_length as usize),
+        threads: NonZeroUsize::new(usize::from(cell.threads)),
+        key_type: kind(cell.recipe.kv_cache.type_k),
+        value_type: kind(cell.recipe.kv_cache.type_v),
+    }
 }
 
 /// Returns the engine of a kernel set; none for one that cannot be run yet.
@@ -21,15 +49,38 @@ pub fn engine_kind(set: KernelSet) -> Option<EngineKind> {
     match running_set(set) {
         KernelSet::Reference => Some(EngineKind::Reference),
         KernelSet::Candle => Some(EngineKind::Candle),
-        KernelSet::Auto | KernelSet::Scalar | KernelSet::Avx2 | KernelSet::Neon | KernelSet::Cuda => None,
+        KernelSet::Scalar => Some(EngineKind::Native(Tier::Scalar)),
+        KernelSet::Avx2 => Some(EngineKind::Native(Tier::Avx2)),
+        KernelSet::Avx512 => Some(EngineKind::Native(Tier::Avx512)),
+        KernelSet::Auto | KernelSet::Neon | KernelSet::Cuda => None,
     }
 }
 
+/// Returns whether a set is ruvlab's own kernels.
+pub(super) fn is_native(set: KernelSet) -> bool {
+    matches!(engine_kind(set), Some(EngineKind::Native(_)))
+}
+
 /// Returns the most tokens of context a kernel set can hold of a model.
-pub(super) fn longest_context(weights: &Weights, set: KernelSet) -> u32 {
-    let trained = weights.spec().context_length;
-    let longest = engine_kind(set).map_or(trained, |kind| trained.min(kind.longest_context()));
+pub(super) fn longest_context(spec: &ModelSpec, set: KernelSet) -> u32 {
+    let trained = spec.context_length;
+    let longest = engine_kind(set).map_or(trained, |kind| trained.min(kind.longest_context(spec)));
     u32::try_from(longest).unwrap_or(u32::MAX)
+}
+
+/// Returns what a recipe wants other than the file's own rope.
+#[must_use]
+pub fn rope_change(rope: &recipe::schema::Rope) -> RopeChange {
+    let scaling = rope.scaling.map(|scaling| match scaling {
+        RopeScaling::None => Scaling::None,
+        RopeScaling::Linear => Scaling::Linear,
+        RopeScaling::Ntk => Scaling::Ntk,
+        RopeScaling::Yarn => Scaling::Yarn,
+        RopeScaling::Llama3 => Scaling::Llama3,
+        RopeScaling::Longrope => Scaling::Longrope,
+    });
+    let original_context = rope.original_context_length.map(|tokens| tokens as usize);
+    RopeChange { scaling, factor: rope.factor, original_context, theta: rope.theta }
 }
 
 /// Returns which weights a recipe runs, `context_length` being what the engine can hold at most.
@@ -88,6 +139,7 @@ pub fn set_name(set: KernelSet) -> &'static str {
         KernelSet::Candle => "candle",
         KernelSet::Scalar => "scalar",
         KernelSet::Avx2 => "avx2",
+        KernelSet::Avx512 => "avx512",
         KernelSet::Neon => "neon",
         KernelSet::Cuda => "cuda",
     }

@@ -5,7 +5,7 @@ use crate::{
     units::Bytes,
 };
 
-use super::ModelIdentity;
+use super::{ModelIdentity, engine_kind};
 
 /// What the process needs besides the model: code, allocator, thread stacks.
 const PROCESS_BYTES: u64 = 64 << 20;
@@ -26,7 +26,7 @@ fn shape(workload: &Workload) -> (u32, u32) {
 }
 
 /// Returns an estimate of a launch's memory: the mapped file and the working copies of the weights,
-/// the f32 token embedding of the reference engine, keys and values in f32, logits and attention
+/// the f32 token embedding of the reference engine (all of its weights, of some models), keys and values in f32, logits and attention
 /// scores of the longest prompt.
 #[must_use]
 pub(super) fn estimate(recipe: &Recipe, spec: &ModelSpec, model: &ModelIdentity) -> Bytes {
@@ -49,5 +49,8 @@ pub(super) fn estimate(recipe: &Recipe, spec: &ModelSpec, model: &ModelIdentity)
         .unwrap_or(0);
     // A file, an engine's copy of it, and beside them the other engine while one verifies the other.
     let copies = if recipe.kernels.verify.reference.is_some() { 3 } else { 2 };
-    Bytes(copies * model.weights_bytes + embedding + working + PROCESS_BYTES)
+    let sets = [Some(recipe.kernels.set), recipe.kernels.verify.reference];
+    let widens = sets.into_iter().flatten().filter_map(engine_kind).any(|kind| kind.widens(spec));
+    let widened = if widens { model.parameters * 4 } else { 0 };
+    Bytes(copies * model.weights_bytes + widened + embedding + working + PROCESS_BYTES)
 }

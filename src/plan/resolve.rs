@@ -10,7 +10,7 @@ use crate::{
     model::weights::{Weights, WeightsError},
     recipe::{
         self, Loaded, Recipe,
-        schema::{AxisPoint, KernelSet, Workload},
+        schema::{AxisPoint, KernelSet, KvType, Workload},
     },
     text,
     units::Bytes,
@@ -18,7 +18,7 @@ use crate::{
 
 use super::{
     Cell, ModelIdentity, Plan, fingerprint,
-    identity::{identity, longest_context, running_set, set_name},
+    identity::{engine_kind, identity, is_native, longest_context, rope_change, running_set, set_name},
     memory,
 };
 
@@ -149,11 +149,35 @@ impl<'a> Resolver<'a> {
             return None;
         }
         let kernel_set = running_set(recipe.kernels.set);
+        self.check_kernels(&recipe, kernel_set)?;
         let model = self.model(&recipe, kernel_set)?;
         let estimated_memory = self.fits(&recipe, &model)?;
         let hash = fingerprint::cell_hash(&recipe, set_name(kernel_set), &model, &texts);
         let threads = recipe.kernels.threads.resolve();
         Some(Cell { hash, axes, seed, recipe, kernel_set, threads, model, texts, estimated_memory })
+    }
+
+    /// Refuses kernels this processor does not run, and what they cannot do.
+    fn check_kernels(&mut self, recipe: &Recipe, kernel_set: KernelSet) -> Option<()> {
+        let reference = recipe.kernels.verify.reference.map(|set| ("kernels.verify.reference", running_set(set)));
+        for (path, set) in [("kernels.set", kernel_set)].into_iter().chain(reference) {
+            if engine_kind(set).is_some_and(|kind| !kind.is_available()) {
+                let message = format!("this processor does not run the {} kernels", set_name(set));
+                let diagnostic = Diagnostic::error("kernels-unavailable", message);
+                self.missing.push(diagnostic.at((self.place)(path)).hint("`auto` takes the fastest it runs"));
+                return None;
+            }
+        }
+        let cache = &recipe.kv_cache;
+        for (path, kind) in [("kv_cache.type_k", cache.type_k), ("kv_cache.type_v", cache.type_v)] {
+            if !is_native(kernel_set) && kind.is_some_and(|kind| kind != KvType::F32) {
+                let message = format!("`{}` has caches of f32 only", set_name(kernel_set));
+                let diagnostic = Diagnostic::error("cache-type", message).at((self.place)(path));
+                self.recipe_problems.push(diagnostic.hint("take it out, or take ruvlab's own kernels"));
+                return None;
+            }
+        }
+        Some(())
     }
 
     fn model(&mut self, recipe: &Recipe, kernel_set: KernelSet) -> Option<ModelIdentity> {
@@ -166,7 +190,27 @@ impl<'a> Resolver<'a> {
             self.weights.insert(source.clone(), opened.ok());
         }
         let weights = self.weights.get(source)?.as_ref()?;
-        let longest = longest_context(weights, kernel_set);
+        let spec = match weights.spec().with_rope(&rope_change(&recipe.rope)) {
+            Ok(spec) => spec,
+            Err(error) => {
+                let diagnostic = Diagnostic::error("rope", error.to_string()).at((self.place)("rope"));
+                self.recipe_problems.push(diagnostic);
+                return None;
+            }
+        };
+        let verified_by = recipe.kernels.verify.reference.filter(|set| *set != kernel_set);
+        let sets = [(Some(kernel_set), "kernels.set"), (verified_by, "kernels.verify.reference")];
+        for (set, path) in sets {
+            let Some(Err(error)) = set.and_then(engine_kind).map(|kind| kind.check(&spec)) else { continue };
+            let hint = match path {
+                "kernels.set" => "take the kernel set `candle`, which computes all of a file",
+                _ => "set `kernels.verify.reference` to `candle`, or to null to go without this check",
+            };
+            let diagnostic = Diagnostic::error("unsupported-model", error.to_string());
+            self.recipe_problems.push(diagnostic.at((self.place)(path)).hint(hint));
+            return None;
+        }
+        let longest = longest_context(&spec, kernel_set);
         if let Some(asked) = recipe.model.context_length.filter(|asked| *asked > longest) {
             let message =
                 format!("`{}` can hold {longest} tokens of this model, {asked} are asked for", set_name(kernel_set));

@@ -1,41 +1,28 @@
 //! What a recipe may say and this version cannot run yet.
-use super::schema::{KernelSet, KvCache, KvType, Recipe, Rope};
+use super::schema::{KernelSet, KvCache, KvType, Recipe};
 
 /// Returns each setting that this version of ruvlab cannot run, by its path, and what is missing.
 /// Nothing listed here is ignored: a plan refuses a recipe that uses any of it.
 #[must_use]
 pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
     let KvCache { type_k, type_v, page_tokens, budget, pressure } = &recipe.kv_cache;
-    let Rope { scaling, factor, original_context_length, theta } = &recipe.rope;
-    let narrow = |kind: &Option<KvType>| kind.is_some_and(|kind| kind != KvType::F32);
+    let narrow = |kind: &Option<KvType>| kind.is_some_and(|kind| !matches!(kind, KvType::F32 | KvType::F16));
     let source = recipe.model.source.as_str();
-    let folder = !source.starts_with("builtin:") && (source.ends_with('/') || std::path::Path::new(source).is_dir());
     let paged = *page_tokens != KvCache::default().page_tokens;
     let kernels = match recipe.kernels.set {
-        KernelSet::Auto | KernelSet::Reference | KernelSet::Candle => None,
-        KernelSet::Scalar => Some("ruvlab's portable kernels"),
-        KernelSet::Avx2 => Some("ruvlab's AVX2 kernels"),
         KernelSet::Neon => Some("ruvlab's NEON kernels"),
         KernelSet::Cuda => Some("ruvlab's CUDA kernels"),
+        _ => None,
     };
-    let verifies = recipe
-        .kernels
-        .verify
-        .reference
-        .is_some_and(|set| !matches!(set, KernelSet::Auto | KernelSet::Reference | KernelSet::Candle));
+    let verifies = recipe.kernels.verify.reference.is_some_and(|set| matches!(set, KernelSet::Neon | KernelSet::Cuda));
     let uses = [
         ("model.source", source.starts_with("hf:"), "models from the Hugging Face hub"),
         ("model.source", source.starts_with("synthetic:"), "synthetic weights"),
-        ("model.source", folder, "safetensors folders"),
         ("model.revision", recipe.model.revision.is_some(), "models from the Hugging Face hub"),
         ("kernels.set", kernels.is_some(), kernels.unwrap_or_default()),
-        ("kernels.verify.reference", verifies, "ruvlab's own kernels"),
-        ("rope.scaling", scaling.is_some(), "rope scaling other than the model's own"),
-        ("rope.factor", factor.is_some(), "rope scaling other than the model's own"),
-        ("rope.original_context_length", original_context_length.is_some(), "rope scaling other than the model's own"),
-        ("rope.theta", theta.is_some(), "a rope base other than the model's own"),
-        ("kv_cache.type_k", narrow(type_k), "cached keys in another type than f32"),
-        ("kv_cache.type_v", narrow(type_v), "cached values in another type than f32"),
+        ("kernels.verify.reference", verifies, "kernels that are to come"),
+        ("kv_cache.type_k", narrow(type_k), "cached keys in another type than f32 or f16"),
+        ("kv_cache.type_v", narrow(type_v), "cached values in another type than f32 or f16"),
         ("kv_cache.page_tokens", paged, "a paged cache"),
         ("kv_cache.budget", budget.is_some(), "a cache budget"),
         ("kv_cache.pressure", pressure.is_some(), "policies for a full cache"),
@@ -68,23 +55,24 @@ mod tests {
     fn defaults_and_f32_caches_can_run() {
         assert_eq!(paths(&json!({})), [""; 0]);
         assert_eq!(paths(&json!({"kv_cache": {"type_k": "f32"}, "kernels": {"set": "candle"}})), [""; 0]);
+        assert_eq!(paths(&json!({"rope": {"scaling": "yarn", "factor": 2.0, "theta": 1e4}})), [""; 0]);
+        let kernels = json!({"set": "avx2", "verify": {"reference": "scalar"}});
+        assert_eq!(paths(&json!({"kv_cache": {"type_k": "f16"}, "kernels": kernels})), [""; 0]);
     }
 
     #[test]
     fn every_section_to_come_is_listed() {
         let given = json!({
             "model": {"source": "hf:a/b", "revision": "c"},
-            "kernels": {"set": "avx2", "verify": {"reference": "scalar"}},
-            "rope": {"scaling": "yarn", "factor": 2.0, "original_context_length": 8, "theta": 1e4},
-            "kv_cache": {"type_k": "f16", "type_v": "q8_0", "page_tokens": 16, "budget": "1GiB", "pressure": {"policy": "evict"}},
+            "kernels": {"set": "neon", "verify": {"reference": "cuda"}},
+            "kv_cache": {"type_k": "q5_1", "type_v": "q8_0", "page_tokens": 16, "budget": "1GiB", "pressure": {"policy": "evict"}},
             "adapter": {"target_modules": ["q_proj"]},
             "micro_lora": {},
             "training": {"learning_rate": 1e-4},
             "continual": {"tasks": []},
             "sona": {},
         });
-        assert_eq!(paths(&given).len(), 18);
+        assert_eq!(paths(&given).len(), 14);
         assert_eq!(paths(&json!({"model": {"source": "synthetic:llama-8b:q4_0"}})), ["model.source"]);
-        assert_eq!(paths(&json!({"model": {"source": "/tmp"}})), ["model.source"]);
     }
 }

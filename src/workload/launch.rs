@@ -143,11 +143,11 @@ pub(super) fn open_weights(cell: &Cell) -> Result<Weights, LaunchError> {
         }
         _ => file,
     };
-    let (found, planned) = (weights.tensor_bytes(), cell.model.weights_bytes);
+    let (found, planned) = (weights.total_bytes(), cell.model.weights_bytes);
     if found != planned {
         return Err(LaunchError::Changed { source_name: cell.model.source.clone(), found, planned });
     }
-    Ok(weights)
+    Ok(weights.with_rope(&plan::rope_change(&cell.recipe.rope))?)
 }
 
 pub(super) fn open_tokenizer(cell: &Cell, weights: &Weights) -> Result<Tokenizer, LaunchError> {
@@ -185,12 +185,12 @@ fn load(cell: &Cell, task: LaunchTask, recorder: &mut Recorder<'_>) -> Result<Lo
     let stopwatch = Stopwatch::start();
     let weights = open_weights(cell)?;
     let tokenizer = open_tokenizer(cell, &weights)?;
-    let engine = engine::load(engine_kind(cell.kernel_set)?, &weights, Some(cell.model.context_length as usize))?;
+    let engine = engine::load_with(engine_kind(cell.kernel_set)?, &weights, &plan::engine_settings(cell))?;
     let load_ms = stopwatch.elapsed().as_secs_f64() * 1e3;
     if task == LaunchTask::Speed {
-        recorder.once("load_ms", Phase::Load, load_ms, weights.tensor_bytes());
+        recorder.once("load_ms", Phase::Load, load_ms, weights.total_bytes());
         let tensors = weights.index().tensors.len() as u64;
-        recorder.once("weights_bytes", Phase::Load, weights.tensor_bytes() as f64, tensors);
+        recorder.once("weights_bytes", Phase::Load, weights.total_bytes() as f64, tensors);
     }
     Ok(Loaded { engine, tokenizer })
 }

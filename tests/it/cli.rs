@@ -165,7 +165,7 @@ fn wrong_input_ends_with_its_documented_code() {
     bench.ends(2, &["no-such-command"]);
     bench.ends(3, &["run", "absent.yaml"]);
     bench.ends(3, &["run", "tiny.yaml", "--set", "kernels.st=candle"]);
-    bench.ends(3, &["run", "tiny.yaml", "--set", "matrix=null", "--set", "kernels.set=avx2"]);
+    bench.ends(3, &["run", "tiny.yaml", "--set", "matrix=null", "--set", "kernels.set=neon"]);
     bench.ends(3, &["validate", "tiny.yaml", "absent.yaml"]);
     bench.ends(0, &["validate", "tiny.yaml"]);
     bench.ends(4, &["show", "nothing"]);

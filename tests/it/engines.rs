@@ -13,7 +13,7 @@
 use std::env;
 
 use ruvlab::{
-    engine::{self, Chunk, EngineError, EngineKind, LanguageModel, LogitRows},
+    engine::{self, CacheType, Chunk, EngineError, EngineKind, LanguageModel, LogitRows, Settings, Tier},
     event::{Event, Sample},
     metrics,
     model::{
@@ -27,17 +27,33 @@ use ruvlab::{
 
 const BOTH: [EngineKind; 2] = [EngineKind::Reference, EngineKind::Candle];
 
-fn pico() -> Weights {
+/// Returns our kernels in every tier this processor runs.
+pub(crate) fn native() -> impl Iterator<Item = EngineKind> {
+    Tier::ALL.into_iter().map(EngineKind::Native).filter(|kind| kind.is_available())
+}
+
+fn all() -> impl Iterator<Item = EngineKind> {
+    BOTH.into_iter().chain(native())
+}
+
+/// Loads with caches in f32, so that nothing is rounded but weights.
+pub(crate) fn load_exact(kind: EngineKind, weights: &Weights, threads: usize) -> Box<dyn LanguageModel> {
+    let (key_type, value_type) = (CacheType::F32, CacheType::F32);
+    let settings = Settings { context_length: None, threads: threads.try_into().ok(), key_type, value_type };
+    engine::load_with(kind, weights, &settings).unwrap()
+}
+
+pub(crate) fn pico() -> Weights {
     Weights::open("builtin:pico").unwrap()
 }
 
-fn heldout(weights: &Weights) -> Vec<u32> {
+pub(crate) fn heldout(weights: &Weights) -> Vec<u32> {
     let tokenizer = Tokenizer::new(weights).unwrap();
     tokenizer.encode(&text::load("builtin:heldout").unwrap().content, false).unwrap()
 }
 
 /// Returns the logits of a fresh sequence that takes these tokens in chunks of these sizes.
-fn logits(engine: &mut dyn LanguageModel, tokens: &[u32], sizes: &[usize]) -> Vec<Vec<f32>> {
+pub(crate) fn logits(engine: &mut dyn LanguageModel, tokens: &[u32], sizes: &[usize]) -> Vec<Vec<f32>> {
     assert_eq!(sizes.iter().sum::<usize>(), tokens.len());
     let sequence = engine.open().unwrap();
     let (mut rows, mut rest) = (Vec::new(), tokens);
@@ -60,7 +76,7 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
 }
 
 /// Returns the mean over rows of KL(softmax(a) ‖ softmax(b)), in nats; NaN if a logit is NaN.
-fn mean_kl(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+pub(crate) fn mean_kl(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     assert_eq!(a.len(), b.len());
     let row = |(a, b): (&Vec<f32>, &Vec<f32>)| -> f64 {
         let terms = softmax(a).into_iter().zip(softmax(b));
@@ -69,7 +85,7 @@ fn mean_kl(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     a.iter().zip(b).map(row).sum::<f64>() / a.len() as f64
 }
 
-fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+pub(crate) fn largest_difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     assert_eq!(a.len(), b.len());
     let pairs = a.iter().flatten().zip(b.iter().flatten());
     pairs.fold(0.0, |largest, (a, b)| {
@@ -89,7 +105,7 @@ fn the_comparators_see_what_is_no_number() {
 fn two_prompts_in_a_row_give_what_each_gives_alone() {
     let weights = pico();
     let tokens = heldout(&weights);
-    for kind in BOTH {
+    for kind in all() {
         let load = || engine::load(kind, &weights, None).unwrap();
         let (one, two) = (&tokens[..40], &tokens[500..570]);
         let alone = logits(load().as_mut(), two, &[70]);
@@ -104,7 +120,7 @@ fn two_prompts_in_a_row_give_what_each_gives_alone() {
 fn sequences_side_by_side_give_what_each_gives_alone() {
     let weights = pico();
     let tokens = heldout(&weights);
-    for kind in BOTH {
+    for kind in all() {
         let mut engine = engine::load(kind, &weights, None).unwrap();
         let parts = [&tokens[..50], &tokens[900..933]];
         let alone = parts.map(|part| {
@@ -134,9 +150,10 @@ fn however_a_prompt_is_cut_its_logits_are_the_same() {
     let weights = pico();
     let dense = weights.requantized(TensorType::F32).unwrap();
     let tokens = &heldout(&weights)[..64];
-    for kind in BOTH {
+    for kind in all() {
         for (weights, kl, difference) in [(&dense, 1e-9, 1e-3), (&weights, 1e-4, 0.5)] {
-            let mut engine = engine::load(kind, weights, None).unwrap();
+            // With f16 caches, sums in another order would flip roundings.
+            let mut engine = load_exact(kind, weights, 2);
             let whole = logits(engine.as_mut(), tokens, &[64]);
             for sizes in [vec![1; 64], vec![63, 1], vec![5, 20, 1, 38]] {
                 let cut = logits(engine.as_mut(), tokens, &sizes);
@@ -186,7 +203,7 @@ fn one_seed_gives_one_text() {
     let tokenizer = Tokenizer::new(&weights).unwrap();
     let prompt = tokenizer.encode("The old house stood", false).unwrap();
     let sampling = Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, min_p: 0.02 };
-    for kind in BOTH {
+    for kind in all() {
         let mut engine = engine::load(kind, &weights, None).unwrap();
         let mut write = |seed: u64| {
             let mut sampler = Sampler::new(sampling, seed);
@@ -212,7 +229,7 @@ fn one_seed_gives_one_text() {
 fn a_refused_step_changes_no_sequence() {
     let weights = pico();
     let tokens = &heldout(&weights)[..20];
-    for kind in BOTH {
+    for kind in all() {
         let mut engine = engine::load(kind, &weights, Some(24)).unwrap();
         assert_eq!(engine.context_length(), 24);
         let undisturbed = engine.open().unwrap();
@@ -238,14 +255,92 @@ fn a_refused_step_changes_no_sequence() {
 #[test]
 fn more_context_than_there_is_is_refused() {
     let weights = pico();
-    for kind in BOTH {
+    for kind in all() {
         assert!(engine::load(kind, &weights, Some(weights.spec().context_length + 1)).is_err());
         assert!(engine::load(kind, &weights, Some(0)).is_err());
     }
 }
 
+/// Tokens and logits that transformers computed in f32 for a tiny model of its own
+/// (`scripts/golden-models`).
+struct Golden {
+    weights: Weights,
+    tokens: Vec<u32>,
+    first_kept: usize,
+    /// Of the positions from `first_kept` on.
+    logits: Vec<Vec<f32>>,
+}
+
+fn golden(name: &str) -> Golden {
+    let folder = std::path::Path::new("tests/it/golden").join(name);
+    let weights = Weights::open(folder.to_str().unwrap()).unwrap();
+    let facts: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
+    let tokens: Vec<u32> = serde_json::from_value(facts["tokens"].clone()).unwrap();
+    let first_kept = facts["first_kept"].as_u64().unwrap() as usize;
+    let bytes = std::fs::read(folder.join("logits.f32")).unwrap();
+    let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
+    let logits: Vec<Vec<f32>> = values.chunks(weights.spec().vocab_size).map(<[f32]>::to_vec).collect();
+    assert_eq!(first_kept + logits.len(), tokens.len());
+    Golden { weights, tokens, first_kept, logits }
+}
+
+/// The model, and whether `reference` can run it.
+const GOLDEN: [(&str, bool); 9] = [
+    ("llama3-rope", false),
+    ("llama-yarn", false),
+    ("mistral-window", false),
+    ("qwen2", true),
+    ("qwen3", true),
+    ("phi3", true),
+    ("phi3-partial", false),
+    ("phi3-longrope", false),
+    ("gemma3", true),
+];
+
+#[test]
+fn logits_are_those_of_transformers() {
+    let mut wrong = Vec::new();
+    for (name, reference_can) in GOLDEN {
+        let Golden { weights, tokens, first_kept, logits: expected } = golden(name);
+        let tail = tokens.len() - first_kept;
+        for kind in all() {
+            if kind == EngineKind::Reference && !reference_can {
+                let refusal = engine::load(kind, &weights, None).err().unwrap().to_string();
+                assert!(refusal.contains("candle-transformers"), "{name}: {refusal}");
+                assert!(kind.check(weights.spec()).is_err(), "{name}");
+                continue;
+            }
+            let mut engine = load_exact(kind, &weights, 2);
+            let singly = [first_kept].into_iter().chain(vec![1; tail]).collect();
+            for sizes in [vec![tokens.len()], vec![5, first_kept - 5, 1, tail - 1], singly] {
+                let found = logits(engine.as_mut(), &tokens, &sizes);
+                let difference = largest_difference(&found[first_kept..], &expected);
+                println!("{name} {kind:?} in {} chunks: largest difference {difference:e}", sizes.len());
+                if !(difference <= 1e-3) {
+                    wrong.push(format!("{name} {kind:?} {sizes:?}: {difference:e}"));
+                }
+            }
+            // At once, as a prompt is: the reference takes it in other pieces than position by position.
+            let sequence = engine.open().unwrap();
+            let chunk = Chunk { sequence, tokens: &tokens, logits: LogitRows::Last };
+            let last = engine.step(&[chunk]).unwrap()[0].row(0).to_vec();
+            let difference = largest_difference(&[last], &expected[tail - 1..]);
+            if !(difference <= 1e-3) {
+                wrong.push(format!("{name} {kind:?} at once: {difference:e}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// Returns a launch of these workloads.
-fn launch_spec(task: LaunchTask, source: &str, set: &str, format: &str, workloads: &serde_json::Value) -> LaunchSpec {
+pub(crate) fn launch_spec(
+    task: LaunchTask,
+    source: &str,
+    set: &str,
+    format: &str,
+    workloads: &serde_json::Value,
+) -> LaunchSpec {
     let weights = Weights::open(source).unwrap();
     let spec = weights.spec();
     let outline = weights.outline(TensorType::from_name(format));
@@ -267,13 +362,13 @@ fn launch_spec(task: LaunchTask, source: &str, set: &str, format: &str, workload
     .unwrap()
 }
 
-fn run(spec: &LaunchSpec) -> Result<Vec<Event>, workload::LaunchError> {
+pub(crate) fn run(spec: &LaunchSpec) -> Result<Vec<Event>, workload::LaunchError> {
     let mut events = Vec::new();
     workload::launch(spec, &mut |event: &Event| events.push(event.clone()))?;
     Ok(events)
 }
 
-fn samples<'a>(events: &'a [Event], metric: &str) -> Vec<&'a Sample> {
+pub(crate) fn samples<'a>(events: &'a [Event], metric: &str) -> Vec<&'a Sample> {
     let sample = |event: &'a Event| if let Event::Sample { launch: 3, sample } = event { Some(sample) } else { None };
     events.iter().filter_map(sample).filter(|sample| sample.metric == metric).collect()
 }
@@ -284,7 +379,7 @@ fn a_timed_launch_reports_every_metric_of_its_workloads_and_the_same_tokens_each
         {"prefill": {"prompt_tokens": 33, "batch_size": 2, "repetitions": 2}},
         {"decode": {"prompt_tokens": 17, "output_tokens": 9, "batch_size": 2, "repetitions": 2}},
     ]);
-    for set in ["reference", "candle"] {
+    for set in ["reference", "candle", "scalar"] {
         let spec = launch_spec(LaunchTask::Speed, "builtin:pico", set, "as_is", &workloads);
         let (events, again) = (run(&spec).unwrap(), run(&spec).unwrap());
         for (metric, count) in [
@@ -346,6 +441,9 @@ fn perplexity_is_that_of_llama_cpp() {
     for (set, format, expected, bound) in [
         ("candle", "f32", PICO_F32_NLL, 1e-5),
         ("reference", "f32", PICO_F32_NLL, 1e-5),
+        // With caches in f16.
+        ("scalar", "f32", PICO_F32_NLL, 1e-4),
+        ("scalar", "as_is", PICO_NLL, 2e-3),
         ("candle", "as_is", PICO_NLL, 2e-3),
         ("reference", "as_is", PICO_NLL, 2e-3),
     ] {
@@ -377,6 +475,67 @@ fn verification_measures_good_kernels_and_can_be_switched_off() {
 }
 
 #[test]
+fn a_recipes_rope_is_what_runs() {
+    let workloads = serde_json::json!([{"perplexity": {"n_ctx": 128, "chunks": 1}}]);
+    let nll = |set: &str, rope: serde_json::Value| {
+        let mut spec = launch_spec(LaunchTask::Quality, "builtin:pico", set, "as_is", &workloads);
+        spec.cell.recipe.rope = serde_json::from_value(rope).unwrap();
+        run(&spec).map(|events| samples(&events, "nll")[0].value)
+    };
+    let own = nll("candle", serde_json::json!({})).unwrap();
+    let mut seen = vec![own];
+    for rope in [
+        serde_json::json!({"theta": 5e4}),
+        serde_json::json!({"scaling": "linear", "factor": 2.0}),
+        serde_json::json!({"scaling": "ntk", "factor": 2.0}),
+        serde_json::json!({"scaling": "yarn", "factor": 2.0}),
+        serde_json::json!({"scaling": "llama3", "factor": 2.0, "original_context_length": 64}),
+    ] {
+        let changed = nll("candle", rope.clone()).unwrap();
+        assert!(seen.iter().all(|other| (changed - other).abs() > 1e-6), "{rope}: {changed} is among {seen:?}");
+        seen.push(changed);
+        match nll("reference", rope.clone()) {
+            Ok(reference) => assert!((reference - changed).abs() <= 2e-3, "{rope}: {reference}, {changed}"),
+            Err(error) => assert!(error.to_string().contains("stretch the rope"), "{error}"),
+        }
+    }
+    let none = nll("candle", serde_json::json!({"scaling": "none"})).unwrap();
+    assert!((none - own).abs() <= 0.0);
+    let error = nll("candle", serde_json::json!({"scaling": "longrope"})).unwrap_err().to_string();
+    assert!(error.contains("rope_factors_long"), "{error}");
+}
+
+#[test]
+fn what_an_engine_cannot_run_is_a_planning_error() {
+    let plan = |more: serde_json::Value| {
+        let mut recipe = serde_json::json!({
+            "schema": "ruvlab/v1", "name": "x", "model": {"source": "tests/it/golden/phi3-longrope"},
+            "workloads": [{"prefill": {"prompt_tokens": 8}}],
+        });
+        for (key, value) in more.as_object().unwrap() {
+            recipe[key] = value.clone();
+        }
+        ruvlab::plan::single(serde_json::from_value(recipe).unwrap())
+    };
+    for (kernels, path) in [
+        (serde_json::json!({"set": "reference"}), "`candle`, which computes"),
+        (serde_json::json!({"set": "candle"}), "kernels.verify.reference"),
+    ] {
+        let error = format!("{:?}", plan(serde_json::json!({"kernels": kernels})).unwrap_err());
+        assert!(error.contains("stretch the rope") && error.contains(path), "{error}");
+    }
+    let alone = serde_json::json!({"set": "candle", "verify": {"reference": null}});
+    let cell = plan(serde_json::json!({"kernels": alone})).unwrap();
+    assert_eq!(cell.model.context_length, 512);
+    let rope = serde_json::json!({"scaling": "yarn", "factor": 2.0});
+    let stretched = plan(serde_json::json!({"kernels": alone, "rope": rope})).unwrap();
+    assert_eq!(stretched.model.context_length, 128, "the file's original context, doubled");
+    assert_ne!(cell.hash, stretched.hash);
+    let error = plan(serde_json::json!({"kernels": alone, "rope": {"factor": 2.0}})).unwrap_err();
+    assert!(format!("{error:?}").contains("without a scaling"), "{error:?}");
+}
+
+#[test]
 fn failed_launches_say_what_to_do_and_ask_for_an_exit_code() {
     let workloads = serde_json::json!([{"perplexity": {"text": "builtin:kjv.test", "n_ctx": 512, "chunks": 1}}]);
     let good = launch_spec(LaunchTask::Quality, "builtin:pico", "candle", "as_is", &workloads);
@@ -402,7 +561,7 @@ fn failed_launches_say_what_to_do_and_ask_for_an_exit_code() {
 
 /// Real text through a real model, where `RUVLAB_TEST_SMOLLM2` names the file of
 /// `scripts/fetch-models`; a minute each.
-fn smollm2() -> Option<String> {
+pub(crate) fn smollm2() -> Option<String> {
     let path = env::var("RUVLAB_TEST_SMOLLM2").ok();
     if path.is_none() {
         println!("skipped: RUVLAB_TEST_SMOLLM2 does not name a SmolLM2-135M-Instruct Q4_1 file");
@@ -434,7 +593,7 @@ fn smollm2_tokens_are_those_of_llama_cpp() {
 
 /// Compares the perplexity of twelve windows of 512 tokens of `builtin:heldout`; `bound` is
 /// relative.
-fn compare_smollm2_perplexity(set: &str, format: &str, llama_cpp: f64, bound: f64) {
+pub(crate) fn compare_smollm2_perplexity(set: &str, format: &str, llama_cpp: f64, bound: f64) {
     let Some(path) = smollm2() else { return };
     let workloads = serde_json::json!([{"perplexity": {"n_ctx": 512, "chunks": 12}}]);
     let spec = launch_spec(LaunchTask::Quality, &path, set, format, &workloads);
@@ -444,8 +603,8 @@ fn compare_smollm2_perplexity(set: &str, format: &str, llama_cpp: f64, bound: f6
     assert!(off <= bound, "{set} {format}: {found}, llama.cpp {llama_cpp}");
 }
 
-const SMOLLM2_PERPLEXITY: f64 = 28.621266704576897;
-const SMOLLM2_F32_PERPLEXITY: f64 = 28.52655088219258;
+pub(crate) const SMOLLM2_PERPLEXITY: f64 = 28.621266704576897;
+pub(crate) const SMOLLM2_F32_PERPLEXITY: f64 = 28.52655088219258;
 
 #[test]
 fn smollm2_perplexity_of_candle_is_that_of_llama_cpp() {
@@ -462,17 +621,16 @@ fn smollm2_perplexity_on_f32_is_that_of_llama_cpp() {
     compare_smollm2_perplexity("candle", "f32", SMOLLM2_F32_PERPLEXITY, 1e-4);
 }
 
-/// On f32 matrices the engines give one distribution, however the prompt is cut. On the file's `q4_1`
-/// every flipped rounding of an 8-bit activation is amplified by 30 layers: with the prompt cut
-/// differently an engine is as far from the other as from itself (and as llama.cpp is from itself
-/// with another type of cache); stepped alike, sums over heads in another order still flip a few.
+/// Stepped alike, one token at a time, the engines give the same bits, on f32 matrices and on the
+/// file's own. Cut differently, sums have another order: on f32 that is all, on `q4_1` every flipped
+/// rounding of an 8-bit activation is amplified by 30 layers, and an engine is as far from itself.
 #[test]
 fn smollm2_has_one_distribution_in_both_engines() {
     let Some(path) = smollm2() else { return };
     let weights = Weights::open(&path).unwrap();
     let tokens = &heldout(&weights)[..96];
     let dense = weights.requantized(TensorType::F32).unwrap();
-    for (weights, alike_bound, cut_bound) in [(&dense, 1e-10, 1e-9), (&weights, 1e-3, 1e-2)] {
+    for (weights, cut_bound) in [(&dense, 1e-9), (&weights, 1e-2)] {
         let step = |kind, sizes: &[usize]| logits(engine::load(kind, weights, None).unwrap().as_mut(), tokens, sizes);
         let reference = step(EngineKind::Reference, &[96]);
         let (whole, singly) = (step(EngineKind::Candle, &[96]), step(EngineKind::Candle, &[1; 96]));
@@ -481,7 +639,129 @@ fn smollm2_has_one_distribution_in_both_engines() {
         println!(
             "{format}: KL of the engines stepped alike {alike:e}, cut differently {cut:e}, candle from itself {own:e}"
         );
-        assert!(alike <= alike_bound, "{format}: {alike:e}");
+        assert!(reference == singly, "{format}: {alike:e}");
         assert!(cut <= cut_bound && own <= cut_bound, "{format}: {cut:e} {own:e}");
     }
+}
+
+/// What llama.cpp gives for windows of `builtin:heldout`: `scripts/llama-reference --ctx 512
+/// --with-top1`, less what is not compared.
+#[derive(serde::Deserialize)]
+struct LlamaCpp {
+    per_chunk_nll: Vec<f64>,
+    /// Of every scored position, window after window.
+    top1: Vec<u32>,
+}
+
+/// On the file as it is, twelve windows, and with all weights and the cache in f32, four windows.
+#[derive(serde::Deserialize)]
+struct Figures {
+    text_tokens: usize,
+    as_is: LlamaCpp,
+    f32: LlamaCpp,
+}
+
+/// A real file: the variable that names it, and its figures.
+const QWEN2: (&str, &str) = ("RUVLAB_TEST_QWEN2", "qwen2.5-coder-0.5b-q4_k_m");
+const GEMMA3: (&str, &str) = ("RUVLAB_TEST_GEMMA3", "gemma-3-270m-q4_k_m");
+
+/// Scores the first windows of 512 tokens as `perplexity` does, on the file as it is or in f32, and
+/// holds them against llama.cpp: the perplexity, relative, and the share of positions where both find
+/// the same token likeliest.
+fn compare_with_llama_cpp(
+    (variable, name): (&str, &str),
+    kind: EngineKind,
+    dense: bool,
+    windows: usize,
+    (off_bound, top1_bound): (f64, f64),
+) {
+    let Ok(path) = env::var(variable) else {
+        println!("skipped: {variable} does not name a {name} file");
+        return;
+    };
+    let theirs = std::fs::read(format!("tests/it/golden/llama-cpp/{name}.json")).unwrap();
+    let Figures { text_tokens, as_is, f32 } = serde_json::from_slice(&theirs).unwrap();
+    let theirs = if dense { f32 } else { as_is };
+    let mut weights = Weights::open(&path).unwrap();
+    if dense {
+        weights = weights.requantized(TensorType::F32).unwrap();
+    }
+    let tokenizer = Tokenizer::new(&weights).unwrap();
+    let bos = tokenizer.bos_to_add();
+    let mut tokens: Vec<u32> = bos.into_iter().collect();
+    tokens.extend(tokenizer.encode(&text::load("builtin:heldout").unwrap().content, false).unwrap());
+    // llama.cpp takes the text without its last newline.
+    assert!(tokens.len().abs_diff(text_tokens) <= 1, "{} tokens, llama.cpp {text_tokens}", tokens.len());
+    let mut engine = engine::load(kind, &weights, Some(512)).unwrap();
+    let (mut nll, mut agree) = (0.0, 0u32);
+    assert!(theirs.per_chunk_nll.len() >= windows && theirs.top1.len() >= windows * 255);
+    for (window, top1) in tokens.chunks_exact(512).zip(theirs.top1.chunks_exact(255)).take(windows) {
+        let mut context = window.to_vec();
+        if let Some(bos) = bos {
+            context[0] = bos;
+        }
+        let sequence = engine.open().unwrap();
+        let mut step = |tokens: &[u32], logits| engine.step(&[Chunk { sequence, tokens, logits }]).unwrap().remove(0);
+        step(&context[..256], LogitRows::Last);
+        for scored in (256..511).step_by(51) {
+            let logits = step(&context[scored..scored + 51], LogitRows::All);
+            for row in 0..51 {
+                let (logits, position) = (logits.row(row), scored + row);
+                nll -= softmax(logits)[window[position + 1] as usize].ln();
+                let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+                agree += u32::from(best == top1[position - 256] as usize);
+            }
+        }
+        engine.close(sequence);
+    }
+    let (mean, scored) = (nll / (windows * 255) as f64, (windows * 255) as f64);
+    let expected = theirs.per_chunk_nll[..windows].iter().sum::<f64>() / windows as f64;
+    let (off, share) = ((mean - expected).abs(), f64::from(agree) / scored);
+    println!(
+        "{name} {kind:?} f32={dense}: perplexity {}, llama.cpp {}, {:.3} % off; top-1 {:.2} %",
+        mean.exp(),
+        expected.exp(),
+        off * 100.0,
+        share * 100.0
+    );
+    assert!(off <= off_bound, "{name} {kind:?}: {off}");
+    assert!(share >= top1_bound, "{name} {kind:?}: {share}");
+}
+
+/// On quantised matrices llama.cpp rounds activations to 8 bits, and so does candle, each its own way:
+/// llama.cpp itself finds another token likeliest than in f32 about as often as we do. In f32 what is
+/// left is the order of sums.
+const ROUNDED: f64 = 5e-3;
+const EXACT: (f64, f64) = (1e-4, 0.99);
+
+#[test]
+fn qwen2_of_candle_is_that_of_llama_cpp() {
+    compare_with_llama_cpp(QWEN2, EngineKind::Candle, false, 12, (ROUNDED, 0.965));
+}
+
+#[test]
+fn qwen2_in_f32_is_that_of_llama_cpp() {
+    compare_with_llama_cpp(QWEN2, EngineKind::Candle, true, 4, EXACT);
+}
+
+/// Position by position, so a third of the windows, for time.
+#[test]
+fn qwen2_of_reference_is_that_of_llama_cpp() {
+    compare_with_llama_cpp(QWEN2, EngineKind::Reference, false, 4, (ROUNDED, 0.965));
+}
+
+#[test]
+fn gemma3_of_candle_is_that_of_llama_cpp() {
+    compare_with_llama_cpp(GEMMA3, EngineKind::Candle, false, 12, (ROUNDED, 0.94));
+}
+
+#[test]
+fn gemma3_in_f32_is_that_of_llama_cpp() {
+    compare_with_llama_cpp(GEMMA3, EngineKind::Candle, true, 4, EXACT);
+}
+
+/// The reference has gemma3's weights in f32, however they are stored.
+#[test]
+fn gemma3_of_reference_is_that_of_llama_cpp() {
+    compare_with_llama_cpp(GEMMA3, EngineKind::Reference, true, 4, EXACT);
 }

@@ -112,7 +112,7 @@ fn heavy_libraries_are_named_in_one_place() {
         ("serde_yaml", "src/recipe/load.rs"),
         ("polars", "src/results/parquet"),
         ("plotters", "src/report/charts"),
-        ("candle_transformers", "src/engine/reference.rs"),
+        ("candle_transformers", "src/engine/reference"),
     ] {
         let mut files = Vec::new();
         rust_files(Path::new("src"), &mut files);

@@ -1,15 +1,21 @@
 //! AVX2 + FMA + F16C kernels.
 #![expect(clippy::needless_range_loop, reason = "the loops are unrolled over registers, which have numbers")]
+mod activation;
+pub(crate) mod attention;
 mod codes;
 pub(crate) mod float;
 mod gemm;
 pub(crate) mod gemv;
+mod half;
 mod lanes;
 mod log_sum_exp;
 pub(crate) mod matmul;
+mod norm;
 pub(crate) mod panel;
 pub(crate) mod part;
 mod probe;
+mod rope;
+mod softmax;
 pub(crate) mod vectors;
 
 use crate::dispatch::{Kernels, Tier};
@@ -18,6 +24,12 @@ pub(crate) static KERNELS: Kernels = Kernels {
     tier: Tier::Avx2,
     // SAFETY: this table is private and leaves only through `detect`, which has seen the features.
     log_sum_exp_f32: |logits| unsafe { log_sum_exp::log_sum_exp_f32(logits) },
+    norm: norm::KERNELS,
+    rope: rope::KERNELS,
+    activation: activation::KERNELS,
+    softmax: softmax::KERNELS,
+    half: half::KERNELS,
+    attention: attention::KERNELS,
     // SAFETY: as above.
     quantize_codes: |x, codes, blocks| unsafe { codes::quantize_codes(x, codes, blocks) },
     // SAFETY: as above.

@@ -1,5 +1,6 @@
 //! AVX-512 kernels with 16-bit dot products (VNNI): what gains by them, the rest is AVX2's.
 #![expect(clippy::needless_range_loop, reason = "the loops are unrolled over registers, which have numbers")]
+mod attention;
 mod float;
 mod gemm;
 mod gemv;
@@ -15,6 +16,7 @@ static KERNELS: Kernels = Kernels {
     tier: Tier::Avx512,
     // SAFETY: this table is private and leaves only through `detect`, which has seen the features.
     matmul: |weights, activations, tile| unsafe { matmul::matmul(weights, activations, tile) },
+    attention: attention::KERNELS,
     ..avx2::KERNELS
 };
 

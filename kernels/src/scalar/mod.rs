@@ -1,19 +1,40 @@
 //! Portable kernels, and the meaning of every other table.
+mod activation;
+mod attention;
 pub(crate) mod codes;
+mod half;
 mod log_sum_exp;
 pub(crate) mod matmul;
+mod norm;
 pub(crate) mod part;
 mod probe;
+mod rope;
+mod softmax;
 
 use crate::dispatch::{Kernels, Tier};
 
 pub(crate) static KERNELS: Kernels = Kernels {
     tier: Tier::Scalar,
     log_sum_exp_f32: log_sum_exp::log_sum_exp_f32,
+    norm: norm::KERNELS,
+    rope: rope::KERNELS,
+    activation: activation::KERNELS,
+    softmax: softmax::KERNELS,
+    half: half::KERNELS,
+    attention: attention::KERNELS,
     quantize_codes: codes::quantize_codes,
     matmul: matmul::matmul,
     read: probe::read,
     multiply_adds: probe::multiply_adds,
 };
 
-pub(crate) use log_sum_exp::{Largest, exp_sum};
+// What the other tiers share: tails, constants, the arithmetic of a whole row.
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {
+    activation::{ERFC, GELU_CUBIC, GELU_LINEAR},
+    attention::transpose as transpose_keys,
+    half::{KERNELS as HALF, widen as widen_half},
+    log_sum_exp::{Largest, exp_sum},
+    norm::inverse_root,
+    rope::rotate_pair,
+};

@@ -1,73 +1,28 @@
 //! The phases of a decoder layer, composed of candle's operations.
+//!
+//! Where candle-transformers computes the same, operations and their shapes are chosen so that one
+//! row alone gives the very same bits: then what differs between the two engines is never rounding.
 use candle_core::{Device, Result, Tensor};
 use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
 
-use super::{Cache, Sequences, linear::Linear, rope::Rotation};
+use super::{
+    Cache, Sequences,
+    rope::Rotation,
+    weights::{Gated, LayerKind, Model, Projections},
+};
 use crate::{
     engine::EngineError,
     model::{
         decoder::{Executor, Segment, Step},
-        families::{self, in_layer},
-        spec::ModelSpec,
-        weights::Weights,
+        spec::Activation,
     },
 };
 
-struct Layer {
-    attention_norm: Tensor,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    attention_output: Linear,
-    feed_forward_norm: Tensor,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-}
-
-/// The weights of a model.
-pub(super) struct Model {
-    pub(super) spec: ModelSpec,
-    embedding: Linear,
-    layers: Vec<Layer>,
-    output_norm: Tensor,
-    output: Linear,
-    device: Device,
-}
-
-impl Model {
-    pub(super) fn load(weights: &Weights) -> std::result::Result<Self, EngineError> {
-        let spec = weights.spec().clone();
-        let unknown = || EngineError::Weights(format!("architecture {:?} is not supported", spec.architecture));
-        let family = families::find(&spec.architecture).ok_or_else(unknown)?;
-        let device = Device::Cpu;
-        let tensor = |name: &str| weights.tensor(name).map_err(|error| EngineError::Weights(error.to_string()));
-        let linear = |name: &str| Ok::<_, EngineError>(Linear::new(tensor(name)?)?);
-        let norm = |name: &str| Ok::<_, EngineError>(tensor(name)?.dequantize(&device)?);
-        let names = &family.layer;
-        let layer = |i: usize| {
-            Ok(Layer {
-                attention_norm: norm(&in_layer(i, names.attention_norm))?,
-                query: linear(&in_layer(i, names.query))?,
-                key: linear(&in_layer(i, names.key))?,
-                value: linear(&in_layer(i, names.value))?,
-                attention_output: linear(&in_layer(i, names.attention_output))?,
-                feed_forward_norm: norm(&in_layer(i, names.feed_forward_norm))?,
-                gate: linear(&in_layer(i, names.gate))?,
-                up: linear(&in_layer(i, names.up))?,
-                down: linear(&in_layer(i, names.down))?,
-            })
-        };
-        let embedding = linear(family.model.token_embedding)?;
-        Ok(Self {
-            layers: (0..spec.layers).map(layer).collect::<std::result::Result<_, EngineError>>()?,
-            output_norm: norm(family.model.output_norm)?,
-            output: if spec.tied_embeddings { embedding.clone() } else { linear(family.model.output)? },
-            embedding,
-            spec,
-            device,
-        })
-    }
+/// What a step needs in all layers of a kind.
+struct Shared {
+    rotation: Rotation,
+    /// For each segment, `[T, keys]` of 0 and -∞; none for a single row, which sees all keys it gets.
+    masks: Vec<Option<Tensor>>,
 }
 
 /// Runs one step of a model.
@@ -75,9 +30,8 @@ pub(super) struct Walker<'a> {
     model: &'a Model,
     sequences: &'a mut Sequences<Cache>,
     context_length: usize,
-    rotation: Rotation,
-    /// For each segment, `[T, past + T]` of 0 and -∞; none for a single row, which sees all.
-    masks: Vec<Option<Tensor>>,
+    /// One for each of the model's kinds of layers.
+    shared: Vec<Shared>,
 }
 
 impl<'a> Walker<'a> {
@@ -87,51 +41,102 @@ impl<'a> Walker<'a> {
         context_length: usize,
         step: &Step,
     ) -> Result<Self> {
-        let rotation = Rotation::new(&model.spec, &step.positions, &model.device)?;
-        let masks = step.segments.iter().map(|segment| mask(segment, &model.device)).collect::<Result<_>>()?;
-        Ok(Self { model, sequences, context_length, rotation, masks })
+        let share = |kind: &LayerKind| {
+            let rotation = Rotation::new(&kind.frequencies, kind.layout, &step.positions, &model.device)?;
+            let masks = step.segments.iter().map(|segment| mask(segment, kind.window, &model.device));
+            Ok(Shared { rotation, masks: masks.collect::<Result<_>>()? })
+        };
+        let shared = model.kinds.iter().map(share).collect::<Result<_>>()?;
+        Ok(Self { model, sequences, context_length, shared })
     }
 
     fn norm(&self, hidden: &Tensor, weight: &Tensor) -> Result<Tensor> {
         rms_norm(hidden, weight, self.model.spec.rms_norm_eps as f32)
     }
 
-    /// Attends within one sequence: queries `[T, H, D]` to `[T, H * D]`.
+    fn norm_if(&self, hidden: Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
+        match weight {
+            None => Ok(hidden),
+            Some(weight) => self.norm(&hidden, weight),
+        }
+    }
+
+    /// Attends within one sequence: queries `[T, H, D]` to `[T, H * D]`, over keys and values
+    /// `[K, S, D]`.
     ///
-    /// The H / K query heads that share a key head become rows of one product with it, so keys and
-    /// values are never repeated.
+    /// The i-th query heads of all key heads are one product with the keys as they are cached, so
+    /// keys and values are never repeated, and each product has the shape, and so the order of
+    /// sums, that candle-transformers gives it.
     fn attend_segment(
         &self,
         queries: &Tensor,
-        (keys, values): (Tensor, Tensor),
+        keys: &Tensor,
+        values: &Tensor,
         mask: Option<&Tensor>,
     ) -> Result<Tensor> {
         let spec = &self.model.spec;
-        let (t, s) = (queries.dim(0)?, keys.dim(1)?);
+        let t = queries.dim(0)?;
         let (k, g, d) = (spec.kv_heads, spec.heads / spec.kv_heads, spec.head_dim);
-        let queries = (queries * (d as f64).sqrt().recip())?;
-        let queries = queries.reshape((t, k, g, d))?.permute((1, 2, 0, 3))?.contiguous()?.reshape((k, g * t, d))?;
-        let scores = queries.matmul(&keys.transpose(1, 2)?)?;
-        let weights = match mask {
-            None => softmax_last_dim(&scores)?,
-            Some(mask) => {
-                let scores = scores.reshape((k * g, t, s))?.broadcast_add(mask)?;
-                softmax_last_dim(&scores)?.reshape((k, g * t, s))?
-            }
+        let queries = queries.reshape((t, k, g, d))?.permute((2, 1, 0, 3))?;
+        let keys = keys.transpose(1, 2)?;
+        let score = |i: usize| queries.get(i)?.matmul(&keys);
+        let attended = if t == 1 {
+            // So few numbers that starting an operation costs more than it does: one softmax for all.
+            let scores = (0..g).map(score).collect::<Result<Vec<_>>>()?;
+            let weights = self.weigh(&join(&scores, 1)?, None)?;
+            (0..g).map(|i| weights.narrow(1, i, 1)?.matmul(values)).collect::<Result<Vec<_>>>()?
+        } else {
+            let attend = |i: usize| self.weigh(&score(i)?, mask)?.matmul(values);
+            (0..g).map(attend).collect::<Result<Vec<_>>>()?
         };
-        let attended = weights.matmul(&values)?;
-        attended.reshape((k, g, t, d))?.permute((2, 0, 1, 3))?.reshape((t, k * g * d))
+        // Now `[K, G * T, D]`.
+        join(&attended, 1)?.reshape((k, g, t, d))?.permute((2, 0, 1, 3))?.reshape((t, k * g * d))
+    }
+
+    /// Returns the softmax over keys of scaled, bent and masked scores.
+    fn weigh(&self, scores: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let scores = bend((scores * self.model.spec.attention_scale)?, self.model.spec.attention_softcap)?;
+        match mask {
+            None => softmax_last_dim(&scores),
+            Some(mask) => softmax_last_dim(&scores.broadcast_add(mask)?),
+        }
     }
 }
 
-fn mask(segment: &Segment, device: &Device) -> Result<Option<Tensor>> {
+/// Returns the tensors side by side.
+fn join(tensors: &[Tensor], dimension: usize) -> Result<Tensor> {
+    match tensors {
+        [one] => Ok(one.clone()),
+        several => Tensor::cat(several, dimension),
+    }
+}
+
+/// Returns `cap * tanh(x / cap)`.
+fn bend(x: Tensor, cap: Option<f64>) -> Result<Tensor> {
+    match cap {
+        None => Ok(x),
+        Some(cap) => (x / cap)?.tanh()? * cap,
+    }
+}
+
+/// Returns the first token that any row of a segment sees.
+fn first_seen(segment: &Segment, window: Option<usize>) -> usize {
+    window.map_or(0, |window| (segment.past + 1).saturating_sub(window))
+}
+
+fn mask(segment: &Segment, window: Option<usize>, device: &Device) -> Result<Option<Tensor>> {
     let (t, past) = (segment.rows.len(), segment.past);
     if t == 1 {
         return Ok(None);
     }
-    let hidden = |row: usize, column: usize| if column > past + row { f32::NEG_INFINITY } else { 0.0 };
-    let values: Vec<f32> = (0..t).flat_map(|row| (0..past + t).map(move |column| hidden(row, column))).collect();
-    Tensor::from_vec(values, (t, past + t), device).map(Some)
+    let first = first_seen(segment, window);
+    let value = |row: usize, token: usize| {
+        let position = past + row;
+        let seen = token <= position && window.is_none_or(|window| position - token < window);
+        if seen { 0.0 } else { f32::NEG_INFINITY }
+    };
+    let values: Vec<f32> = (0..t).flat_map(|row| (first..past + t).map(move |token| value(row, token))).collect();
+    Tensor::from_vec(values, (t, past + t - first), device).map(Some)
 }
 
 /// Queries `[N, H, D]`, keys and values `[N, K, D]`.
@@ -150,35 +155,58 @@ impl Executor for Walker<'_> {
 
     fn embed(&mut self, step: &Step) -> std::result::Result<Tensor, EngineError> {
         let tokens = Tensor::new(step.tokens.as_slice(), &self.model.device)?;
-        Ok(self.model.embedding.rows(&tokens)?)
+        let rows = self.model.embedding.rows(&tokens)?;
+        let scale = f64::from(self.model.spec.embedding_scale);
+        Ok(if scale == 1.0 { rows } else { (rows * scale)? })
     }
 
     fn heads(&mut self, layer: usize, hidden: &Tensor, step: &Step) -> std::result::Result<Heads, EngineError> {
         let (spec, layer) = (&self.model.spec, &self.model.layers[layer]);
         let normed = self.norm(hidden, &layer.attention_norm)?;
-        let split =
-            |linear: &Linear, heads: usize| linear.forward(&normed)?.reshape((step.tokens.len(), heads, spec.head_dim));
-        Ok(Heads {
-            queries: self.rotation.apply(&split(&layer.query, spec.heads)?)?,
-            keys: self.rotation.apply(&split(&layer.key, spec.kv_heads)?)?,
-            values: split(&layer.value, spec.kv_heads)?,
-        })
+        let heads = [spec.heads, spec.kv_heads, spec.kv_heads];
+        let mut projected = match &layer.projections {
+            Projections::Separate(matrices) => {
+                matrices.iter().map(|matrix| matrix.forward(&normed)).collect::<Result<Vec<_>>>()?
+            }
+            Projections::Fused(matrix) => {
+                let all = matrix.forward(&normed)?;
+                let start = |part: usize| heads[..part].iter().sum::<usize>() * spec.head_dim;
+                let part = |part: usize| all.narrow(1, start(part), heads[part] * spec.head_dim)?.contiguous();
+                (0..3).map(part).collect::<Result<Vec<_>>>()?
+            }
+        };
+        if let Some(biases) = &layer.biases {
+            for (part, bias) in projected.iter_mut().zip(biases) {
+                *part = part.broadcast_add(bias)?;
+            }
+        }
+        let split = |part: usize| projected[part].reshape((step.tokens.len(), heads[part], spec.head_dim));
+        let (mut queries, mut keys) = (split(0)?, split(1)?);
+        if let Some([query_norm, key_norm]) = &layer.head_norms {
+            queries = self.norm(&queries, query_norm)?;
+            keys = self.norm(&keys, key_norm)?;
+        }
+        let rotation = &self.shared[layer.kind].rotation;
+        Ok(Heads { queries: rotation.apply(&queries)?, keys: rotation.apply(&keys)?, values: split(2)? })
     }
 
     fn attend(&mut self, layer: usize, heads: Heads, step: &Step) -> std::result::Result<Tensor, EngineError> {
+        let kind = self.model.layers[layer].kind;
+        let window = self.model.kinds[kind].window;
         let mut outputs = Vec::with_capacity(step.segments.len());
-        for (index, Segment { sequence, rows, past }) in step.segments.iter().enumerate() {
+        for (index, segment) in step.segments.iter().enumerate() {
+            let Segment { sequence, rows, past } = segment;
             let part = |tensor: &Tensor| tensor.narrow(0, rows.start, rows.len());
             let by_head = |tensor: &Tensor| part(tensor)?.transpose(0, 1)?.contiguous();
             let (keys, values) = (by_head(&heads.keys)?, by_head(&heads.values)?);
             let cache = &mut self.sequences.get_mut(*sequence)?.state;
-            let cached = cache.append(layer, *past, &keys, &values, self.context_length)?;
-            outputs.push(self.attend_segment(&part(&heads.queries)?, cached, self.masks[index].as_ref())?);
+            let (keys, values) = cache.append(layer, *past, &keys, &values, self.context_length)?;
+            let first = first_seen(segment, window);
+            let seen = |cached: &Tensor| cached.narrow(1, first, past + rows.len() - first);
+            let mask = self.shared[kind].masks[index].as_ref();
+            outputs.push(self.attend_segment(&part(&heads.queries)?, &seen(&keys)?, &seen(&values)?, mask)?);
         }
-        Ok(match outputs.as_slice() {
-            [one] => one.clone(),
-            several => Tensor::cat(several, 0)?,
-        })
+        Ok(join(&outputs, 0)?)
     }
 
     fn add_attention(
@@ -187,14 +215,28 @@ impl Executor for Walker<'_> {
         hidden: Tensor,
         attended: Tensor,
     ) -> std::result::Result<Tensor, EngineError> {
-        Ok((self.model.layers[layer].attention_output.forward(&attended)? + hidden)?)
+        let layer = &self.model.layers[layer];
+        let projected = layer.attention_output.forward(&attended)?;
+        Ok((self.norm_if(projected, layer.post_attention_norm.as_ref())? + hidden)?)
     }
 
     fn add_feed_forward(&mut self, layer: usize, hidden: Tensor) -> std::result::Result<Tensor, EngineError> {
-        let layer = &self.model.layers[layer];
+        let (spec, layer) = (&self.model.spec, &self.model.layers[layer]);
         let normed = self.norm(&hidden, &layer.feed_forward_norm)?;
-        let gated = (silu(&layer.gate.forward(&normed)?)? * layer.up.forward(&normed)?)?;
-        Ok((layer.down.forward(&gated)? + hidden)?)
+        let (gate, up) = match &layer.gated {
+            Gated::Separate { gate, up } => (gate.forward(&normed)?, up.forward(&normed)?),
+            Gated::Fused(matrix) => {
+                let both = matrix.forward(&normed)?;
+                let half = |part: usize| both.narrow(1, part * spec.intermediate_size, spec.intermediate_size);
+                (half(0)?.contiguous()?, half(1)?)
+            }
+        };
+        let activated = match spec.activation {
+            Activation::Silu => silu(&gate)?,
+            Activation::GeluTanh => gate.gelu()?,
+        };
+        let fed = layer.down.forward(&(activated * up)?)?;
+        Ok((self.norm_if(fed, layer.post_feed_forward_norm.as_ref())? + hidden)?)
     }
 
     fn head(&mut self, hidden: Tensor, step: &Step) -> std::result::Result<Tensor, EngineError> {
@@ -204,6 +246,6 @@ impl Executor for Walker<'_> {
             hidden.index_select(&Tensor::new(step.logit_rows.as_slice(), &self.model.device)?, 0)?
         };
         let normed = self.norm(&hidden, &self.model.output_norm)?;
-        Ok(self.model.output.forward(&normed)?)
+        Ok(bend(self.model.output.forward(&normed)?, self.model.spec.logit_softcap)?)
     }
 }

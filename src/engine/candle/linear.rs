@@ -6,8 +6,7 @@ use candle_core::{
     quantized::{GgmlDType, QTensor},
 };
 
-/// A matrix `[O, I]`, taking rows of width I to rows of width O. Cloning shares it.
-#[derive(Clone)]
+/// A matrix `[O, I]`, taking rows of width I to rows of width O.
 pub(super) enum Linear {
     /// f32; narrower floats are widened when loaded.
     Dense(Tensor),
@@ -30,12 +29,42 @@ impl Linear {
             Self::Quantized(matrix) => x.apply_op1_no_bwd(matrix.as_ref()),
         }
     }
+}
 
-    /// Returns the rows of these numbers, `[N]` to `[N, I]`.
+/// A matrix `[V, E]` that rows are taken from. It stays as the file stores it: a vocabulary blown up
+/// to f32 would be the largest thing in memory.
+pub(super) enum Embedding {
+    /// f32 in the file.
+    Dense(Tensor),
+    /// Blocks or narrower floats.
+    Stored(Arc<QTensor>),
+}
+
+impl Embedding {
+    pub(super) fn new(matrix: QTensor) -> Result<Self> {
+        Ok(match matrix.dtype() {
+            GgmlDType::F32 => Self::Dense(matrix.dequantize(&matrix.device())?),
+            _ => Self::Stored(Arc::new(matrix)),
+        })
+    }
+
+    /// Returns the rows of these numbers, `[N]` to `[N, E]`.
     pub(super) fn rows(&self, numbers: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(matrix) => matrix.index_select(numbers, 0),
-            Self::Quantized(matrix) => matrix.embedding(numbers),
+            Self::Stored(matrix) => matrix.embedding(numbers),
         }
+    }
+
+    /// Returns the head that shares this matrix. Only narrower floats are copied: as all matrices
+    /// that are multiplied by, they are widened.
+    pub(super) fn head(&self) -> Result<Linear> {
+        Ok(match self {
+            Self::Dense(matrix) => Linear::Dense(matrix.clone()),
+            Self::Stored(matrix) => match matrix.dtype() {
+                GgmlDType::F16 | GgmlDType::BF16 => Linear::Dense(matrix.dequantize(&matrix.device())?),
+                _ => Linear::Quantized(Arc::clone(matrix)),
+            },
+        })
     }
 }

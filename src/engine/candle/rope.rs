@@ -1,10 +1,10 @@
-//! Rotary position embedding (`RoFormer`, arXiv 2104.09864).
+//! Rotating heads to their positions.
 use candle_core::{Device, Result, Tensor};
 use candle_nn::rotary_emb;
 
-use crate::model::spec::{ModelSpec, RopeLayout};
+use crate::model::rope::{Frequencies, RopeLayout};
 
-/// The rotation of each row of a step: `cos` and `sin` are `[N, 1, D / 2]`.
+/// The rotation of each row of a step: `cos` and `sin` are `[N, 1, R / 2]`.
 pub(super) struct Rotation {
     cos: Tensor,
     sin: Tensor,
@@ -12,26 +12,31 @@ pub(super) struct Rotation {
 }
 
 impl Rotation {
-    /// Returns the rotation to these positions. Frequencies and angles are f32, as in transformers,
-    /// llama.cpp and candle-transformers: another rounding of an angle flips roundings of the 8-bit
-    /// activations after it, and models are trained and compared with this one.
-    pub(super) fn new(spec: &ModelSpec, positions: &[u32], device: &Device) -> Result<Self> {
-        let half = spec.rope_dim / 2;
-        let (theta, width) = (spec.rope_theta as f32, spec.rope_dim as f32);
-        let frequencies: Vec<f32> = (0..half).map(|i| 1.0 / theta.powf((2 * i) as f32 / width)).collect();
-        let angles = || positions.iter().flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f));
-        let shape = (positions.len(), 1, half);
-        let cos = angles().map(f32::cos).collect();
-        let sin = angles().map(f32::sin).collect();
-        Ok(Self {
-            cos: Tensor::from_vec(cos, shape, device)?,
-            sin: Tensor::from_vec(sin, shape, device)?,
-            layout: spec.rope_layout,
-        })
+    /// Returns the rotation to these positions.
+    pub(super) fn new(
+        frequencies: &Frequencies,
+        layout: RopeLayout,
+        positions: &[u32],
+        device: &Device,
+    ) -> Result<Self> {
+        let shape = (positions.len(), 1, frequencies.values.len());
+        let (cos, sin) = frequencies.rotations(positions);
+        let tensor = |values: Vec<f32>| Tensor::from_vec(values, shape, device);
+        Ok(Self { cos: tensor(cos)?, sin: tensor(sin)?, layout })
     }
 
-    /// Returns heads `[N, H, D]` rotated, each row to its own position.
+    /// Returns heads `[N, H, D]` with their first R values rotated, each row to its own position.
     pub(super) fn apply(&self, heads: &Tensor) -> Result<Tensor> {
+        let (_, _, width) = heads.dims3()?;
+        let rotating = 2 * self.cos.dim(2)?;
+        if rotating == width {
+            return self.rotate(heads);
+        }
+        let rotated = self.rotate(&heads.narrow(2, 0, rotating)?.contiguous()?)?;
+        Tensor::cat(&[&rotated, &heads.narrow(2, rotating, width - rotating)?], 2)
+    }
+
+    fn rotate(&self, heads: &Tensor) -> Result<Tensor> {
         // To candle, N batches of one position each.
         let rows = heads.unsqueeze(2)?;
         let rotated = match self.layout {

@@ -1,4 +1,5 @@
 //! Text out of tokens as they come.
+use super::Tokenizer;
 
 /// Puts bytes together to text, and never gives out half a character.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +36,32 @@ impl Detokenizer {
     #[must_use]
     pub fn finish(self) -> String {
         String::from_utf8_lossy(&self.pending).into_owned()
+    }
+}
+
+/// Makes text of tokens that come one by one: together, the text that decoding all at once gives.
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    previous: Option<u32>,
+    bytes: Detokenizer,
+}
+
+impl<'a> TextStream<'a> {
+    pub(super) fn new(tokenizer: &'a Tokenizer, previous: Option<u32>) -> Self {
+        Self { tokenizer, previous, bytes: Detokenizer::default() }
+    }
+
+    /// Takes the next token and returns the text that is certain now.
+    pub fn push(&mut self, token: u32) -> String {
+        let bytes = self.tokenizer.bytes_after(self.previous, token);
+        self.previous = Some(token);
+        self.bytes.push(bytes)
+    }
+
+    /// Returns what is left at the end: an unfinished character as U+FFFD.
+    #[must_use]
+    pub fn finish(self) -> String {
+        self.bytes.finish()
     }
 }
 

@@ -1,28 +1,37 @@
 //! Text to tokens and back, from what a GGUF file says.
 //!
-//! Byte-level BPE only, and meant to give the ids llama.cpp gives: a byte the vocabulary has no
-//! token for is left out (some vocabularies lack rare control characters), as it does.
+//! Byte-level BPE and `SentencePiece`, meant to give the ids llama.cpp gives: a byte the vocabulary has
+//! no token for is left out (some vocabularies lack rare control characters), as it does. A
+//! `tokenizer.json` becomes the same metadata first ([`metadata_from_json`]), with what llama.cpp has no
+//! key for beside it, so that it gives the ids transformers gives.
+mod alphabet;
+mod bpe;
 mod detokenizer;
+mod json;
+mod merge;
 mod pre;
-
-use std::collections::HashMap;
+mod settings;
+mod specials;
+mod split;
+mod spm;
+mod vocabulary;
 
 use indexmap::IndexMap;
-use tokenizers::{
-    Tokenizer as Bpe,
-    models::bpe::{BPE, Vocab},
-    pre_tokenizers::{
-        PreTokenizerWrapper,
-        byte_level::ByteLevel,
-        sequence::Sequence,
-        split::{Split, SplitPattern},
-    },
-    tokenizer::SplitDelimiterBehavior,
-};
+use tokenizers::{NormalizedString, Normalizer, normalizers::NFC};
 
+use self::{
+    alphabet::Alphabet,
+    bpe::ByteLevel,
+    settings::Settings,
+    specials::{Part, Special, Specials},
+    split::Splitter,
+    spm::SentencePieces,
+    vocabulary::{Kind, Vocabulary},
+};
 use super::weights::{Value, Weights};
 
-pub use detokenizer::Detokenizer;
+pub use detokenizer::{Detokenizer, TextStream};
+pub use json::{TokenizerFiles, metadata_from_json};
 
 /// Why there is no tokenizer, or no tokens.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,95 +45,89 @@ pub enum TokenizerError {
         problem: String,
     },
     /// A kind of tokenizer that is not known.
-    #[error("tokenizer model {found:?} is not supported yet (supported: gpt2, that is byte-level BPE)")]
+    #[error(
+        "tokenizer model {found:?} is not supported (supported: gpt2, that is byte-level BPE, and llama, that is SentencePiece BPE)"
+    )]
     Model {
         /// What the file says.
         found: String,
     },
     /// A way to split text that is not known.
-    #[error("pre-tokenizer {found:?} is not supported yet (supported: {})", pre::names().collect::<Vec<_>>().join(", "))]
+    #[error("pre-tokenizer {found:?} is not supported (supported: {})", pre::names().collect::<Vec<_>>().join(", "))]
     PreTokenizer {
         /// What the file says.
         found: String,
     },
-    /// The tokenizers library said no.
-    #[error("tokenizer: {0}")]
-    Library(String),
+    /// A pattern that cannot be compiled.
+    #[error("pattern {pattern:?}: {problem}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A `tokenizer.json`, or a file beside it, that cannot be used.
+    #[error("{file}: {problem}")]
+    Json {
+        /// Which file.
+        file: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The text is too long to be merged as one.
+    #[error(
+        "{bytes} bytes of text without a place to cut are too many to tokenize at once (at most {most}); give it in parts"
+    )]
+    TooLong {
+        /// Its bytes.
+        bytes: usize,
+        /// The most.
+        most: usize,
+    },
 }
 
-/// ggml's token types (`llama.h`, `llama_token_type`) that matter here.
-const UNKNOWN: u64 = 2;
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
+/// Keys of our own, for what a `tokenizer.json` says and GGUF has no key for. llama.cpp ignores them.
+mod key {
+    /// Which of a rule's `json` patterns split the text, instead of llama.cpp's.
+    pub(super) const JSON_SPLITS: &str = "ruvlab.tokenizer.json_splits";
+    /// How text is normalised: `nfc` only.
+    pub(super) const NORMALIZER: &str = "ruvlab.tokenizer.normalizer";
+    /// Whether a piece that is a token as a whole skips merging.
+    pub(super) const IGNORE_MERGES: &str = "ruvlab.tokenizer.ignore_merges";
+    /// `always` or `first`: where text begins with a space that is not in it, unless it has one.
+    pub(super) const METASPACE: &str = "ruvlab.tokenizer.metaspace";
+    /// Merges of a SentencePiece vocabulary whose scores do not say everything.
+    pub(super) const MERGES: &str = "ruvlab.tokenizer.merges";
+    /// Tokens that swallow white space before them.
+    pub(super) const STRIPS_LEFT: &str = "ruvlab.tokenizer.strips_left";
+    /// Tokens that swallow white space after them.
+    pub(super) const STRIPS_RIGHT: &str = "ruvlab.tokenizer.strips_right";
+}
 
-/// A token that is found in text before the text is split.
-struct Special {
-    text: String,
-    id: u32,
-    /// Only when special tokens are to be parsed.
-    control: bool,
+enum Model {
+    ByteLevel(ByteLevel),
+    SentencePieces(SentencePieces),
 }
 
 /// A tokenizer.
 pub struct Tokenizer {
-    bpe: Bpe,
+    model: Model,
+    normalizes: bool,
     /// The bytes every token stands for.
     pieces: Vec<Vec<u8>>,
-    /// Longest first.
-    specials: Vec<Special>,
-    bos: Option<u32>,
-    eos: Option<u32>,
-    eot: Option<u32>,
+    /// Whether each token is found in text before anything else.
+    special: Vec<bool>,
+    specials: Specials,
+    vocabulary: Ends,
     add_bos: bool,
+    add_eos: bool,
 }
 
-/// Names of the token that ends a turn, as llama.cpp looks for them (`llama-vocab.cpp`).
-const END_OF_TURN: [&str; 6] =
-    ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>"];
-
-struct Settings<'a>(&'a IndexMap<String, Value>);
-
-impl<'a> Settings<'a> {
-    fn wrong(key: &'static str, problem: &str) -> TokenizerError {
-        TokenizerError::Setting { key, problem: problem.to_owned() }
-    }
-
-    fn text(&self, key: &'static str) -> Result<&'a str, TokenizerError> {
-        self.0.get(key).and_then(Value::as_str).ok_or_else(|| Self::wrong(key, "is missing"))
-    }
-
-    fn texts(&self, key: &'static str) -> Result<Vec<&'a str>, TokenizerError> {
-        let list = self.0.get(key).and_then(Value::as_list).ok_or_else(|| Self::wrong(key, "is missing"))?;
-        let texts: Option<Vec<_>> = list.iter().map(Value::as_str).collect();
-        texts.ok_or_else(|| Self::wrong(key, "is not a list of texts"))
-    }
-
-    fn id(&self, key: &'static str, vocab_size: usize) -> Result<Option<u32>, TokenizerError> {
-        let Some(value) = self.0.get(key) else { return Ok(None) };
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < vocab_size);
-        id.map(Some).ok_or_else(|| Self::wrong(key, "is not a token of the vocabulary"))
-    }
-
-    fn token_types(&self, vocab_size: usize) -> Result<Vec<u64>, TokenizerError> {
-        const KEY: &str = "tokenizer.ggml.token_type";
-        let Some(value) = self.0.get(KEY) else { return Ok(vec![1; vocab_size]) };
-        let types: Option<Vec<_>> = value.as_list().and_then(|list| list.iter().map(Value::as_u64).collect());
-        types
-            .filter(|types| types.len() == vocab_size)
-            .ok_or_else(|| Self::wrong(KEY, "is not one number for each token"))
-    }
-
-    fn merges(&self, vocab: &Vocab) -> Result<Vec<(String, String)>, TokenizerError> {
-        const KEY: &str = "tokenizer.ggml.merges";
-        let pair = |merge: &str| {
-            // A token of this vocabulary never holds a space, but a pair is written with one.
-            let (left, right) = merge.split_once(' ')?;
-            let known = [left, right, &format!("{left}{right}")].iter().all(|part| vocab.contains_key(*part));
-            known.then(|| (left.to_owned(), right.to_owned()))
-        };
-        let wrong = |merge: &str| Self::wrong(KEY, &format!("has {merge:?}, which is no pair of known tokens"));
-        self.texts(KEY)?.into_iter().map(|merge| pair(merge).ok_or_else(|| wrong(merge))).collect()
-    }
+/// What is left of a vocabulary once the tokenizer is made.
+struct Ends {
+    bos: Option<u32>,
+    eos: Option<u32>,
+    all: std::collections::BTreeSet<u32>,
 }
 
 impl Tokenizer {
@@ -134,36 +137,44 @@ impl Tokenizer {
     ///
     /// If the file describes none, one of a kind that is not supported, or a broken one.
     pub fn new(weights: &Weights) -> Result<Self, TokenizerError> {
-        let settings = Settings(&weights.index().metadata);
-        let model = settings.text("tokenizer.ggml.model")?;
-        if model != "gpt2" {
-            return Err(TokenizerError::Model { found: model.to_owned() });
+        let tokenizer = Self::from_metadata(&weights.index().metadata)?;
+        let (found, needed) = (tokenizer.vocab_size(), weights.spec().vocab_size);
+        if found != needed {
+            return Err(Settings::wrong(
+                "tokenizer.ggml.tokens",
+                &format!("has {found} tokens, the embedding {needed}"),
+            ));
         }
-        let pre = settings.text("tokenizer.ggml.pre")?;
-        let rule = pre::find(pre).ok_or_else(|| TokenizerError::PreTokenizer { found: pre.to_owned() })?;
-        let tokens = settings.texts("tokenizer.ggml.tokens")?;
-        if tokens.len() != weights.spec().vocab_size {
-            let problem = format!("has {} tokens, the embedding {}", tokens.len(), weights.spec().vocab_size);
-            return Err(Settings::wrong("tokenizer.ggml.tokens", &problem));
-        }
-        let types = settings.token_types(tokens.len())?;
-        let vocab: Vocab = (0..).zip(&tokens).map(|(id, token)| ((*token).to_owned(), id)).collect();
-        let merges = settings.merges(&vocab)?;
-        let eot = match settings.id("tokenizer.ggml.eot_token_id", tokens.len())? {
-            Some(id) => Some(id),
-            None => END_OF_TURN.iter().find_map(|name| vocab.get(*name)).copied(),
+        Ok(tokenizer)
+    }
+
+    /// Returns the tokenizer that GGUF metadata describes.
+    ///
+    /// # Errors
+    ///
+    /// If it describes none, one of a kind that is not supported, or a broken one.
+    pub fn from_metadata(metadata: &IndexMap<String, Value>) -> Result<Self, TokenizerError> {
+        let settings = Settings(metadata);
+        let vocabulary = Vocabulary::new(&settings)?;
+        let (model, pieces, bos_by_default) = match settings.text("tokenizer.ggml.model")? {
+            "gpt2" => byte_level(&settings, &vocabulary)?,
+            "llama" => sentence_pieces(&settings, &vocabulary)?,
+            found => return Err(TokenizerError::Model { found: found.to_owned() }),
+        };
+        let normalizes = match settings.has(key::NORMALIZER).then(|| settings.text(key::NORMALIZER)).transpose()? {
+            None => false,
+            Some("nfc") => true,
+            Some(found) => return Err(Settings::wrong(key::NORMALIZER, &format!("is {found:?}, not \"nfc\""))),
         };
         Ok(Self {
-            pieces: pieces(&tokens, &types),
-            specials: specials(&tokens, &types),
-            bos: settings.id("tokenizer.ggml.bos_token_id", tokens.len())?,
-            eos: settings.id("tokenizer.ggml.eos_token_id", tokens.len())?,
-            eot,
-            add_bos: match settings.0.get("tokenizer.ggml.add_bos_token") {
-                Some(value) => value.as_bool().unwrap_or(false),
-                None => rule.add_bos,
-            },
-            bpe: bpe(vocab, merges, rule)?,
+            model,
+            normalizes,
+            pieces,
+            special: vocabulary.kinds.iter().map(|kind| kind.is_special()).collect(),
+            specials: specials(&settings, &vocabulary)?,
+            add_bos: settings.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(bos_by_default),
+            add_eos: settings.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
+            vocabulary: Ends { bos: vocabulary.bos, eos: vocabulary.eos, all: vocabulary.ends },
         })
     }
 
@@ -174,37 +185,29 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// If the tokenizers library fails.
+    /// If a stretch of text without a place to cut is beyond reason.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, TokenizerError> {
         let mut tokens = Vec::new();
-        let candidates: Vec<&Special> =
-            self.specials.iter().filter(|special| parse_special || !special.control).collect();
-        self.encode_around(text, &candidates, &mut tokens)?;
+        for part in self.specials.parts(text, parse_special) {
+            match part {
+                Part::Token(token) => tokens.push(token),
+                Part::Text(range) if self.normalizes => {
+                    let mut normalized = NormalizedString::from(&text[range]);
+                    NFC.normalize(&mut normalized)
+                        .map_err(|error| Settings::wrong(key::NORMALIZER, &format!("failed: {error}")))?;
+                    self.encode_plain(normalized.get(), &mut tokens)?;
+                }
+                Part::Text(range) => self.encode_plain(&text[range], &mut tokens)?,
+            }
+        }
         Ok(tokens)
     }
 
-    /// Splits at the longest special token first, then at the next in what is left, as llama.cpp
-    /// does (`tokenizer_st_partition`).
-    fn encode_around(&self, text: &str, specials: &[&Special], tokens: &mut Vec<u32>) -> Result<(), TokenizerError> {
-        let found = specials.iter().position(|special| text.contains(&special.text));
-        let Some(found) = found else { return self.encode_plain(text, tokens) };
-        let (special, shorter) = (specials[found], &specials[found + 1..]);
-        for (part, piece) in text.split(special.text.as_str()).enumerate() {
-            if part > 0 {
-                tokens.push(special.id);
-            }
-            self.encode_around(piece, shorter, tokens)?;
-        }
-        Ok(())
-    }
-
     fn encode_plain(&self, text: &str, tokens: &mut Vec<u32>) -> Result<(), TokenizerError> {
-        if !text.is_empty() {
-            let encoding = self.bpe.encode_fast(text, false);
-            let encoding = encoding.map_err(|error| TokenizerError::Library(error.to_string()))?;
-            tokens.extend_from_slice(encoding.get_ids());
+        match &self.model {
+            Model::ByteLevel(model) => model.encode(text, tokens),
+            Model::SentencePieces(model) => model.encode(text, tokens.is_empty(), tokens),
         }
-        Ok(())
     }
 
     /// Returns the bytes a token stands for; none for one outside the vocabulary.
@@ -213,11 +216,42 @@ impl Tokenizer {
         self.pieces.get(token as usize).map_or(&[], Vec::as_slice)
     }
 
+    /// Returns the bytes a token adds to a text, which are fewer than its piece where the space it begins
+    /// with is one that encoding adds: at the start, and after special tokens.
+    fn bytes_after(&self, previous: Option<u32>, token: u32) -> &[u8] {
+        let piece = self.piece(token);
+        let Model::SentencePieces(model) = &self.model else { return piece };
+        let begins = previous.is_none_or(|token| self.is_special(token)) && !self.is_special(token);
+        if begins && model.space.is_possible(previous.is_none()) {
+            piece.strip_prefix(b" ").unwrap_or(piece)
+        } else {
+            piece
+        }
+    }
+
+    /// Returns whether a token is one that is found in text before anything else: a control token, the
+    /// unknown one, or one that was added to the vocabulary.
+    #[must_use]
+    pub fn is_special(&self, token: u32) -> bool {
+        self.special.get(token as usize).copied().unwrap_or(false)
+    }
+
     /// Returns the text of tokens; bytes that are not UTF-8 become U+FFFD.
     #[must_use]
     pub fn decode(&self, tokens: &[u32]) -> String {
-        let bytes: Vec<u8> = tokens.iter().flat_map(|token| self.piece(*token)).copied().collect();
+        let mut bytes = Vec::new();
+        let mut previous = None;
+        for token in tokens {
+            bytes.extend_from_slice(self.bytes_after(previous, *token));
+            previous = Some(*token);
+        }
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Returns what makes text of tokens that come one by one, the first of them after `previous`.
+    #[must_use]
+    pub fn stream(&self, previous: Option<u32>) -> TextStream<'_> {
+        TextStream::new(self, previous)
     }
 
     /// Returns V, the number of tokens there are.
@@ -229,73 +263,134 @@ impl Tokenizer {
     /// Returns the token that begins a text, where there is one.
     #[must_use]
     pub fn bos(&self) -> Option<u32> {
-        self.bos
+        self.vocabulary.bos
     }
 
     /// Returns the token that every text of this model begins with, where it wants one.
     #[must_use]
     pub fn bos_to_add(&self) -> Option<u32> {
-        self.bos.filter(|_| self.add_bos)
+        self.bos().filter(|_| self.add_bos)
     }
 
     /// Returns the token that ends a text, where there is one.
     #[must_use]
     pub fn eos(&self) -> Option<u32> {
-        self.eos
+        self.vocabulary.eos
+    }
+
+    /// Returns the token that every text of this model ends with, where it wants one.
+    #[must_use]
+    pub fn eos_to_add(&self) -> Option<u32> {
+        self.eos().filter(|_| self.add_eos)
     }
 
     /// Returns whether the model ends its answer with this token.
     #[must_use]
     pub fn is_end(&self, token: u32) -> bool {
-        [self.eos, self.eot].contains(&Some(token))
+        self.vocabulary.all.contains(&token)
     }
 }
 
-fn bpe(vocab: Vocab, merges: Vec<(String, String)>, rule: &pre::Rule) -> Result<Bpe, TokenizerError> {
-    let library = |error: Box<dyn std::error::Error + Send + Sync>| TokenizerError::Library(error.to_string());
-    let model = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(rule.ignore_merges).build();
-    let mut steps = Vec::new();
-    for pattern in rule.splits {
-        let split = Split::new(SplitPattern::Regex((*pattern).to_owned()), SplitDelimiterBehavior::Isolated, false);
-        steps.push(PreTokenizerWrapper::Split(split.map_err(library)?));
-    }
-    steps.push(PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, false, false)));
-    let mut bpe = Bpe::new(model.map_err(library)?);
-    bpe.with_pre_tokenizer(Some(Sequence::new(steps)));
-    Ok(bpe)
-}
+type Parts = (Model, Vec<Vec<u8>>, bool);
 
-fn specials(tokens: &[&str], types: &[u64]) -> Vec<Special> {
-    let mut specials: Vec<Special> = (0..)
-        .zip(tokens.iter().zip(types))
-        .filter(|(_, (text, kind))| [UNKNOWN, CONTROL, USER_DEFINED].contains(kind) && !text.is_empty())
-        .map(|(id, (text, kind))| Special { text: (*text).to_owned(), id, control: *kind != USER_DEFINED })
-        .collect();
-    specials.sort_by_key(|special| std::cmp::Reverse(special.text.len()));
-    specials
-}
-
-/// Returns the bytes of every token: special tokens as written, all others through the alphabet
-/// that GPT-2 writes bytes in.
-fn pieces(tokens: &[&str], types: &[u64]) -> Vec<Vec<u8>> {
-    let alphabet: HashMap<char, u8> = (0..=u8::MAX).map(|byte| (letter(byte), byte)).collect();
-    let mapped = |token: &str| token.chars().map(|c| alphabet.get(&c).copied()).collect::<Option<Vec<u8>>>();
-    let piece = |(token, kind): (&&str, &u64)| {
-        let plain = ![UNKNOWN, CONTROL, USER_DEFINED].contains(kind);
-        plain.then(|| mapped(token)).flatten().unwrap_or_else(|| token.as_bytes().to_vec())
+fn byte_level(settings: &Settings<'_>, vocabulary: &Vocabulary) -> Result<Parts, TokenizerError> {
+    const PRE: &str = "tokenizer.ggml.pre";
+    // Files older than the key split as llama.cpp's `default` does.
+    let pre = if settings.has(PRE) { settings.text(PRE)? } else { "default" };
+    let rule = pre::find(pre).ok_or_else(|| TokenizerError::PreTokenizer { found: pre.to_owned() })?;
+    let splits = match settings.0.get(key::JSON_SPLITS) {
+        None => rule.splits,
+        Some(place) => {
+            let place = place.as_u64().and_then(|place| rule.json.get(usize::try_from(place).ok()?));
+            place.ok_or_else(|| Settings::wrong(key::JSON_SPLITS, &format!("is none that {pre:?} has")))?
+        }
     };
-    tokens.iter().zip(types).map(piece).collect()
+    let alphabet = Alphabet::new();
+    let token_of = |text: &str| vocabulary.tokens.get(text).copied();
+    let ignore_merges = settings.flag(key::IGNORE_MERGES)?.unwrap_or(rule.ignore_merges);
+    let whole = || {
+        let bytes = |(id, text): (u32, &String)| alphabet.bytes(text).map(|bytes| (bytes, id));
+        (0..).zip(&vocabulary.texts).filter_map(bytes).collect()
+    };
+    let model = ByteLevel {
+        splitter: Splitter::new(splits)?,
+        bytes: (0..=u8::MAX).map(|byte| token_of(&alphabet::letter(byte).to_string())).collect(),
+        merges: bpe::merges(settings.texts("tokenizer.ggml.merges")?.into_iter(), token_of)?,
+        whole: ignore_merges.then(whole),
+    };
+    let piece = |(text, kind): (&String, &Kind)| match kind {
+        Kind::Normal => alphabet.bytes(text).unwrap_or_else(|| text.clone().into_bytes()),
+        Kind::Byte => spm::byte(text).map_or_else(|| text.clone().into_bytes(), |byte| vec![byte]),
+        Kind::Unknown | Kind::Control | Kind::UserDefined => text.clone().into_bytes(),
+        Kind::Unused | Kind::Undefined => Vec::new(),
+    };
+    let pieces = vocabulary.texts.iter().zip(&vocabulary.kinds).map(piece).collect();
+    Ok((Model::ByteLevel(model), pieces, rule.add_bos))
 }
 
-/// Returns the letter GPT-2 writes a byte as (`bytes_to_unicode` of its `encoder.py`): itself where
-/// it is printable, the next unused one from U+0100 where it is not.
-fn letter(byte: u8) -> char {
-    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    if printable(byte) {
-        return char::from(byte);
+fn sentence_pieces(settings: &Settings<'_>, vocabulary: &Vocabulary) -> Result<Parts, TokenizerError> {
+    let size = vocabulary.texts.len();
+    let scores = settings.numbers("tokenizer.ggml.scores", size)?;
+    let scores = scores.ok_or_else(|| Settings::wrong("tokenizer.ggml.scores", "is missing"))?;
+    let token_of = |text: &str| vocabulary.tokens.get(text).copied();
+    let byte_token = |byte: u8| {
+        let as_text = || char::from(byte).is_ascii().then(|| token_of(&char::from(byte).to_string())).flatten();
+        token_of(&format!("<0x{byte:02X}>")).or_else(as_text)
+    };
+    let merges = settings
+        .has(key::MERGES)
+        .then(|| bpe::merges(settings.texts(key::MERGES)?.into_iter(), token_of))
+        .transpose()?;
+    let model = SentencePieces {
+        tokens: vocabulary.tokens.clone(),
+        orders: scores.into_iter().map(|score| spm::order(score as f32)).collect(),
+        merges,
+        bytes: (0..=u8::MAX).map(byte_token).collect(),
+        unknown: vocabulary.unknown,
+        longest: vocabulary.texts.iter().map(String::len).max().unwrap_or(0),
+        space: space(settings)?,
+    };
+    let piece = |(text, kind): (&String, &Kind)| match kind {
+        Kind::Normal => text.replace(spm::SPACE, " ").into_bytes(),
+        Kind::Byte => spm::byte(text).map_or_else(|| text.clone().into_bytes(), |byte| vec![byte]),
+        Kind::Unknown | Kind::Control | Kind::UserDefined => text.clone().into_bytes(),
+        Kind::Unused | Kind::Undefined => Vec::new(),
+    };
+    let pieces = vocabulary.texts.iter().zip(&vocabulary.kinds).map(piece).collect();
+    Ok((Model::SentencePieces(model), pieces, true))
+}
+
+fn space(settings: &Settings<'_>) -> Result<spm::Space, TokenizerError> {
+    let prefix = settings.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    let plain = if prefix { spm::Space::Always } else { spm::Space::Never };
+    if !settings.has(key::METASPACE) {
+        return Ok(plain);
     }
-    let before = (0..byte).filter(|other| !printable(*other)).count();
-    char::from_u32(0x100 + before as u32).unwrap_or(char::REPLACEMENT_CHARACTER)
+    let name = settings.text(key::METASPACE)?;
+    let known = [spm::Space::Metaspace, spm::Space::MetaspaceFirst].into_iter();
+    known
+        .into_iter()
+        .find(|space| space.metaspace() == Some(name))
+        .ok_or_else(|| Settings::wrong(key::METASPACE, &format!("is {name:?}, not \"always\" or \"first\"")))
+}
+
+fn specials(settings: &Settings<'_>, vocabulary: &Vocabulary) -> Result<Specials, TokenizerError> {
+    let size = vocabulary.texts.len();
+    let strips_left = settings.ids(key::STRIPS_LEFT, size)?;
+    let strips_right = settings.ids(key::STRIPS_RIGHT, size)?;
+    // The special tokens of phi-3 swallow the white space after them, which its files do not say.
+    let name = settings.0.get("general.name").and_then(Value::as_str).unwrap_or_default().to_lowercase();
+    let phi3 = name.contains("phi-3") || name.contains("phi3");
+    let list = (0..).zip(vocabulary.texts.iter().zip(&vocabulary.kinds)).filter(|(_, (_, kind))| kind.is_special());
+    let special = |(token, (text, kind)): (u32, (&String, &Kind))| Special {
+        text: text.clone(),
+        token,
+        control: *kind != Kind::UserDefined,
+        strips_left: strips_left.contains(&token),
+        strips_right: strips_right.contains(&token)
+            || phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&text.as_str()),
+    };
+    Ok(Specials::new(list.map(special).collect()))
 }
 
 #[cfg(test)]

@@ -22,22 +22,26 @@ pub enum TensorType {
 
 use TensorType::{Bf16, F16, F32, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 
+/// `general.quantization_version`: what the blocks of today are called (`GGML_QNT_VERSION`).
+pub(super) const QUANTIZATION_VERSION: u64 = 2;
+
 /// Type, number in files, name, values in a block, bytes of a block (ggml's `ggml.c`, table
-/// `type_traits`, and the block structs of `ggml-common.h`).
-const TYPES: [(TensorType, u32, &str, usize, usize); 13] = [
-    (F32, 0, "f32", 1, 4),
-    (F16, 1, "f16", 1, 2),
-    (Bf16, 30, "bf16", 1, 2),
-    (Q4_0, 2, "q4_0", 32, 18),
-    (Q4_1, 3, "q4_1", 32, 20),
-    (Q5_0, 6, "q5_0", 32, 22),
-    (Q5_1, 7, "q5_1", 32, 24),
-    (Q8_0, 8, "q8_0", 32, 34),
-    (Q2K, 10, "q2_k", 256, 84),
-    (Q3K, 11, "q3_k", 256, 110),
-    (Q4K, 12, "q4_k", 256, 144),
-    (Q5K, 13, "q5_k", 256, 176),
-    (Q6K, 14, "q6_k", 256, 210),
+/// `type_traits`, and the block structs of `ggml-common.h`), and `general.file_type` of a file whose
+/// matrices are all stored so (`llama.h`, `llama_ftype`).
+const TYPES: [(TensorType, u32, &str, usize, usize, u32); 13] = [
+    (F32, 0, "f32", 1, 4, 0),
+    (F16, 1, "f16", 1, 2, 1),
+    (Bf16, 30, "bf16", 1, 2, 32),
+    (Q4_0, 2, "q4_0", 32, 18, 2),
+    (Q4_1, 3, "q4_1", 32, 20, 3),
+    (Q5_0, 6, "q5_0", 32, 22, 8),
+    (Q5_1, 7, "q5_1", 32, 24, 9),
+    (Q8_0, 8, "q8_0", 32, 34, 7),
+    (Q2K, 10, "q2_k", 256, 84, 10),
+    (Q3K, 11, "q3_k", 256, 110, 11),
+    (Q4K, 12, "q4_k", 256, 144, 14),
+    (Q5K, 13, "q5_k", 256, 176, 16),
+    (Q6K, 14, "q6_k", 256, 210, 18),
 ];
 
 /// Types that exist in files and are not supported, so that an error can name them.
@@ -65,7 +69,7 @@ const STRANGERS: [(u32, &str); 20] = [
 ];
 
 impl TensorType {
-    fn row(self) -> &'static (Self, u32, &'static str, usize, usize) {
+    fn row(self) -> &'static (Self, u32, &'static str, usize, usize, u32) {
         // Declared in the order of the table, which a test holds.
         &TYPES[self as usize]
     }
@@ -110,6 +114,11 @@ impl TensorType {
     #[must_use]
     pub fn block_bytes(self) -> usize {
         self.row().4
+    }
+
+    /// Returns the number of a file whose matrices are stored so.
+    pub(super) fn file_type(self) -> u32 {
+        self.row().5
     }
 
     /// Returns candle's name for it.

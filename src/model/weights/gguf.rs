@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use indexmap::IndexMap;
 
-use super::format::TensorType;
+use super::{format::TensorType, parts::Change};
 
 const MAX_METADATA: u64 = 1 << 16;
 const MAX_TENSORS: u64 = 1 << 17;
@@ -15,7 +15,7 @@ const MAX_STRING_BYTES: u64 = 1 << 26;
 const MAX_LIST: u64 = 1 << 22;
 const MAX_DIMENSIONS: u32 = 4;
 const MAX_ALIGNMENT: u64 = 1 << 16;
-const DEFAULT_ALIGNMENT: u64 = 32;
+pub(super) const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// A metadata value; integers and floats of all widths in the widest.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,8 +82,12 @@ pub struct TensorInfo {
     pub kind: TensorType,
     /// Its shape, rows first: a matrix is `[rows, columns]`. (Files list it the other way round.)
     pub shape: Vec<usize>,
-    /// Its bytes in the file.
+    /// Which part of the model's bytes it lies in.
+    pub part: usize,
+    /// Its bytes in that part.
     pub range: Range<usize>,
+    /// What is done to those bytes when they are asked for.
+    pub(super) change: Option<Change>,
 }
 
 impl TensorInfo {
@@ -91,6 +95,26 @@ impl TensorInfo {
     #[must_use]
     pub fn values(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Returns how many bytes its values take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes_as(self.kind)
+    }
+
+    /// Returns how many bytes its values take in a type, whose blocks its rows must fill.
+    pub(super) fn bytes_as(&self, kind: TensorType) -> usize {
+        self.values() / kind.block_values() * kind.block_bytes()
+    }
+
+    /// Returns how many values a row has: 1 where there is one dimension only.
+    pub(super) fn columns(&self) -> usize {
+        self.shape[1..].iter().product()
+    }
+
+    pub(super) fn row_bytes(&self) -> usize {
+        self.columns() / self.kind.block_values() * self.kind.block_bytes()
     }
 }
 
@@ -103,8 +127,6 @@ pub struct Index {
     pub metadata: IndexMap<String, Value>,
     /// Tensors, in the file's order.
     pub tensors: IndexMap<String, TensorInfo>,
-    /// The metadata's bytes in the file, as they are.
-    pub(super) metadata_bytes: Range<usize>,
     /// What tensor offsets are multiples of.
     pub(super) alignment: usize,
 }
@@ -325,6 +347,20 @@ fn sizes(shape: &[u64], kind: TensorType) -> Option<(Vec<usize>, u64)> {
 }
 
 impl Index {
+    /// Returns an index of tensors that are nowhere, to read shapes from.
+    #[cfg(test)]
+    pub(crate) fn described(metadata: IndexMap<String, Value>, tensors: &[(String, Vec<usize>)]) -> Self {
+        let info = |shape: &Vec<usize>| TensorInfo {
+            kind: TensorType::F32,
+            shape: shape.clone(),
+            part: 0,
+            range: 0..0,
+            change: None,
+        };
+        let tensors = tensors.iter().map(|(name, shape)| (name.clone(), info(shape))).collect();
+        Self { version: 3, metadata, tensors, alignment: 32 }
+    }
+
     /// Reads the index of a GGUF file.
     ///
     /// # Errors
@@ -344,9 +380,7 @@ impl Index {
         let tensor_count = reader.within("the number of tensors", tensor_count, 0, MAX_TENSORS)?;
         let metadata_count = reader.u64("the number of metadata entries")?;
         let metadata_count = reader.within("the number of metadata entries", metadata_count, 0, MAX_METADATA)?;
-        let metadata_start = reader.at;
         let metadata = reader.metadata(metadata_count)?;
-        let metadata_bytes = metadata_start..reader.at;
         let alignment = match metadata.get("general.alignment") {
             Some(value) => value.as_u64().unwrap_or(0),
             None => DEFAULT_ALIGNMENT,
@@ -374,8 +408,8 @@ impl Index {
             if tensors.contains_key(&name) {
                 return Err(GgufError::Twice { what: format!("tensor {name:?}") });
             }
-            tensors.insert(name, TensorInfo { kind, shape, range });
+            tensors.insert(name, TensorInfo { kind, shape, part: 0, range, change: None });
         }
-        Ok(Self { version, metadata, tensors, metadata_bytes, alignment: alignment as usize })
+        Ok(Self { version, metadata, tensors, alignment: alignment as usize })
     }
 }

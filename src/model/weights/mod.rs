@@ -3,9 +3,21 @@
 //! Every engine reads the same bytes, so a difference between two engines is never one of storage.
 mod format;
 mod gguf;
+mod image;
+mod parts;
+mod quantize;
 mod requantize;
+mod safetensors;
+mod split;
+pub mod write;
 
-use std::{borrow::Cow, collections::BTreeMap, fs::File, io, path::Path, sync::OnceLock};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    io,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use candle_core::{
     Device,
@@ -14,12 +26,20 @@ use candle_core::{
 
 use super::{
     families::{self, FamilyError},
+    rope::{RopeChange, RopeError},
     spec::ModelSpec,
 };
 
 pub use format::TensorType;
 pub use gguf::{GgufError, Index, TensorInfo, Value};
+pub use image::Image;
+pub use quantize::QuantizeError;
 pub use requantize::{Fallback, Outline};
+pub use safetensors::FolderError;
+
+use format::QUANTIZATION_VERSION;
+use parts::{Bytes, Parts};
+use write::WriteError;
 
 /// Bytes on a boundary that every block type may start at.
 #[repr(C, align(64))]
@@ -56,6 +76,32 @@ pub enum WeightsError {
         #[source]
         error: GgufError,
     },
+    /// A part of a split file is missing or another's.
+    #[error("model {path}: {problem}")]
+    Split {
+        /// The part.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A folder of safetensors that cannot be read as a model.
+    #[error("model folder {path}: {error}")]
+    Folder {
+        /// The folder.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        error: FolderError,
+    },
+    /// The model cannot be written as GGUF.
+    #[error("model {source_name} cannot be a GGUF file: {error}")]
+    Write {
+        /// The source as asked for.
+        source_name: String,
+        /// What is wrong with it.
+        #[source]
+        error: WriteError,
+    },
     /// The model cannot be run.
     #[error("model {source_name}: {error}")]
     Family {
@@ -73,6 +119,15 @@ pub enum WeightsError {
         /// The tensor.
         tensor: String,
     },
+    /// The model has no such rope.
+    #[error("model {source_name}: {error}")]
+    Rope {
+        /// The source as asked for.
+        source_name: String,
+        /// What is wrong with it.
+        #[source]
+        error: RopeError,
+    },
     /// A tensor could not be converted.
     #[error("tensor {tensor:?} cannot be converted to {kind}: {error}")]
     Convert {
@@ -82,66 +137,67 @@ pub enum WeightsError {
         kind: TensorType,
         /// Why.
         #[source]
-        error: candle_core::Error,
+        error: QuantizeError,
     },
 }
 
-enum Bytes {
-    Mapped(memmap2::Mmap),
-    Static(&'static [u8]),
-    Owned(Vec<u8>),
-}
-
-impl Bytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Static(bytes) => bytes,
-            Self::Owned(bytes) => bytes,
-        }
-    }
-}
-
-/// A model file: its bytes, its index and the shape of its model. Each has been checked.
+/// A model: its bytes, its index and its shape. Each has been checked.
 pub struct Weights {
     source: String,
-    bytes: Bytes,
-    index: Index,
+    parts: Parts,
     spec: ModelSpec,
     hash: OnceLock<String>,
 }
 
 impl Weights {
-    /// Opens `builtin:pico` or a GGUF file, which stays mapped into memory.
+    /// Opens `builtin:pico`, a GGUF file (of a split one, the first part) or a folder of safetensors
+    /// (or the `model.safetensors.index.json` in it). Files stay mapped into memory.
+    ///
+    /// A folder has the names, metadata and tensors that llama.cpp's `convert_hf_to_gguf.py` would
+    /// give it; what differs from the files is made when it is asked for.
     ///
     /// # Errors
     ///
-    /// If there is no such model, the file is damaged, or its architecture, a tensor type or a
-    /// setting is not supported.
+    /// If there is no such model, a file is damaged or missing, or the architecture, a tensor type
+    /// or a setting is not supported.
     pub fn open(source: &str) -> Result<Self, WeightsError> {
         let refuse = |problem| Err(WeightsError::Source { source_name: source.to_owned(), problem });
-        let bytes = if source == "builtin:pico" {
-            Bytes::Static(&PICO.0)
+        let path = Path::new(source);
+        let parts = if source == "builtin:pico" {
+            return Self::from_bytes(source, Bytes::Static(&PICO.0));
         } else if source.starts_with("builtin:") {
             return refuse("there is no such built-in model (there is builtin:pico)");
         } else if source.starts_with("hf:") {
             return refuse("the hub is not supported yet; download the GGUF file and name its path");
         } else if source.starts_with("synthetic:") {
             return refuse("synthetic weights are not supported yet");
-        } else if Path::new(source).is_dir() {
-            return refuse("a folder of safetensors is not supported yet; name a GGUF file");
+        } else if path.is_dir() {
+            safetensors::open(path)?
+        } else if source.ends_with(".safetensors.index.json") {
+            safetensors::open(path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")))?
+        } else if source.ends_with(".safetensors") {
+            return refuse("a safetensors file has no settings of its own; name its folder, with config.json");
         } else {
-            Bytes::Mapped(map(source).map_err(|error| WeightsError::Unreadable { path: source.to_owned(), error })?)
+            split::open(source)?
         };
-        Self::from_bytes(source, bytes)
+        Self::from_parts(source, parts)
     }
 
     fn from_bytes(source: &str, bytes: Bytes) -> Result<Self, WeightsError> {
+        let index = Index::parse(bytes.as_slice())
+            .map_err(|error| WeightsError::Gguf { source_name: source.to_owned(), error })?;
+        Self::from_parts(source, Parts { bytes: vec![Arc::new(bytes)], index })
+    }
+
+    fn from_parts(source: &str, parts: Parts) -> Result<Self, WeightsError> {
         let name = || source.to_owned();
-        let index =
-            Index::parse(bytes.as_slice()).map_err(|error| WeightsError::Gguf { source_name: name(), error })?;
-        let spec = families::read(&index).map_err(|error| WeightsError::Family { source_name: name(), error })?;
-        Ok(Self { source: name(), bytes, index, spec, hash: OnceLock::new() })
+        let values = |tensor: &str| {
+            let info = parts.index.tensors.get(tensor).filter(|info| info.kind == TensorType::F32)?;
+            Some(parts::widen(info.kind, &parts.tensor(info)).collect())
+        };
+        let spec = families::read(&parts.index, &values)
+            .map_err(|error| WeightsError::Family { source_name: name(), error })?;
+        Ok(Self { source: name(), parts, spec, hash: OnceLock::new() })
     }
 
     /// Returns the source it was opened by.
@@ -150,16 +206,10 @@ impl Weights {
         &self.source
     }
 
-    /// Returns the file's bytes.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.as_slice()
-    }
-
     /// Returns metadata and tensors.
     #[must_use]
     pub fn index(&self) -> &Index {
-        &self.index
+        &self.parts.index
     }
 
     /// Returns the shape of the model.
@@ -168,28 +218,63 @@ impl Weights {
         &self.spec
     }
 
+    /// Returns the same weights, to be run with another rope than the file's own.
+    ///
+    /// # Errors
+    ///
+    /// If the model has no such rope.
+    pub fn with_rope(mut self, change: &RopeChange) -> Result<Self, WeightsError> {
+        let refuse = |error| WeightsError::Rope { source_name: self.source.clone(), error };
+        self.spec = self.spec.with_rope(change).map_err(refuse)?;
+        Ok(self)
+    }
+
     /// Returns the number of weights.
     #[must_use]
     pub fn parameters(&self) -> u64 {
-        self.index.tensors.values().map(|info| info.values() as u64).sum()
+        self.parts.index.tensors.values().map(|info| info.values() as u64).sum()
     }
 
-    /// Returns the bytes of all tensors.
+    /// Returns how many bytes all tensors take together.
     #[must_use]
-    pub fn tensor_bytes(&self) -> u64 {
-        self.index.tensors.values().map(|info| info.range.len() as u64).sum()
+    pub fn total_bytes(&self) -> u64 {
+        self.parts.index.tensors.values().map(|info| info.bytes() as u64).sum()
     }
 
     /// Returns the type most weights of matrices are stored in.
     #[must_use]
     pub fn common_format(&self) -> TensorType {
-        common(self.index.tensors.values().map(|info| (info, info.kind)))
+        common(self.parts.index.tensors.values().map(|info| (info, info.kind)))
     }
 
-    /// Returns the BLAKE3 of the bytes, in 64 hexadecimal digits.
+    /// Returns the BLAKE3 of the bytes, in 64 hexadecimal digits; of a model in several files, one
+    /// over all of them.
     #[must_use]
     pub fn content_hash(&self) -> &str {
-        self.hash.get_or_init(|| blake3::hash(self.bytes()).to_hex().to_string())
+        self.hash.get_or_init(|| self.parts.content_hash())
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo, WeightsError> {
+        let missing = || WeightsError::NoTensor { source_name: self.source.clone(), tensor: name.to_owned() };
+        self.parts.index.tensors.get(name).ok_or_else(missing)
+    }
+
+    /// Returns one tensor's bytes, in the type the index says; borrowed where they lie in a file as
+    /// they are. They start on any boundary.
+    ///
+    /// # Errors
+    ///
+    /// If there is no tensor of that name.
+    pub fn tensor_bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
+        Ok(self.parts.tensor(self.info(name)?))
+    }
+
+    /// Gives back the memory of a tensor that was read from a mapped file; what is read of it again is
+    /// read from the file again. Without a map, or a tensor of that name, nothing happens.
+    pub fn release(&self, name: &str) {
+        if let Some(info) = self.parts.index.tensors.get(name) {
+            self.parts.bytes[info.part].release(info.range.clone());
+        }
     }
 
     /// Returns a copy of one tensor, in the type it is stored in.
@@ -198,13 +283,22 @@ impl Weights {
     ///
     /// If there is no tensor of that name.
     pub fn tensor(&self, name: &str) -> Result<QTensor, WeightsError> {
-        let missing = || WeightsError::NoTensor { source_name: self.source.clone(), tensor: name.to_owned() };
-        let info = self.index.tensors.get(name).ok_or_else(missing)?;
-        let bytes = Cow::Borrowed(&self.bytes()[info.range.clone()]);
-        let convert = |error| WeightsError::Convert { tensor: name.to_owned(), kind: info.kind, error };
-        let storage = QStorage::from_data(bytes, &Device::Cpu, info.kind.candle()).map_err(convert)?;
+        let info = self.info(name)?;
+        let bytes = self.parts.tensor(info);
+        let convert = |error: candle_core::Error| WeightsError::Convert {
+            tensor: name.to_owned(),
+            kind: info.kind,
+            error: error.into(),
+        };
+        let storage = QStorage::from_data(aligned(bytes), &Device::Cpu, info.kind.candle()).map_err(convert)?;
         QTensor::new(storage, info.shape.clone()).map_err(convert)
     }
+}
+
+/// Returns the bytes on a boundary that candle can read them from: safetensors promises none.
+fn aligned(bytes: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    // The system's allocator aligns everything to 8 bytes at least.
+    if bytes.as_ptr().addr().is_multiple_of(align_of::<f32>()) { bytes } else { Cow::Owned(bytes.to_vec()) }
 }
 
 /// Returns the type with the most weights among matrices; of two with equally many, the first in
@@ -215,14 +309,6 @@ fn common<'a>(tensors: impl Iterator<Item = (&'a TensorInfo, TensorType)>) -> Te
         *weights.entry(kind).or_default() += info.values();
     }
     weights.into_iter().rev().max_by_key(|(_, count)| *count).map_or(TensorType::F32, |(kind, _)| kind)
-}
-
-#[expect(unsafe_code, reason = "mapping a file is the only way to read gigabytes without copying them first")]
-fn map(path: &str) -> io::Result<memmap2::Mmap> {
-    let file = File::open(path)?;
-    // SAFETY: the map is only read. A file that another process shortens while it is mapped ends
-    // this process with SIGBUS: model files are not written to while they are used.
-    unsafe { memmap2::Mmap::map(&file) }
 }
 
 #[cfg(test)]

@@ -103,8 +103,8 @@ fn a_good_file_opens_with_its_shape() {
     let weights = Small::new().open().unwrap();
     let spec = weights.spec();
     assert_eq!((spec.layers, spec.hidden_size, spec.heads, spec.kv_heads, spec.head_dim), (1, 32, 4, 2, 8));
-    assert_eq!((spec.vocab_size, spec.tied_embeddings, spec.rope_theta), (6, true, 10_000.0));
-    assert_eq!(weights.tensor_bytes(), weights.parameters() * 4);
+    assert_eq!((spec.vocab_size, spec.tied_embeddings, spec.rope.theta), (6, true, 10_000.0));
+    assert_eq!(weights.total_bytes(), weights.parameters() * 4);
     assert_eq!(weights.tensor("blk.0.attn_k.weight").unwrap().shape().dims(), [16, 32]);
     assert!(weights.tensor("blk.1.attn_k.weight").is_err());
 }
@@ -149,14 +149,17 @@ fn huge_counts_are_refused_before_anything_is_reserved() {
 #[test]
 fn what_would_run_wrong_is_refused_with_its_reason() {
     refused(|file| _ = file.set("general.architecture", 8, text("mamba")), "supported: llama");
-    refused(|file| _ = file.set("llama.rope.scaling.type", 8, text("linear")), "not supported yet");
+    refused(|file| _ = file.set("llama.rope.scaling.type", 8, text("longrope")), "cannot have here");
+    refused(|file| _ = file.set("llama.unheard_of", 4, 1u32.to_le_bytes().to_vec()), "not known here");
     refused(|file| _ = file.set("llama.expert_count", 4, 8u32.to_le_bytes().to_vec()), "expert_count");
-    refused(|file| _ = file.set("llama.rope.dimension_count", 4, 4u32.to_le_bytes().to_vec()), "partial rotation");
+    refused(|file| _ = file.set("llama.rope.dimension_count", 4, 16u32.to_le_bytes().to_vec()), "head width");
     refused(|file| _ = file.set("llama.attention.head_count_kv", 4, 3u32.to_le_bytes().to_vec()), "no multiple");
     refused(|file| _ = file.set("llama.block_count", 4, 2u32.to_le_bytes().to_vec()), "blk.1.attn_norm.weight");
     refused(|file| _ = file.set("llama.feed_forward_length", 4, 96u32.to_le_bytes().to_vec()), "ffn_gate");
-    refused(|file| _ = file.add("rope_freqs.weight", &[4]), "rope_freqs.weight");
-    refused(|file| _ = file.add("blk.0.attn_q.bias", &[E]), "attn_q.bias");
+    // The first value is 0, which divides nothing.
+    refused(|file| _ = file.add("rope_freqs.weight", &[4]), "above 0");
+    refused(|file| _ = file.add("blk.0.attn_q.bias", &[E]), "attn_k.bias");
+    refused(|file| _ = file.add("blk.0.attn_qkv.weight", &[E, 64]), "attn_qkv.weight");
     refused(|file| _ = file.add("output_norm.weight", &[E]), "twice");
     refused(|file| file.tensors[3].2 = 20, "iq4_nl");
     refused(|file| file.tensors[3].2 = 12, "cannot be stored as q4_k");
@@ -171,7 +174,8 @@ fn sources_that_are_no_file_say_what_is_possible() {
         ("synthetic:llama-7b:q4_0", "not supported yet"),
         ("builtin:nano", "builtin:pico"),
         ("/no/such/model.gguf", "/no/such/model.gguf"),
-        ("/", "folder"),
+        ("/", "no config.json"),
+        ("model.safetensors", "name its folder"),
     ] {
         let message = Weights::open(source).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(message.contains(part), "{source}: {message}");
@@ -181,10 +185,10 @@ fn sources_that_are_no_file_say_what_is_possible() {
 #[test]
 fn requantised_weights_are_what_the_outline_says() {
     let pico = Weights::open("builtin:pico").unwrap();
-    assert_eq!(pico.outline(None).tensor_bytes, pico.tensor_bytes());
+    assert_eq!(pico.outline(None).tensor_bytes, pico.total_bytes());
     for kind in TensorType::all() {
         let (outline, weights) = (pico.outline(Some(kind)), pico.requantized(kind).unwrap());
-        assert_eq!(outline.tensor_bytes, weights.tensor_bytes(), "{kind}");
+        assert_eq!(outline.tensor_bytes, weights.total_bytes(), "{kind}");
         assert_eq!(outline.common_format, weights.common_format(), "{kind}");
         assert_eq!(weights.spec(), pico.spec());
         assert_eq!(weights.index().metadata, pico.index().metadata);
@@ -194,7 +198,10 @@ fn requantised_weights_are_what_the_outline_says() {
         let named: Vec<_> = outline.fallbacks.iter().map(|fallback| &fallback.tensor).collect();
         assert_eq!(other, named, "{kind}");
     }
-    assert_eq!(pico.requantized(pico.common_format()).unwrap().bytes().len(), pico.bytes().len());
+    // Where nothing changes nothing is copied.
+    let same = pico.requantized(pico.common_format()).unwrap();
+    let name = "token_embd.weight";
+    assert_eq!(same.tensor_bytes(name).unwrap().as_ptr(), pico.tensor_bytes(name).unwrap().as_ptr());
 }
 
 #[test]
@@ -206,21 +213,112 @@ fn k_quants_of_short_rows_fall_back_and_norms_stay() {
     assert_eq!((fallbacks.len(), fallbacks[0].wanted, fallbacks[0].used), (8, TensorType::Q4K, TensorType::Q5_0));
     for (name, info) in weights.index().tensors.iter().filter(|(_, info)| info.shape.len() == 1) {
         assert_eq!(info.kind, TensorType::F32);
-        let range = small.index().tensors[name].range.clone();
-        assert_eq!(weights.bytes()[info.range.clone()], small.bytes()[range]);
+        assert_eq!(weights.tensor_bytes(name).unwrap(), small.tensor_bytes(name).unwrap());
     }
 }
 
 #[test]
-fn candle_reads_the_same_index() {
+fn the_image_is_a_file_with_the_same_tensors() {
+    use io::{Read, Seek, SeekFrom};
     let weights = Weights::open("builtin:pico").unwrap().requantized(TensorType::Q5_1).unwrap();
-    let mut file = io::Cursor::new(weights.bytes());
-    let content = candle_core::quantized::gguf_file::Content::read(&mut file).unwrap();
+    let mut image = weights.image().unwrap();
+    let mut file = Vec::new();
+    image.read_to_end(&mut file).unwrap();
+    let again = Weights::from_bytes("image", Bytes::Owned(file.clone())).unwrap();
+    assert_eq!(again.index().metadata, weights.index().metadata);
+    assert_eq!(again.index().tensors.len(), weights.index().tensors.len());
+    for (name, info) in &weights.index().tensors {
+        let theirs = &again.index().tensors[name];
+        assert_eq!((theirs.kind, &theirs.shape), (info.kind, &info.shape), "{name}");
+        assert!(again.tensor_bytes(name).unwrap() == weights.tensor_bytes(name).unwrap(), "{name}");
+    }
+    // Anywhere, in pieces of any size, it is what it is as a whole.
+    for (at, length) in [(0, 3), (5, 64), (file.len() - 7, 100), (file.len() / 2, 1 << 16), (file.len() + 5, 10)] {
+        assert_eq!(image.seek(SeekFrom::Start(at as u64)).unwrap(), at as u64);
+        let mut piece = Vec::new();
+        image.by_ref().take(length).read_to_end(&mut piece).unwrap();
+        let end = (at + length as usize).min(file.len());
+        assert!(piece == file[at.min(end)..end], "{length} bytes at {at}");
+    }
+    assert_eq!(image.seek(SeekFrom::End(0)).unwrap(), file.len() as u64);
+    assert!(image.seek(SeekFrom::Current(-(file.len() as i64) - 1)).is_err());
+}
+
+#[test]
+fn candle_reads_the_same_image() {
+    let weights = Weights::open("builtin:pico").unwrap().requantized(TensorType::Q5_1).unwrap();
+    let mut image = weights.image().unwrap();
+    let content = candle_core::quantized::gguf_file::Content::read(&mut image).unwrap();
     assert_eq!(content.tensor_infos.len(), weights.index().tensors.len());
     for (name, info) in &weights.index().tensors {
-        let theirs = &content.tensor_infos[name];
-        assert_eq!(theirs.shape.dims(), info.shape, "{name}");
-        assert_eq!(theirs.ggml_dtype, info.kind.candle(), "{name}");
-        assert_eq!((content.tensor_data_offset + theirs.offset) as usize, info.range.start, "{name}");
+        let theirs = content.tensor(&mut image, name, &Device::Cpu).unwrap();
+        assert_eq!((theirs.shape().dims(), theirs.dtype()), (&info.shape[..], info.kind.candle()), "{name}");
+        assert!(theirs.data().unwrap() == weights.tensor_bytes(name).unwrap(), "{name}");
     }
+}
+
+/// Writes a model as parts of these numbers of tensors and returns the paths.
+fn split(folder: &std::path::Path, small: &Small, sizes: &[usize], tensors: i32) -> Vec<std::path::PathBuf> {
+    let mut rest = small.tensors.clone();
+    let mut paths = Vec::new();
+    for (part, size) in sizes.iter().enumerate() {
+        let mut piece = Small { metadata: Vec::new(), tensors: rest.drain(..*size).collect() };
+        if part == 0 {
+            piece.metadata.clone_from(&small.metadata);
+        }
+        piece.set("split.no", 2, (part as u16).to_le_bytes().to_vec());
+        piece.set("split.count", 2, (sizes.len() as u16).to_le_bytes().to_vec());
+        piece.set("split.tensors.count", 5, tensors.to_le_bytes().to_vec());
+        paths.push(folder.join(format!("small-{:05}-of-{:05}.gguf", part + 1, sizes.len())));
+        std::fs::write(&paths[part], piece.bytes()).unwrap();
+    }
+    assert!(rest.is_empty());
+    paths
+}
+
+#[test]
+fn a_split_file_is_one_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = Small::new();
+    let whole = small.open().unwrap();
+    let paths = split(folder.path(), &small, &[4, 0, 7], 11);
+    let weights = Weights::open(&paths[0].to_string_lossy()).unwrap();
+    assert_eq!(weights.spec(), whole.spec());
+    assert_eq!(weights.index().metadata, whole.index().metadata);
+    assert_ne!(weights.content_hash(), whole.content_hash());
+    for name in whole.index().tensors.keys() {
+        assert!(weights.tensor_bytes(name).unwrap() == whole.tensor_bytes(name).unwrap(), "{name}");
+    }
+    let mut file = Vec::new();
+    io::Read::read_to_end(&mut weights.image().unwrap(), &mut file).unwrap();
+    let image = Weights::from_bytes("image", Bytes::Owned(file)).unwrap();
+    assert_eq!((image.spec(), &image.index().metadata), (whole.spec(), &whole.index().metadata));
+    let changed = weights.requantized(TensorType::Q8_0).unwrap();
+    assert_eq!(changed.tensor_bytes("output_norm.weight").unwrap(), whole.tensor_bytes("output_norm.weight").unwrap());
+    assert_eq!(changed.common_format(), TensorType::Q8_0);
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused() {
+    let refused = |at: usize, change: &dyn Fn(&[std::path::PathBuf]), part: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = split(folder.path(), &Small::new(), &[4, 3, 4], 11);
+        change(&paths);
+        let message =
+            Weights::open(&paths[at].to_string_lossy()).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.contains(part), "{message:?} should say {part:?}");
+    };
+    refused(1, &|_| {}, "name the first: ");
+    refused(0, &|paths| std::fs::remove_file(&paths[2]).unwrap(), "1 of its 3 parts are missing");
+    refused(0, &|paths| std::fs::remove_file(&paths[2]).unwrap(), "small-00003-of-00003.gguf");
+    refused(0, &|paths| _ = std::fs::copy(&paths[2], &paths[1]).unwrap(), "by its name it is another");
+    refused(0, &|paths| std::fs::write(&paths[1], b"GGUF").unwrap(), "ends inside");
+    refused(0, &|paths| _ = split(paths[0].parent().unwrap(), &Small::new(), &[4, 3, 4], 12), "it says 12");
+    let renamed = |paths: &[std::path::PathBuf]| _ = std::fs::copy(&paths[1], &paths[0]).unwrap();
+    refused(0, &renamed, "its name must end in -00002-of-00003.gguf");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.gguf");
+    std::fs::write(&path, Small::new().set("split.count", 2, 3u16.to_le_bytes().to_vec()).bytes()).unwrap();
+    let message = Weights::open(&path.to_string_lossy()).err().unwrap().to_string();
+    assert!(message.contains("must end in"), "{message}");
 }

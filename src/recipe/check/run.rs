@@ -115,7 +115,7 @@ fn check_kv_cache(recipe: &Recipe, report: &mut Report<'_>) {
 fn check_rope(recipe: &Recipe, report: &mut Report<'_>) {
     let rope = &recipe.rope;
     match (rope.scaling, rope.factor) {
-        (Some(RopeScaling::Linear | RopeScaling::Ntk | RopeScaling::Yarn), None) => {
+        (Some(RopeScaling::Linear | RopeScaling::Ntk | RopeScaling::Yarn | RopeScaling::Llama3), None) => {
             let message = "this scaling needs `rope.factor`, by which the context grows";
             report.error(&["rope.scaling"], "needs", message, "add `factor: 2.0` to `rope`");
         }
@@ -124,5 +124,10 @@ fn check_rope(recipe: &Recipe, report: &mut Report<'_>) {
             report.error(&["rope.factor"], "needs", message, "add `scaling: linear`, `ntk` or `yarn` to `rope`");
         }
         _ => {}
+    }
+    if rope.scaling.is_none() && rope.original_context_length.is_some() {
+        let message = "`rope.original_context_length` says nothing without a scaling";
+        let hint = "add `scaling:` to `rope`, or take it out";
+        report.error(&["rope.original_context_length"], "needs", message, hint);
     }
 }

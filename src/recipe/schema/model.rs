@@ -89,6 +89,8 @@ pub enum KernelSet {
     Scalar,
     /// ruvlab's AVX2 kernels.
     Avx2,
+    /// ruvlab's AVX-512 kernels, with VNNI.
+    Avx512,
     /// ruvlab's NEON kernels.
     Neon,
     /// ruvlab's kernels on an NVIDIA GPU.
@@ -101,7 +103,10 @@ pub enum KernelSet {
 pub struct Verify {
     /// The kernel set that counts as right; `null` switches the check off.
     pub reference: Option<KernelSet>,
-    /// The largest normalised mean squared error allowed: Σ(a−b)² / Σb².
+    /// The largest normalised mean squared error allowed: Σ(a−b)² / Σb². Where there is more, and
+    /// the reference's rounding of activations to 8 bits may be why, the reference runs once more on
+    /// the same weights as f32: the kernel set must be within this of that run, and nearer to it than
+    /// the reference was.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_nmse: f64,
 }

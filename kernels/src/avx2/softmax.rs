@@ -1,0 +1,42 @@
+//! Softmax of rows, and its online form.
+use std::arch::x86_64::*;
+
+use super::lanes;
+use crate::softmax::SoftmaxKernels;
+
+pub(super) const KERNELS: SoftmaxKernels = SoftmaxKernels {
+    // SAFETY: these leave only inside the table, which `detect` gives out.
+    largest: |x| unsafe { largest(x) },
+    // SAFETY: as above.
+    exponentials: |x, largest| unsafe { exponentials(x, largest) },
+    scale: super::activation::KERNELS.scale,
+};
+
+#[target_feature(enable = "avx2")]
+fn largest(x: &[f32]) -> f32 {
+    let (eights, tail) = x.as_chunks::<8>();
+    let mut high = _mm256_set1_ps(f32::NEG_INFINITY);
+    for eight in eights {
+        // Where one operand is NaN the second comes out: what was found so far.
+        high = _mm256_max_ps(lanes::load(eight), high);
+    }
+    tail.iter().copied().fold(lanes::largest(high), f32::max)
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn exponentials(x: &mut [f32], largest: f32) -> f32 {
+    let largest = _mm256_set1_ps(largest);
+    let mut sum = _mm256_setzero_pd();
+    let (eights, tail) = x.as_chunks_mut::<8>();
+    for eight in eights {
+        let exponential = lanes::exp(_mm256_sub_ps(lanes::load(eight), largest));
+        lanes::store(eight, exponential);
+        sum = _mm256_add_pd(sum, lanes::widen_and_add(exponential));
+    }
+    let mut total = lanes::sum_f64(sum);
+    if !tail.is_empty() {
+        lanes::store_tail(tail, lanes::exp(_mm256_sub_ps(lanes::load_tail(tail), largest)));
+        total += tail.iter().map(|x| f64::from(*x)).sum::<f64>();
+    }
+    total as f32
+}

@@ -1,0 +1,38 @@
+//! Softmax of rows, and its online form.
+use crate::Kernels;
+
+/// The functions a tier has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SoftmaxKernels {
+    /// Returns the largest value, NaN left out; negative infinity of none.
+    pub(crate) largest: fn(&[f32]) -> f32,
+    /// Replaces each x by `exp(x − largest)` and returns their sum.
+    pub(crate) exponentials: fn(&mut [f32], f32) -> f32,
+    pub(crate) scale: fn(&mut [f32], f32),
+}
+
+impl Kernels {
+    /// Replaces each row by its softmax, `exp(x[i]) / Σ exp(x[j])`.
+    ///
+    /// # Shapes
+    ///
+    /// `x` is `[rows, width]`.
+    ///
+    /// # Numerics
+    ///
+    /// Relative to the largest value of a row, so no finite row overflows; relative error at most
+    /// 1e-6. A row with NaN or with positive infinity, or of nothing but negative infinities, becomes
+    /// NaN.
+    ///
+    /// # Panics
+    ///
+    /// If `x` is no whole number of rows.
+    pub fn softmax(&self, x: &mut [f32], width: usize) {
+        assert!(width > 0 && x.len().is_multiple_of(width), "softmax: {} values, rows of {width}", x.len());
+        for row in x.chunks_exact_mut(width) {
+            let largest = (self.softmax.largest)(row);
+            let sum = (self.softmax.exponentials)(row, largest);
+            (self.softmax.scale)(row, 1.0 / sum);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The weights of a model as candle tensors.
+use candle_core::{Device, Tensor};
+
+use super::linear::{Embedding, Linear};
+use crate::{
+    engine::EngineError,
+    model::{
+        families::{self, in_layer},
+        rope::{Frequencies, RopeLayout},
+        spec::ModelSpec,
+        weights::Weights,
+    },
+};
+
+/// How queries, keys and values are stored.
+pub(super) enum Projections {
+    Separate(Box<[Linear; 3]>),
+    /// Rows of queries, keys and values, one after the other.
+    Fused(Linear),
+}
+
+/// How gate and up are stored.
+pub(super) enum Gated {
+    Separate {
+        gate: Linear,
+        up: Linear,
+    },
+    /// Rows of gate and up, one after the other.
+    Fused(Linear),
+}
+
+pub(super) struct Layer {
+    pub(super) attention_norm: Tensor,
+    pub(super) projections: Projections,
+    /// Of queries, keys and values.
+    pub(super) biases: Option<[Tensor; 3]>,
+    /// Of queries and keys.
+    pub(super) head_norms: Option<[Tensor; 2]>,
+    pub(super) attention_output: Linear,
+    pub(super) post_attention_norm: Option<Tensor>,
+    pub(super) feed_forward_norm: Tensor,
+    pub(super) gated: Gated,
+    pub(super) down: Linear,
+    pub(super) post_feed_forward_norm: Option<Tensor>,
+    /// Its place in [`Model::kinds`].
+    pub(super) kind: usize,
+}
+
+/// What layers have in common that attend alike: their window, and how they rotate.
+#[derive(PartialEq)]
+pub(super) struct LayerKind {
+    pub(super) window: Option<usize>,
+    pub(super) frequencies: Frequencies,
+    pub(super) layout: RopeLayout,
+}
+
+/// The weights of a model.
+pub(super) struct Model {
+    pub(super) spec: ModelSpec,
+    pub(super) embedding: Embedding,
+    pub(super) layers: Vec<Layer>,
+    pub(super) kinds: Vec<LayerKind>,
+    pub(super) output_norm: Tensor,
+    pub(super) output: Linear,
+    pub(super) device: Device,
+}
+
+impl Model {
+    /// Returns the model with room for `room` tokens a sequence.
+    pub(super) fn load(weights: &Weights, room: usize) -> Result<Self, EngineError> {
+        let spec = weights.spec().clone();
+        let unknown = || EngineError::Weights(format!("architecture {:?} is not supported", spec.architecture));
+        let family = families::find(&spec.architecture).ok_or_else(unknown)?;
+        let device = Device::Cpu;
+        let tensor = |name: &str| weights.tensor(name).map_err(|error| EngineError::Weights(error.to_string()));
+        let linear = |name: &str| Ok::<_, EngineError>(Linear::new(tensor(name)?)?);
+        let vector = |name: &str| Ok::<_, EngineError>(tensor(name)?.dequantize(&device)?);
+        let names = &family.layer;
+        let mut kinds: Vec<LayerKind> = Vec::new();
+        let mut layers = Vec::with_capacity(spec.layers);
+        for i in 0..spec.layers {
+            let linear = |name: &str| linear(&in_layer(i, name));
+            let vector = |name: &str| vector(&in_layer(i, name));
+            let rope = spec.rope(i);
+            let kind = LayerKind { window: spec.windows[i], frequencies: rope.frequencies(room), layout: rope.layout };
+            let known = kinds.iter().position(|known| *known == kind);
+            let kind = known.unwrap_or_else(|| {
+                kinds.push(kind);
+                kinds.len() - 1
+            });
+            layers.push(Layer {
+                attention_norm: vector(names.attention_norm)?,
+                projections: if spec.fused_query_key_value {
+                    Projections::Fused(linear(names.query_key_value)?)
+                } else {
+                    Projections::Separate(Box::new([linear(names.query)?, linear(names.key)?, linear(names.value)?]))
+                },
+                biases: if spec.attention_bias {
+                    Some([vector(names.query_bias)?, vector(names.key_bias)?, vector(names.value_bias)?])
+                } else {
+                    None
+                },
+                head_norms: if spec.head_norms {
+                    Some([vector(names.query_norm)?, vector(names.key_norm)?])
+                } else {
+                    None
+                },
+                attention_output: linear(names.attention_output)?,
+                post_attention_norm: spec.post_norms.then(|| vector(names.post_attention_norm)).transpose()?,
+                feed_forward_norm: vector(names.feed_forward_norm)?,
+                gated: if spec.fused_gate_up {
+                    Gated::Fused(linear(names.up)?)
+                } else {
+                    Gated::Separate { gate: linear(names.gate)?, up: linear(names.up)? }
+                },
+                down: linear(names.down)?,
+                post_feed_forward_norm: spec.post_norms.then(|| vector(names.post_feed_forward_norm)).transpose()?,
+                kind,
+            });
+        }
+        let embedding = Embedding::new(tensor(family.model.token_embedding)?)?;
+        Ok(Self {
+            layers,
+            kinds,
+            output_norm: vector(family.model.output_norm)?,
+            output: if spec.tied_embeddings { embedding.head()? } else { linear(family.model.output)? },
+            embedding,
+            spec,
+            device,
+        })
+    }
+}

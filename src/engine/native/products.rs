@@ -1,0 +1,238 @@
+//! The matrix products of a phase, shared among threads.
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ruvlab_kernels::{ActivationClass, Activations, AttentionScratch, Chunks, Kernels, Matrix, Output, Pool};
+
+use crate::model::spec::Activation;
+
+/// Up to so many rows (decoding), every thread prepares all inputs for itself, which is cheaper than
+/// to wait for others, and takes an equal share of a matrix, whose weights then stay with its core.
+/// Of more rows (prompts), inputs are prepared once, and shares handed out as threads ask for them.
+pub(super) const FEW_ROWS: usize = 8;
+
+/// Rows of a matrix, and rows of inputs, that a thread takes at a time.
+const CHUNK: usize = 64;
+const INPUT_CHUNK: usize = 8;
+
+/// What a thread keeps for itself.
+#[derive(Default)]
+pub(super) struct Scratch {
+    activations: [Activations; 2],
+    pub(super) row: Vec<f32>,
+    pub(super) queries: Vec<f32>,
+    pub(super) attended: Vec<f32>,
+    pub(super) attention: AttentionScratch,
+}
+
+/// Makes a buffer at least so long, and returns that much of it.
+pub(super) fn room(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
+    if buffer.len() < length {
+        buffer.resize(length, 0.0);
+    }
+    &mut buffer[..length]
+}
+
+/// The threads, with all they need.
+pub(super) struct Team {
+    pub(super) kernels: &'static Kernels,
+    pub(super) pool: Pool,
+    scratch: Vec<Mutex<Scratch>>,
+    activations: [Activations; 2],
+}
+
+/// The rows that go into a product.
+#[derive(Clone, Copy)]
+pub(super) enum Input<'a> {
+    /// As they are.
+    Plain(&'a [f32]),
+    /// Their RMS norms; of those rows only, where some are named.
+    Normed { stream: &'a [f32], weight: &'a [f32], eps: f32, rows: Option<&'a [u32]> },
+}
+
+impl<'a> Input<'a> {
+    fn row<'s>(self, kernels: &Kernels, index: usize, columns: usize, buffer: &'s mut Vec<f32>) -> &'s [f32]
+    where
+        'a: 's,
+    {
+        match self {
+            Self::Plain(rows) => &rows[index * columns..][..columns],
+            Self::Normed { stream, weight, eps, rows } => {
+                let index = rows.map_or(index, |rows| rows[index] as usize);
+                let out = room(buffer, columns);
+                kernels.rms_norm(&stream[index * columns..][..columns], weight, eps, out);
+                out
+            }
+        }
+    }
+}
+
+/// What is done with the rows of a product where they were computed.
+pub(super) enum Then<'a> {
+    Nothing,
+    /// Adds a bias.
+    Bias(&'a [f32]),
+    /// Takes the product as the gate of another one.
+    Gate {
+        up: &'a Matrix,
+        output: &'a Output<'a>,
+        activation: Activation,
+    },
+    /// Adds it to the stream.
+    AddTo(&'a Output<'a>),
+    /// Bends it.
+    SoftCap(f32),
+}
+
+/// A product `x Wᵀ`.
+pub(super) struct Product<'a> {
+    pub(super) matrix: &'a Matrix,
+    pub(super) output: &'a Output<'a>,
+    pub(super) then: Then<'a>,
+}
+
+fn index(class: ActivationClass) -> usize {
+    match class {
+        ActivationClass::Float => 0,
+        ActivationClass::Integer => 1,
+    }
+}
+
+impl Product<'_> {
+    fn needs(&self, class: ActivationClass) -> bool {
+        let other = if let Then::Gate { up, .. } = &self.then { Some(up.activation_class()) } else { None };
+        self.matrix.activation_class() == class || other == Some(class)
+    }
+
+    fn compute(&self, kernels: &Kernels, activations: &[Activations; 2], rows: std::ops::Range<usize>) {
+        if rows.is_empty() {
+            return;
+        }
+        let of = |matrix: &Matrix| &activations[index(matrix.activation_class())];
+        let mut tile = self.output.tile(rows.clone());
+        kernels.matmul(self.matrix, of(self.matrix), &mut tile);
+        match &self.then {
+            Then::Nothing => {}
+            Then::Bias(bias) => {
+                (0..tile.tokens()).for_each(|token| kernels.add(tile.token(token), &bias[rows.clone()]));
+            }
+            Then::SoftCap(cap) => (0..tile.tokens()).for_each(|token| kernels.soft_cap(tile.token(token), *cap)),
+            Then::AddTo(stream) => {
+                let mut stream = stream.tile(rows);
+                (0..tile.tokens()).for_each(|token| kernels.add(stream.token(token), tile.token(token)));
+            }
+            Then::Gate { up, output, activation } => {
+                let mut other = output.tile(rows);
+                kernels.matmul(up, of(up), &mut other);
+                for token in 0..tile.tokens() {
+                    match activation {
+                        Activation::Silu => kernels.silu_gate(tile.token(token), other.token(token)),
+                        Activation::GeluTanh => kernels.gelu_tanh_gate(tile.token(token), other.token(token)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+const CLASSES: [ActivationClass; 2] = [ActivationClass::Float, ActivationClass::Integer];
+
+impl Team {
+    pub(super) fn new(kernels: &'static Kernels, threads: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            kernels,
+            pool: Pool::new(threads)?,
+            scratch: (0..threads).map(|_| Mutex::default()).collect(),
+            activations: Default::default(),
+        })
+    }
+
+    /// Returns a thread's own; nobody else takes it, so there is nothing to wait for.
+    pub(super) fn scratch(&self, worker: usize) -> MutexGuard<'_, Scratch> {
+        self.scratch[worker].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something for each of `count` rows, on all threads where there are many.
+    pub(super) fn each_row(&self, count: usize, job: &(dyn Fn(usize, &mut Scratch) + Sync)) {
+        if count <= FEW_ROWS {
+            let scratch = &mut self.scratch(0);
+            return (0..count).for_each(|row| job(row, scratch));
+        }
+        let chunks = Chunks::new(count, INPUT_CHUNK);
+        self.pool.run(&|worker| {
+            let scratch = &mut self.scratch(worker);
+            while let Some(rows) = chunks.next() {
+                rows.for_each(|row| job(row, scratch));
+            }
+        });
+    }
+
+    /// Computes products that share their input of `rows` rows.
+    pub(super) fn multiply(&mut self, input: Input<'_>, rows: usize, columns: usize, products: &[Product<'_>]) {
+        let classes = CLASSES.map(|class| products.iter().any(|product| product.needs(class)).then_some(class));
+        if rows <= FEW_ROWS {
+            self.multiply_few(input, rows, columns, products, classes);
+        } else {
+            self.multiply_many(input, rows, columns, products, classes);
+        }
+    }
+
+    fn multiply_few(
+        &self,
+        input: Input<'_>,
+        rows: usize,
+        columns: usize,
+        products: &[Product<'_>],
+        classes: [Option<ActivationClass>; 2],
+    ) {
+        let (kernels, workers) = (self.kernels, self.pool.threads());
+        self.pool.run(&|worker| {
+            let Scratch { activations, row, .. } = &mut *self.scratch(worker);
+            let shared = activations.each_mut();
+            for (batch, class) in shared.into_iter().zip(classes) {
+                let Some(class) = class else { continue };
+                let batch = batch.shared(rows, columns, class);
+                for index in 0..rows {
+                    batch.quantize(kernels, index, input.row(kernels, index, columns, row));
+                }
+            }
+            for product in products {
+                product.compute(kernels, activations, product.matrix.share(worker, workers));
+            }
+        });
+    }
+
+    fn multiply_many(
+        &mut self,
+        input: Input<'_>,
+        rows: usize,
+        columns: usize,
+        products: &[Product<'_>],
+        classes: [Option<ActivationClass>; 2],
+    ) {
+        let kernels = self.kernels;
+        let mut activations = std::mem::take(&mut self.activations);
+        for (batch, class) in activations.each_mut().into_iter().zip(classes) {
+            let Some(class) = class else { continue };
+            let batch = batch.shared(rows, columns, class);
+            self.each_row(rows, &|index, Scratch { row, .. }| {
+                batch.quantize(kernels, index, input.row(kernels, index, columns, row));
+            });
+        }
+        let chunks_of = |product: &Product<'_>| product.matrix.rows().div_ceil(CHUNK);
+        let chunks = Chunks::new(products.iter().map(chunks_of).sum(), 1);
+        self.pool.run(&|_| {
+            while let Some(chunk) = chunks.next() {
+                let mut number = chunk.start;
+                for product in products {
+                    if number < chunks_of(product) {
+                        let start = number * CHUNK;
+                        product.compute(kernels, &activations, start..(start + CHUNK).min(product.matrix.rows()));
+                        break;
+                    }
+                    number -= chunks_of(product);
+                }
+            }
+        });
+        self.activations = activations;
+    }
+}
