@@ -118,6 +118,29 @@ fn join_sums([high, low]: Pair) -> Integers {
     [vaddq_s32(vshlq_n_s32::<7>(high[0]), low[0]), vaddq_s32(vshlq_n_s32::<7>(high[1]), low[1])]
 }
 
+/// Adds columns `8 V .. 8 V + 8` of a part.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn add<const F: u8, const PART: usize, const M: usize, const V: usize>(
+    sums: &mut [Pair; M],
+    part: &[u8; PART],
+    codes: &[Split; M],
+) {
+    let [first, second] = weights::<F, PART>(part, V);
+    for t in 0..M {
+        for (byte, x) in [codes[t].high[V / 2], codes[t].low[V / 2]].into_iter().enumerate() {
+            for rows in 0..2 {
+                let sum = &mut sums[t][byte][rows];
+                *sum = if V % 2 == 0 {
+                    dot::<1>(dot::<0>(*sum, first[rows], x), second[rows], x)
+                } else {
+                    dot::<3>(dot::<2>(*sum, first[rows], x), second[rows], x)
+                };
+            }
+        }
+    }
+}
+
 /// Returns the products of a part and `M` tokens, for each token those of the first and of the second
 /// sixteen columns; all together as the second where nothing depends on it.
 #[inline]
@@ -127,31 +150,19 @@ pub(super) fn products<const F: u8, const PART: usize, const M: usize>(
     codes: &[Split; M],
 ) -> [[Integers; 2]; M] {
     let none = [[vdupq_n_s32(0); 2]; 2];
-    let mut sums = [none; M];
-    let mut all = [none; M];
-    for half in 0..2 {
-        macro_rules! four {
-            ($lane:literal, $weights:expr) => {
-                for t in 0..M {
-                    for rows in 0..2 {
-                        sums[t][0][rows] = dot::<$lane>(sums[t][0][rows], $weights[rows], codes[t].high[half]);
-                        sums[t][1][rows] = dot::<$lane>(sums[t][1][rows], $weights[rows], codes[t].low[half]);
-                    }
-                }
-            };
+    let (mut sums, mut all) = ([none; M], [none; M]);
+    add::<F, PART, M, 0>(&mut sums, part, codes);
+    add::<F, PART, M, 1>(&mut sums, part, codes);
+    if F == Q6K {
+        for t in 0..M {
+            all[t][0] = join_sums(sums[t]);
         }
-        let [a, b] = weights::<F, PART>(part, 2 * half);
-        four!(0, a);
-        four!(1, b);
-        let [a, b] = weights::<F, PART>(part, 2 * half + 1);
-        four!(2, a);
-        four!(3, b);
-        if half == 1 || F == Q6K {
-            for t in 0..M {
-                all[t][half] = join_sums(sums[t]);
-                sums[t] = none;
-            }
-        }
+        sums = [none; M];
+    }
+    add::<F, PART, M, 2>(&mut sums, part, codes);
+    add::<F, PART, M, 3>(&mut sums, part, codes);
+    for t in 0..M {
+        all[t][1] = join_sums(sums[t]);
     }
     all
 }

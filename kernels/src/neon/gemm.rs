@@ -34,7 +34,10 @@ fn multiply<const T: usize, const MINIMA: u8>(
         let mut products = [[[vdupq_n_s32(0); 2]; GROUPS]; T];
         for (v, columns) in part.codes.as_chunks::<8>().0.iter().enumerate() {
             for half in 0..GROUPS {
-                let weights = columns.each_ref().map(|column| load_codes(&column[half]));
+                let mut weights = [vdupq_n_s16(0); 8];
+                for (weights, column) in weights.iter_mut().zip(columns) {
+                    *weights = load_codes(&column[half]);
+                }
                 for t in 0..T {
                     gemv::multiply(&mut products[t][half], &weights, load_codes(&codes[t].as_chunks().0[v]));
                 }

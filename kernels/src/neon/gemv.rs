@@ -29,6 +29,20 @@ pub(super) fn multiply(sums: &mut Integers, weights: &[int16x8_t; 8], x: int16x8
     column!(0 1 2 3 4 5 6 7);
 }
 
+/// Adds columns `8 V .. 8 V + 8` of a part.
+#[inline]
+#[target_feature(enable = "neon")]
+fn add<const F: u8, const PART: usize, const M: usize, const V: usize>(
+    products: &mut [[Integers; 2]; M],
+    part: &[u8; PART],
+    codes: &[&[i16; COLUMNS]; M],
+) {
+    let weights = columns::<F, PART>(part, V);
+    for t in 0..M {
+        multiply(&mut products[t][V / 2], &weights, load_codes(&codes[t].as_chunks().0[V]));
+    }
+}
+
 /// Returns the products of a part and `M` tokens, for each token those of the first and of the second
 /// sixteen columns.
 #[inline]
@@ -38,12 +52,10 @@ fn products<const F: u8, const PART: usize, const M: usize>(
     codes: &[&[i16; COLUMNS]; M],
 ) -> [[Integers; 2]; M] {
     let mut all = [[[vdupq_n_s32(0); 2]; 2]; M];
-    for v in 0..4 {
-        let weights = columns::<F, PART>(part, v);
-        for t in 0..M {
-            multiply(&mut all[t][v / 2], &weights, load_codes(&codes[t].as_chunks().0[v]));
-        }
-    }
+    add::<F, PART, M, 0>(&mut all, part, codes);
+    add::<F, PART, M, 1>(&mut all, part, codes);
+    add::<F, PART, M, 2>(&mut all, part, codes);
+    add::<F, PART, M, 3>(&mut all, part, codes);
     all
 }
 

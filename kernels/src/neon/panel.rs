@@ -46,19 +46,25 @@ pub(super) fn unpack<const F: u8, const HEAD: usize, const PART: usize>(
     let size = HEAD + parts_of_block * PART;
     let block = &group[index / parts_of_block * size..][..size];
     let part = &block[HEAD..].as_chunks::<PART>().0[index % parts_of_block];
-    let offset = vdupq_n_s16(offset(F));
-    for v in 0..4 {
-        for (c, codes) in columns::<F, PART>(part, v).into_iter().enumerate() {
-            let mut codes = vsubq_s16(codes, offset);
-            if F == Q6K {
-                codes = vmulq_s16(codes, half_scales(part)[v / 2]);
-            }
-            store_codes(&mut panel.codes[8 * v + c][at], codes);
-        }
-    }
+    unpack_columns::<F, PART, 0>(part, panel, at);
+    unpack_columns::<F, PART, 1>(part, panel, at);
+    unpack_columns::<F, PART, 2>(part, panel, at);
+    unpack_columns::<F, PART, 3>(part, panel, at);
     let (scales, minima) = scales::<F, PART>(block, part);
     store_sums(&mut panel.scales[at], scales);
     store_sums(&mut panel.minima[0][at], minima);
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn unpack_columns<const F: u8, const PART: usize, const V: usize>(part: &[u8; PART], panel: &mut PanelPart, at: usize) {
+    for (c, codes) in columns::<F, PART>(part, V).into_iter().enumerate() {
+        let mut codes = vsubq_s16(codes, vdupq_n_s16(offset(F)));
+        if F == Q6K {
+            codes = vmulq_s16(codes, half_scales(part)[V / 2]);
+        }
+        store_codes(&mut panel.codes[8 * V + c][at], codes);
+    }
 }
 
 /// The formats without a fast way, through their portable meaning.
