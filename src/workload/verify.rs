@@ -39,7 +39,7 @@ pub(super) fn run(cell: &Cell, recorder: &mut Recorder<'_>) -> Result<(), Launch
         .map_err(|error| LaunchError::Tokenizer { source_name: cell.model.source.clone(), error })?;
     let enough = || LaunchError::TextTooShort { name: SOURCE.to_owned(), found: tokens.len(), needed: wanted };
     let tokens = tokens.get(..wanted.min(tokens.len())).filter(|tokens| tokens.len() > SINGLE).ok_or_else(enough)?;
-    let settings = Settings { context_length: None, ..plan::engine_settings(cell) };
+    let settings = plan::engine_settings(cell);
     recorder.begin(LABEL.to_owned());
     recorder.progress(0, 2);
     let right = logits(reference_kind, &weights, &settings, tokens)?;
@@ -94,9 +94,12 @@ fn prompt_tokens(cell: &Cell) -> usize {
     (longest.max().unwrap_or(0) as usize).max(SHORTEST).min(room)
 }
 
-/// Returns the logits of the prompt's last position and of each token after it.
+/// Returns the logits of the prompt's last position and of each token after it, with as much room as
+/// the cell has (it chooses the divisors of longrope) or else as the engine can make.
 fn logits(kind: EngineKind, weights: &Weights, settings: &Settings, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-    let mut engine = engine::load_with(kind, weights, settings)?;
+    let longest = kind.longest_context(weights.spec());
+    let context_length = settings.context_length.map(|room| room.min(longest));
+    let mut engine = engine::load_with(kind, weights, &Settings { context_length, ..*settings })?;
     let sequence = engine.open()?;
     let (prompt, rest) = tokens.split_at(tokens.len() - SINGLE);
     let mut all = Vec::new();

@@ -108,7 +108,8 @@ impl<'a> Packer<'a> {
         }
         drop(bytes);
         self.weights.release(name);
-        <[Matrix; N]>::try_from(parts).or_else(|_| Err(refuse(&"too few parts")))
+        let Ok(parts) = <[Matrix; N]>::try_from(parts) else { return Err(refuse(&"too few parts")) };
+        Ok(parts)
     }
 
     fn matrix(&mut self, name: &str) -> Result<Matrix, EngineError> {
