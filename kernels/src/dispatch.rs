@@ -15,11 +15,13 @@ pub enum Tier {
     Avx2,
     /// AVX-512 with VNNI, on top of [`Tier::Avx2`].
     Avx512,
+    /// NEON, on 64-bit ARM; with `dotprod` where the processor has it.
+    Neon,
 }
 
 impl Tier {
     /// All tiers, the meaning of all others first.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon];
 
     /// Returns its name, as `RUVLAB_KERNELS` takes it.
     #[must_use]
@@ -28,6 +30,7 @@ impl Tier {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
         }
     }
 }
@@ -105,6 +108,10 @@ pub fn for_tier(tier: Tier) -> Option<&'static Kernels> {
         Tier::Avx512 => crate::avx512::detect(),
         #[cfg(not(target_arch = "x86_64"))]
         Tier::Avx2 | Tier::Avx512 => None,
+        #[cfg(target_arch = "aarch64")]
+        Tier::Neon => crate::neon::detect(),
+        #[cfg(not(target_arch = "aarch64"))]
+        Tier::Neon => None,
     }
 }
 

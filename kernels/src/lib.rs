@@ -8,7 +8,10 @@
 //! Each operation has a portable meaning in `scalar` and faster versions in the other tiers, under
 //! the same file names. One table of functions is picked when the first kernel is called: the best
 //! tier this processor runs, or the one `RUVLAB_KERNELS` names. A plain `cargo build` is fast.
-#![cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only vector tiers use all of it"))]
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    expect(dead_code, reason = "only vector tiers use all of it")
+)]
 mod activation;
 mod activations;
 mod arena;
@@ -34,6 +37,8 @@ mod avx2;
 mod avx512;
 #[cfg(test)]
 mod check;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 pub use activations::{ActivationClass, Activations, SharedRows};
 pub use arena::{Arena, ArenaError};

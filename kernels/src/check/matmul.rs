@@ -300,6 +300,7 @@ macro_rules! matmul_tests {
 matmul_tests!(scalar, Tier::Scalar);
 matmul_tests!(avx2, Tier::Avx2);
 matmul_tests!(avx512, Tier::Avx512);
+matmul_tests!(neon, Tier::Neon);
 
 #[test]
 #[should_panic(expected = "class of activations")]
