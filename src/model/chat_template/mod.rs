@@ -1,7 +1,8 @@
 //! Chat templates: a conversation as the text a model was trained on.
 //!
 //! Templates are Jinja, come with the model and are a stranger's code: they run in bounded time, memory and
-//! depth, and see nothing but the conversation. They render as transformers' `apply_chat_template`
+//! depth of calls, and see nothing but the conversation. How deep they nest lists in lists is not bounded:
+//! one that nests them deeper than the stack ends the process. They render as transformers' `apply_chat_template`
 //! renders them (`transformers.utils.chat_template_utils`). This is the only place that names minijinja.
 mod python;
 

@@ -1,10 +1,16 @@
 //! Reading what metadata says about a tokenizer.
+use std::collections::HashSet;
+
 use indexmap::IndexMap;
 
 use super::{super::weights::Value, TokenizerError};
 
 /// Most bytes of all tokens together; the largest vocabulary known has 5 MB.
 const MAX_VOCABULARY_BYTES: usize = 1 << 28;
+
+/// Most bytes of a token; the longest known are runs of a few hundred spaces. What looks for pieces of
+/// text in the vocabulary takes time by the longest there is, or by its square.
+pub(super) const MAX_TOKEN_BYTES: usize = 1 << 12;
 
 pub(super) struct Settings<'a>(pub(super) &'a IndexMap<String, Value>);
 
@@ -39,6 +45,10 @@ impl<'a> Settings<'a> {
         if bytes > MAX_VOCABULARY_BYTES || u32::try_from(tokens.len()).is_err() {
             return Err(Self::wrong(KEY, &format!("has {} tokens of {bytes} bytes: too many", tokens.len())));
         }
+        if let Some(id) = tokens.iter().position(|token| token.len() > MAX_TOKEN_BYTES) {
+            let problem = format!("has token {id} of {} bytes, at most {MAX_TOKEN_BYTES} are read", tokens[id].len());
+            return Err(Self::wrong(KEY, &problem));
+        }
         Ok(tokens)
     }
 
@@ -49,13 +59,13 @@ impl<'a> Settings<'a> {
         id.map(Some).ok_or_else(|| Self::wrong(key, "is not a token of the vocabulary"))
     }
 
-    /// Returns a list of tokens; an empty one where the key is absent.
-    pub(super) fn ids(&self, key: &'static str, vocab_size: usize) -> Result<Vec<u32>, TokenizerError> {
-        let Some(value) = self.0.get(key) else { return Ok(Vec::new()) };
+    /// Returns a set of tokens; an empty one where the key is absent.
+    pub(super) fn ids(&self, key: &'static str, vocab_size: usize) -> Result<HashSet<u32>, TokenizerError> {
+        let Some(value) = self.0.get(key) else { return Ok(HashSet::new()) };
         let id = |value: &Value| {
             value.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < vocab_size)
         };
-        let ids: Option<Vec<u32>> = value.as_list().and_then(|list| list.iter().map(id).collect());
+        let ids: Option<HashSet<u32>> = value.as_list().and_then(|list| list.iter().map(id).collect());
         ids.ok_or_else(|| Self::wrong(key, "is not a list of tokens of the vocabulary"))
     }
 

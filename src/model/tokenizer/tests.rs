@@ -217,6 +217,9 @@ fn what_metadata_lacks_or_gets_wrong_is_an_error_that_says_so() {
     fails("tokenizer.ggml.model", text("bert"), "\"bert\"");
     fails("tokenizer.ggml.model", text("llama"), "tokenizer.ggml.scores");
     fails("tokenizer.ggml.pre", text("none-such"), "none-such");
+    let mut long = good["tokenizer.ggml.tokens"].as_list().unwrap().to_vec();
+    long[300] = Value::Text("x".repeat(4097));
+    fails("tokenizer.ggml.tokens", Some(Value::List(long)), "token 300 of 4097 bytes");
     fails("tokenizer.ggml.tokens", None, "is missing");
     fails("tokenizer.ggml.merges", Some(Value::List(vec![Value::Text("q".to_owned())])), "no pair of known tokens");
     fails("tokenizer.ggml.token_type", Some(Value::List(vec![])), "one number for each token");

@@ -71,7 +71,8 @@ fn shard(path: &str) -> Option<(&str, u32, u32)> {
     let (stem, parts) = stem.rsplit_once("-of-")?;
     let (stem, part) = stem.rsplit_once('-')?;
     let number = |digits: &str| digits.parse::<u32>().ok().filter(|_| digits.len() == 5);
-    Some((stem, number(part)?, number(parts)?))
+    let (part, parts) = (number(part)?, number(parts)?);
+    (1..=parts).contains(&part).then_some((stem, part, parts))
 }
 
 fn is_gguf(path: &str) -> bool {
@@ -192,6 +193,8 @@ mod tests {
         let found = pick(&listed(&QUANTS), Some("q8_0")).unwrap();
         assert_eq!((&found.files, found.open.as_deref()), (&both, Some(QUANTS[4])));
         assert_eq!(picked(&QUANTS, Some(QUANTS[5])), Ok(both));
+        let none = ["m-00001-of-00000.gguf"];
+        assert_eq!(picked(&none, None), Ok(vec![none[0].to_owned()]), "no part of anything is a file of its own");
         let error = picked(&QUANTS[..5], Some("q8_0")).unwrap_err().to_string();
         assert!(error.contains(QUANTS[5]), "{error}");
     }

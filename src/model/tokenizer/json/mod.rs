@@ -13,7 +13,7 @@ use self::{
     file::{AddedToken, Pair, TokenizerJson},
     steps::Shape,
 };
-use super::{super::weights::Value, TokenizerError, key, pre, spm};
+use super::{super::weights::Value, TokenizerError, key, pre, settings::MAX_TOKEN_BYTES, spm};
 
 /// The files of a model's folder that say how text becomes tokens.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,9 +42,6 @@ mod token_type {
 
 /// Most tokens a vocabulary may have; the largest known has 262,208.
 const MAX_TOKENS: usize = 1 << 22;
-
-/// Most bytes of a token: what looks for every way to cut one takes the square of them.
-const MAX_TOKEN_BYTES: usize = 1 << 12;
 
 /// Returns the `tokenizer.*` metadata that llama.cpp's converter would write: model, pre-tokenizer,
 /// tokens, types, scores, merges, special tokens, chat template. `vocab_size` is V of the model, which

@@ -112,7 +112,7 @@ fn quantize(
 ) -> Result<(), QuantizeError> {
     let largest = match kind {
         TensorType::F32 => f32::INFINITY,
-        TensorType::Bf16 => f32::MAX,
+        TensorType::Bf16 => bf16::MAX.to_f32(),
         // Scales are f16.
         _ => f16::MAX.to_f32(),
     };
