@@ -23,6 +23,7 @@ pub(super) fn running_set(set: KernelSet) -> KernelSet {
     match set {
         KernelSet::Auto if EngineKind::Native(Tier::Avx512).is_available() => KernelSet::Avx512,
         KernelSet::Auto if EngineKind::Native(Tier::Avx2).is_available() => KernelSet::Avx2,
+        KernelSet::Auto if EngineKind::Native(Tier::Neon).is_available() => KernelSet::Neon,
         // candle's vectors are faster than our portable kernels.
         KernelSet::Auto => KernelSet::Candle,
         set => set,
@@ -54,7 +55,8 @@ pub fn engine_kind(set: KernelSet) -> Option<EngineKind> {
         KernelSet::Scalar => Some(EngineKind::Native(Tier::Scalar)),
         KernelSet::Avx2 => Some(EngineKind::Native(Tier::Avx2)),
         KernelSet::Avx512 => Some(EngineKind::Native(Tier::Avx512)),
-        KernelSet::Auto | KernelSet::Neon | KernelSet::Cuda => None,
+        KernelSet::Neon => Some(EngineKind::Native(Tier::Neon)),
+        KernelSet::Auto | KernelSet::Cuda => None,
     }
 }
 

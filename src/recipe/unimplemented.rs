@@ -30,15 +30,11 @@ fn own(recipe: &Recipe) -> Vec<(String, String)> {
     let KvCache { type_k, type_v, page_tokens, budget, pressure } = &recipe.kv_cache;
     let narrow = |kind: &Option<KvType>| kind.is_some_and(|kind| !matches!(kind, KvType::F32 | KvType::F16));
     let paged = *page_tokens != KvCache::default().page_tokens;
-    let kernels = match recipe.kernels.set {
-        KernelSet::Neon => Some("ruvlab's NEON kernels"),
-        KernelSet::Cuda => Some("ruvlab's CUDA kernels"),
-        _ => None,
-    };
-    let verifies = recipe.kernels.verify.reference.is_some_and(|set| matches!(set, KernelSet::Neon | KernelSet::Cuda));
+    let cuda = "ruvlab's CUDA kernels";
+    let verifies = recipe.kernels.verify.reference.is_some_and(|set| set == KernelSet::Cuda);
     let uses = [
-        ("kernels.set", kernels.is_some(), kernels.unwrap_or_default()),
-        ("kernels.verify.reference", verifies, "kernels that are to come"),
+        ("kernels.set", recipe.kernels.set == KernelSet::Cuda, cuda),
+        ("kernels.verify.reference", verifies, cuda),
         ("kv_cache.type_k", narrow(type_k), "cached keys in another type than f32 or f16"),
         ("kv_cache.type_v", narrow(type_v), "cached values in another type than f32 or f16"),
         ("kv_cache.page_tokens", paged, "a paged cache"),
@@ -82,7 +78,7 @@ mod tests {
     fn every_section_to_come_is_listed() {
         let given = json!({
             "model": {"source": "hf:a/b", "revision": "c"},
-            "kernels": {"set": "neon", "verify": {"reference": "cuda"}},
+            "kernels": {"set": "cuda", "verify": {"reference": "cuda"}},
             "kv_cache": {"type_k": "q5_1", "type_v": "q8_0", "page_tokens": 16, "budget": "1GiB", "pressure": {"policy": "evict"}},
             "adapter": {"target_modules": ["q_proj"]},
             "micro_lora": {},

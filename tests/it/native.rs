@@ -1,9 +1,5 @@
 //! Our kernels against candle, against themselves, and against llama.cpp.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "tests stop at what they cannot do and print what they measure"
-)]
+#![expect(clippy::unwrap_used, reason = "tests stop at what they cannot do")]
 
 use ruvlab::{
     engine::{self, Chunk, EngineKind, LanguageModel, LogitRows},
