@@ -1,9 +1,10 @@
 //! Chat templates: a conversation as the text a model was trained on.
 //!
-//! Templates are Jinja, come with the model and are a stranger's code: they run in bounded time, memory and
-//! depth of calls, and see nothing but the conversation. How deep they nest lists in lists is not bounded:
-//! one that nests them deeper than the stack ends the process. They render as transformers' `apply_chat_template`
-//! renders them (`transformers.utils.chat_template_utils`). This is the only place that names minijinja.
+//! Templates are Jinja, come with the model and are a stranger's code: they run in bounded time and memory,
+//! and see nothing but the conversation. Calls and what is shown have a greatest depth; values have none, and
+//! one of lists nested deeper than the stack ends the process when minijinja frees it. They render as
+//! transformers' `apply_chat_template` renders them (`transformers.utils.chat_template_utils`). This is the
+//! only place that names minijinja.
 mod python;
 
 use std::fmt;
@@ -247,7 +248,7 @@ fn environment(strftime_now: Option<fn(&str) -> Option<String>>) -> Environment<
         matches!(value.kind(), Seq | Map | String)
     });
     environment.add_function("raise_exception", |message: &Value| -> Result<Value, Error> {
-        let message = python::text(message);
+        let message = python::text(message)?;
         Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
     });
     if let Some(strftime_now) = strftime_now {

@@ -2,29 +2,58 @@
 use minijinja::{Error, ErrorKind, Output, State, Value, value::Kwargs, value::ValueKind};
 use serde_json::Value as Json;
 
+use super::MAX_DEPTH;
+
 /// Writes what `{{ value }}` shows.
 pub(super) fn write(out: &mut Output<'_>, _state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     let result = match value.as_str() {
         Some(text) => out.write_str(text),
-        None => out.write_str(&text(value)),
+        None => out.write_str(&text(value)?),
     };
     result.map_err(|error| Error::new(ErrorKind::WriteFailure, "the text cannot be written").with_source(error))
 }
 
-/// Returns `str(value)`.
-pub(super) fn text(value: &Value) -> String {
-    match value.as_str() {
-        Some(text) => text.to_owned(),
-        None if value.is_undefined() => String::new(),
-        None => match serde_json::to_value(value) {
-            Ok(json) if is_plain(value) => {
-                let mut out = String::new();
-                repr(&json, &mut out);
-                out
-            }
-            _ => value.to_string(),
-        },
+/// Most values in one that is shown, and units of 64 bytes of text in them.
+const MOST_SHOWN: usize = 1 << 20;
+
+/// Checks that a value can be walked: a few instructions make lists of themselves, doubled or nested at
+/// every turn, that no fuel pays for when they are shown.
+fn check_size(value: &Value, depth: usize, left: &mut usize) -> Result<(), Error> {
+    let size = 1 + value.as_str().map_or(0, str::len) / 64;
+    *left = left.checked_sub(size).ok_or_else(|| Error::from(ErrorKind::OutOfFuel))?;
+    let is_map = value.kind() == ValueKind::Map;
+    if !is_map && value.kind() != ValueKind::Seq {
+        return Ok(());
     }
+    let depth = depth.checked_sub(1).ok_or_else(|| {
+        Error::new(ErrorKind::InvalidOperation, "recursion limit exceeded by a value of lists in lists")
+    })?;
+    for item in value.try_iter()? {
+        check_size(&item, depth, left)?;
+        if is_map {
+            check_size(&value.get_item(&item)?, depth, left)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns `str(value)`.
+pub(super) fn text(value: &Value) -> Result<String, Error> {
+    if let Some(text) = value.as_str() {
+        return Ok(text.to_owned());
+    }
+    if value.is_undefined() {
+        return Ok(String::new());
+    }
+    check_size(value, MAX_DEPTH, &mut { MOST_SHOWN })?;
+    Ok(match serde_json::to_value(value) {
+        Ok(json) if is_plain(value) => {
+            let mut out = String::new();
+            repr(&json, &mut out);
+            out
+        }
+        _ => value.to_string(),
+    })
 }
 
 fn is_plain(value: &Value) -> bool {
@@ -144,6 +173,7 @@ pub(super) fn to_json(value: &Value, arguments: Kwargs) -> Result<String, Error>
     if value.is_undefined() {
         return Err(wrong("the value is undefined"));
     }
+    check_size(value, MAX_DEPTH, &mut { MOST_SHOWN })?;
     let json = serde_json::to_value(value).map_err(|error| wrong(&error.to_string()))?;
     let mut out = String::new();
     layout.push(&json, 0, &mut out);

@@ -89,6 +89,14 @@ fn hostile_templates_end() {
     too_much(
         "{% set ns = namespace(t='x') %}{% for i in range(1000) %}{% set ns.t = ns.t + ns.t %}{% endfor %}{{ ns.t }}",
     );
+    for (made, turns) in [("[ns.x]", 1000), ("[ns.x, ns.x]", 60), ("{'a': ns.x, 'b': ns.x}", 60)] {
+        let nested = format!(
+            "{{% set ns = namespace(x=[]) %}}{{% for i in range({turns}) %}}{{% set ns.x = {made} %}}{{% endfor %}}"
+        );
+        for shown in ["{{ ns.x | tojson }}", "{{ ns.x }}", "{{ ns.x | string }}"] {
+            too_much(&format!("{nested}{shown}"));
+        }
+    }
     too_much("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}");
     for source in [
         "{{ x",
