@@ -131,7 +131,7 @@ fn add<const F: u8, const PART: usize, const M: usize, const V: usize>(
         for (byte, x) in [codes[t].high[V / 2], codes[t].low[V / 2]].into_iter().enumerate() {
             for rows in 0..2 {
                 let sum = &mut sums[t][byte][rows];
-                *sum = if V % 2 == 0 {
+                *sum = if V.is_multiple_of(2) {
                     dot::<1>(dot::<0>(*sum, first[rows], x), second[rows], x)
                 } else {
                     dot::<3>(dot::<2>(*sum, first[rows], x), second[rows], x)
