@@ -104,8 +104,13 @@ impl Activations {
     ///
     /// # Panics
     ///
-    /// If the columns are no multiple of 32 for [`ActivationClass::Integer`].
+    /// If the columns are no multiple of 32 for [`ActivationClass::Integer`], or the batch is larger
+    /// than memory can be.
     pub fn shared(&mut self, rows: usize, columns: usize, class: ActivationClass) -> SharedRows<'_> {
+        let room = columns.checked_next_multiple_of(COLUMNS * 2).and_then(|stride| stride.checked_add(COLUMNS));
+        let fits =
+            room.and_then(|stride| stride.checked_mul(rows)).is_some_and(|values| values <= isize::MAX as usize / 4);
+        assert!(fits, "a batch of {rows} rows of {columns} columns is larger than memory can be");
         (self.class, self.rows, self.columns) = (class, rows, columns);
         self.claims.reset(rows);
         match class {

@@ -58,7 +58,9 @@ impl Sleeper {
     }
 
     fn wake(&self, thread: &Thread) {
-        if self.parked.load(Ordering::SeqCst) && self.parked.swap(false, Ordering::SeqCst) {
+        // The flag stays for whoever waits to clear: what woke is not always who waits now, where
+        // several threads share a pool, and waking once too often costs nothing.
+        if self.parked.load(Ordering::SeqCst) {
             thread.unpark();
         }
     }

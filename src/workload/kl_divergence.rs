@@ -15,7 +15,7 @@ use super::{
 use crate::{
     engine::{self, Chunk, EngineError, EngineKind, LanguageModel, LogitRows, Logits, SequenceId},
     event::{Phase, TokenScore},
-    plan::Cell,
+    plan::{self, Cell},
     recipe::schema::KlDivergence,
 };
 
@@ -69,7 +69,7 @@ impl<'a> Pair<'a> {
         let theirs = cell.referring(divergence, planned);
         let kinds = [engine_kind(cell.kernel_set)?, engine_kind(theirs.kernel_set)?];
         let weights = open_weights(&theirs)?;
-        let reference = engine::load(kinds[1], &weights, Some(theirs.model.context_length as usize))?;
+        let reference = engine::load_with(kinds[1], &weights, &plan::engine_settings(&theirs))?;
         let (ours, found) = (candidate.spec().vocab_size, reference.spec().vocab_size);
         if ours != found {
             return Err(LaunchError::Vocabulary { workload: label.to_owned(), ours, found });

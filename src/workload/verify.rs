@@ -2,14 +2,17 @@
 //!
 //! Sets that multiply blocks by activations of 8 bits differ from those that do better by what this
 //! rounding costs, which on some models is more than the bound. Then the right set runs again on the
-//! same weights as f32, and that run decides which of the two is off.
+//! same weights as f32, and that run is what the set under test must be close to.
+//!
+//! The set under test runs as many sequences side by side as the largest batch of the recipe, and the
+//! worst of them counts: products for one token and for several are other code.
 use super::{
     launch::{LaunchError, engine_kind, open_text, open_tokenizer, open_weights},
     prompt::SOURCE,
     recorder::Recorder,
 };
 use crate::{
-    engine::{self, Chunk, EngineError, EngineKind, LogitRows, Settings},
+    engine::{self, Chunk, EngineError, EngineKind, LanguageModel, LogitRows, SequenceId, Settings},
     event::Phase,
     host::Load,
     model::weights::{TensorType, Weights},
@@ -42,36 +45,51 @@ pub(super) fn run(cell: &Cell, recorder: &mut Recorder<'_>) -> Result<(), Launch
     let settings = plan::engine_settings(cell);
     recorder.begin(LABEL.to_owned());
     recorder.progress(0, 2);
-    let right = logits(reference_kind, &weights, &settings, tokens)?;
+    let right = one(reference_kind, &weights, &settings, tokens)?;
     recorder.progress(1, 2);
-    let found = logits(candidate_kind, &weights, &settings, tokens)?;
+    let found = side_by_side(load(candidate_kind, &weights, &settings)?.as_mut(), tokens, largest_batch(cell))?;
     recorder.progress(2, 2);
-    let mut error = nmse(&found, &right);
-    if error > max_nmse
-        && let Some(dense) = in_f32(&weights)?
-    {
-        let exact = logits(reference_kind, &dense, &settings, tokens)?;
-        error = decide(&found, &right, &exact);
+    let mut error = worst(&found, &right);
+    let mut against = reference_kind.name().to_owned();
+    if error > max_nmse && weights.common_format().block_values() > 1 {
+        match in_f32(&weights)? {
+            Some(dense) => {
+                error = worst(&found, &one(reference_kind, &dense, &settings, tokens)?);
+                against.push_str(" on f32 weights");
+            }
+            None => {
+                against.push_str(" (no memory is left for its run on f32 weights, which would tell 8-bit rounding)")
+            }
+        }
     }
     if error.is_finite() {
         recorder.once("verify_nmse", Phase::Eval, error, tokens.len() as u64);
     }
-    judge(error, max_nmse, candidate_kind.name(), reference_kind.name())
+    judge(error, max_nmse, candidate_kind.name(), &against)
 }
 
-/// Returns the same weights as f32; none where they are, or where there is no memory for them and
-/// the engine's own copy.
+/// Returns the most sequences that a workload of the recipe has side by side.
+fn largest_batch(cell: &Cell) -> usize {
+    let batches = cell.recipe.workloads.iter().map(|workload| match workload {
+        Workload::Prefill(prefill) => prefill.batch_size,
+        Workload::Decode(decode) => decode.batch_size,
+        Workload::Perplexity(_) | Workload::KlDivergence(_) => 1,
+    });
+    batches.max().unwrap_or(1) as usize
+}
+
+/// Returns the same weights as f32; none where there is no memory for them and the engine's own copy.
 fn in_f32(weights: &Weights) -> Result<Option<Weights>, LaunchError> {
     let needed = 2 * 4 * weights.parameters();
     let free = Load::now().memory_available_bytes.unwrap_or(0);
-    let quantised = weights.common_format().block_values() > 1;
-    Ok(if quantised && needed <= free { Some(weights.requantized(TensorType::F32)?) } else { None })
+    Ok(if needed <= free { Some(weights.requantized(TensorType::F32)?) } else { None })
 }
 
-/// Returns the error of `found` against `exact` if it is the smaller one, else that against `right`.
-fn decide(found: &[f32], right: &[f32], exact: &[f32]) -> f64 {
-    let (candidate, reference) = (nmse(found, exact), nmse(right, exact));
-    if candidate < reference { candidate } else { nmse(found, right) }
+/// Returns the largest error of several runs; NaN if one is.
+fn worst(runs: &[Vec<f32>], right: &[f32]) -> f64 {
+    runs.iter()
+        .map(|run| nmse(run, right))
+        .fold(0.0, |worst, error| if worst.is_nan() || error <= worst { worst } else { error })
 }
 
 /// Refuses an error above the bound, and one that is no number.
@@ -95,21 +113,33 @@ fn prompt_tokens(cell: &Cell) -> usize {
     (longest.max().unwrap_or(0) as usize).max(SHORTEST).min(room)
 }
 
-/// Returns the logits of the prompt's last position and of each token after it, with as much room as
-/// the cell has (it chooses the divisors of longrope) or else as the engine can make.
-fn logits(kind: EngineKind, weights: &Weights, settings: &Settings, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
+/// Returns the engine, with as much room as the cell has (it chooses the divisors of longrope) or else
+/// as the engine can make.
+fn load(kind: EngineKind, weights: &Weights, settings: &Settings) -> Result<Box<dyn LanguageModel>, EngineError> {
     let longest = kind.longest_context(weights.spec());
     let context_length = settings.context_length.map(|room| room.min(longest));
-    let mut engine = engine::load_with(kind, weights, &Settings { context_length, ..*settings })?;
-    let sequence = engine.open()?;
+    engine::load_with(kind, weights, &Settings { context_length, ..*settings })
+}
+
+/// Returns the logits of the prompt's last position and of each token after it.
+fn one(kind: EngineKind, weights: &Weights, settings: &Settings, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
+    Ok(side_by_side(load(kind, weights, settings)?.as_mut(), tokens, 1)?.concat())
+}
+
+/// Returns the logits of each of several sequences of the same tokens, after the prompt token by token.
+fn side_by_side(engine: &mut dyn LanguageModel, tokens: &[u32], batch: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+    let sequences = (0..batch).map(|_| engine.open()).collect::<Result<Vec<_>, _>>()?;
     let (prompt, rest) = tokens.split_at(tokens.len() - SINGLE);
-    let mut all = Vec::new();
+    let mut runs = vec![Vec::new(); batch];
     for tokens in std::iter::once(prompt).chain(rest.chunks(1)) {
-        for logits in engine.step(&[Chunk { sequence, tokens, logits: LogitRows::Last }])? {
-            all.extend(logits.values);
+        let chunk = |sequence: &SequenceId| Chunk { sequence: *sequence, tokens, logits: LogitRows::Last };
+        let chunks: Vec<Chunk<'_>> = sequences.iter().map(chunk).collect();
+        for (run, logits) in runs.iter_mut().zip(engine.step(&chunks)?) {
+            run.extend(logits.values);
         }
     }
-    Ok(all)
+    sequences.into_iter().for_each(|sequence| engine.close(sequence));
+    Ok(runs)
 }
 
 /// Returns Σ(a−b)² / Σb²; NaN if a value is NaN or the lengths differ.
@@ -135,13 +165,15 @@ mod tests {
     }
 
     #[test]
-    fn the_exact_run_decides_for_the_nearer_one_only() {
-        let exact = [1.0, 2.0];
-        assert!(decide(&[1.0, 2.001], &[1.0, 2.1], &exact) <= 1e-6);
-        let worse = decide(&[1.0, 2.1], &[1.0, 2.0], &exact);
-        assert!((worse - nmse(&[1.0, 2.1], &[1.0, 2.0])).abs() <= 0.0 && worse > 1e-4);
-        assert!(decide(&[1.0, f32::NAN], &[1.0, 2.0], &exact).is_nan());
-        assert!(decide(&[1.0, 2.0], &[1.0, f32::NAN], &exact).is_nan());
+    fn the_worst_run_counts_and_what_is_no_number_stays() {
+        let right = [1.0, 2.0];
+        assert!(worst(&[vec![1.0, 2.0], vec![1.0, 2.0]], &right) <= 0.0);
+        let found = worst(&[vec![1.0, 3.0], vec![1.0, 2.0]], &right);
+        assert!((found - nmse(&[1.0, 3.0], &right)).abs() <= 0.0 && found > 0.0);
+        for runs in [[vec![1.0, f32::NAN], vec![1.0, 3.0]], [vec![1.0, 3.0], vec![1.0, f32::NAN]]] {
+            assert!(worst(&runs, &right).is_nan());
+        }
+        assert!(worst(&[vec![1.0]], &right).is_nan());
     }
 
     #[test]

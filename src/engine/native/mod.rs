@@ -4,8 +4,8 @@
 //! queries, keys and values; attention; its projection; normed gates; their projection. Whatever a
 //! round needs is in buffers that are kept, so a token allocates nothing but the logits it returns
 //! and, once in [`KEY_TILE`](ruvlab_kernels::KEY_TILE) tokens, room for keys and values. Each result
-//! is computed from its own row in an order of its own, so logits depend neither on the number of
-//! threads nor on what else is in a step.
+//! is computed from its own row in an order of its own, so logits do not depend on the number of
+//! threads, nor, but for rounding where a step of more than 512 rows is cut, on what else is in it.
 mod cache;
 mod executor;
 mod model;

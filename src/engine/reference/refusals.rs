@@ -27,7 +27,7 @@ pub(in crate::engine) fn widens(spec: &ModelSpec) -> bool {
 ///
 /// Says what candle-transformers cannot do.
 pub(in crate::engine) fn check(spec: &ModelSpec) -> Result<(), EngineError> {
-    let has_window = spec.windows.iter().any(Option::is_some);
+    let has_window = spec.windows.iter().flatten().any(|window| *window < spec.context_length);
     let usual_scale = (spec.attention_scale * (spec.head_dim as f64).sqrt() - 1.0).abs() <= 1e-6;
     let wide = spec.head_dim * spec.heads != spec.hidden_size;
     let (llama, phi3) = (spec.architecture == "llama", spec.architecture == "phi3");

@@ -53,7 +53,7 @@ pub fn read(index: &Index, values: &dyn Fn(&str) -> Option<Vec<f32>>) -> Result<
     };
     let names = &family.layer;
     let context_length = settings.count("context_length")?;
-    let windows = read_windows(&settings, family, layers, context_length)?;
+    let windows = read_windows(&settings, family, layers)?;
     let rope = read_rope(&settings, family, head_dim, context_length, index)?;
     let mut spec = ModelSpec {
         architecture: architecture.to_owned(),
@@ -105,19 +105,15 @@ fn head_dim(settings: &Settings<'_>, hidden_size: usize, heads: usize) -> Result
     Ok(head_dim)
 }
 
-/// Returns the window of each layer. One that no sequence outgrows is none.
-fn read_windows(
-    settings: &Settings<'_>,
-    family: &Family,
-    layers: usize,
-    context_length: usize,
-) -> Result<Vec<Option<usize>>, FamilyError> {
+/// Returns the window of each layer. One that no sequence outgrows stays: it tells local layers, which
+/// may have a rope of their own, and a recipe may stretch the context beyond it.
+fn read_windows(settings: &Settings<'_>, family: &Family, layers: usize) -> Result<Vec<Option<usize>>, FamilyError> {
     let [window, pattern, ..] = WINDOW_KEYS;
     let none = settings.value(window).1.is_none_or(|value| value.as_u64() == Some(0));
     if family.windows == Windows::Never || none {
         return Ok(vec![None; layers]);
     }
-    let window = settings.optional_count(window)?.filter(|window| *window < context_length);
+    let window = settings.optional_count(window)?;
     let period = match settings.value(pattern).1 {
         Some(Value::List(flags)) if flags.len() == layers => {
             let local = |flag: &Value| flag.as_bool().or_else(|| flag.as_u64().map(|n| n != 0));

@@ -132,7 +132,9 @@ fn windows_are_those_of_the_pattern() {
     assert_eq!(pattern(Value::List(flags.clone())).unwrap().windows, [Some(8), Some(8), None, Some(8)]);
     assert!(pattern(Value::List(flags[1..].to_vec())).is_err());
     let wide = Small::new("llama").set("attention.sliding_window", Value::Unsigned(64));
-    assert_eq!(wide.read().unwrap().windows, [None; 4]);
+    assert_eq!(wide.read().unwrap().windows, [Some(64); 4]);
+    let short = window("gemma3").set("context_length", Value::Unsigned(8)).read().unwrap();
+    assert!((short.rope(0).theta - 1e4).abs() <= 0.0, "local layers keep their base in a short context");
 }
 
 #[test]

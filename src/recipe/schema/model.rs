@@ -105,8 +105,7 @@ pub struct Verify {
     pub reference: Option<KernelSet>,
     /// The largest normalised mean squared error allowed: Σ(a−b)² / Σb². Where there is more, and
     /// the reference's rounding of activations to 8 bits may be why, the reference runs once more on
-    /// the same weights as f32: the kernel set must be within this of that run, and nearer to it than
-    /// the reference was.
+    /// the same weights as f32, and the kernel set must be within this of that run.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_nmse: f64,
 }
