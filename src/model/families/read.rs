@@ -38,6 +38,9 @@ pub fn read(index: &Index, values: &dyn Fn(&str) -> Option<Vec<f32>>) -> Result<
     }
     let head_dim = head_dim(&settings, hidden_size, heads)?;
     let layers = settings.count("block_count")?;
+    if layers > index.tensors.len() {
+        return Err(settings.wrong("block_count", "is more than the file has tensors"));
+    }
     // Also bounds what is made for each layer by what the file really holds.
     let last = in_layer(layers - 1, family.layer.attention_norm);
     let embedding = family.model.token_embedding;

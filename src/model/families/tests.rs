@@ -111,6 +111,10 @@ fn every_row_reads_its_own_file_and_refuses_what_it_does_not_know() {
         let mut missing = Small::new(architecture);
         missing.tensors.retain(|(name, _)| name != "blk.2.ffn_up.weight");
         refused(missing, "blk.2.ffn_up.weight");
+        // One tensor's name is no warrant for millions of layers.
+        let last = in_layer((1 << 24) - 1, family.layer.attention_norm);
+        let many = Small::new(architecture).set("block_count", Value::Unsigned(1 << 24)).tensor(&last, &[32]);
+        refused(many, "more than the file has tensors");
     }
     assert!(Small::new("llama").biases().read().unwrap().attention_bias);
     refused(Small::new("qwen3").biases(), "is a bias that is not computed here: qwen3 models have none");

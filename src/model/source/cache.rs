@@ -1,7 +1,9 @@
 //! The folder that models are kept in, outside every project.
 use std::{
+    collections::hash_map::RandomState,
     ffi::OsString,
     fs::{self, File, OpenOptions, TryLockError},
+    hash::BuildHasher,
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -114,29 +116,48 @@ pub(super) fn check_space(folder: &Path, what: &str, needed: u64) -> Result<(), 
     Err(CacheError::Space { what: what.to_owned(), needed, folder: folder.display().to_string(), free })
 }
 
-/// Returns a lock that one process holds at a time, until it is dropped or the process ends; calls
-/// `waiting` once if another has it.
+/// What one process holds at a time, until it is dropped or the process ends.
+pub(super) struct Lock {
+    _file: File,
+    /// False where the file system knows no locks, so that another process may write at the same time.
+    pub(super) is_exclusive: bool,
+}
+
+/// Returns a lock; calls `waiting` once if another process has it.
 ///
 /// # Errors
 ///
 /// If the file cannot be made.
-pub(super) fn lock(path: &Path, waiting: impl FnOnce()) -> Result<File, CacheError> {
+pub(super) fn lock(path: &Path, waiting: impl FnOnce()) -> Result<Lock, CacheError> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(CacheError::of("create", folder))?;
     }
     let opened = OpenOptions::new().create(true).truncate(false).write(true).open(path);
     let file = opened.map_err(CacheError::of("create", path))?;
+    let mut is_exclusive = true;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             waiting();
             file.lock().map_err(CacheError::of("lock", path))?;
         }
-        // Some network file systems know no locks; then two writers waste work, and rename keeps files whole.
-        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+        // Then two writers waste work; each has names of its own, and rename keeps files whole.
+        Err(TryLockError::Error(error)) if knows_no_locks(&error) => is_exclusive = false,
         Err(TryLockError::Error(error)) => return Err(CacheError::of("lock", path)(error)),
     }
-    Ok(file)
+    Ok(Lock { _file: file, is_exclusive })
+}
+
+/// Returns whether this is what a file system without locks says: some network file systems do (`flock(2)`).
+fn knows_no_locks(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error())
+}
+
+/// Returns a name that no other writer has, on this machine or another that shares the folder.
+pub(super) fn writer() -> String {
+    let process = std::process::id();
+    // The keys of the standard library's hash maps are the random numbers at hand.
+    format!("{process}-{:016x}", RandomState::new().hash_one(process))
 }
 
 /// Replaces a JSON file as a whole, making its folder.
@@ -149,7 +170,7 @@ pub(super) fn replace_json<T: Serialize>(path: &Path, value: &T) -> Result<(), C
         fs::create_dir_all(folder).map_err(CacheError::of("create", folder))?;
     }
     let text = serde_json::to_string_pretty(value).map_err(|error| CacheError::of("write", path)(error.into()))?;
-    let temporary = hidden(path, &std::process::id().to_string());
+    let temporary = hidden(path, &writer());
     let written = File::create(&temporary).and_then(|mut file| {
         file.write_all((text + "\n").as_bytes())?;
         file.sync_all()
@@ -195,6 +216,14 @@ mod tests {
         check_space(folder.path(), "a file", 1).unwrap();
         let error = check_space(folder.path(), "a file", u64::MAX / 2).unwrap_err().to_string();
         assert!(error.contains("RUVLAB_MODELS") && error.contains("a file"), "{error}");
+    }
+
+    #[test]
+    fn writers_differ_and_a_system_without_locks_is_known() {
+        assert_ne!(writer(), writer());
+        let error = io::Error::from_raw_os_error;
+        assert!(knows_no_locks(&error(libc::ENOLCK)) && knows_no_locks(&error(libc::EOPNOTSUPP)));
+        assert!(!knows_no_locks(&error(libc::EACCES)));
     }
 
     #[test]

@@ -147,6 +147,49 @@ fn huge_counts_are_refused_before_anything_is_reserved() {
 }
 
 #[test]
+fn lists_have_the_elements_that_the_file_has_bytes_for() {
+    let list = |count: u64, bytes: u64| {
+        [0u32.to_le_bytes().to_vec(), count.to_le_bytes().to_vec(), vec![0; bytes as usize]].concat()
+    };
+    let mut small = Small::new();
+    for key in ["a", "b"] {
+        small.set(key, 9, list(1 << 21, 1 << 21));
+    }
+    // Two are in the file from the start.
+    assert!(matches!(Index::parse(&small.bytes()), Err(GgufError::OutOfRange { found: 2_097_152, .. })));
+    small.set("b", 9, list((1 << 21) - 2, (1 << 21) - 2));
+    Index::parse(&small.bytes()).unwrap();
+    // The bytes there would do for numbers of one byte, and not for texts.
+    small.set("b", 9, [8u32.to_le_bytes().to_vec(), 2000u64.to_le_bytes().to_vec()].concat());
+    small.metadata.retain(|entry| entry.0 != "a");
+    small.tensors.truncate(1);
+    assert!(matches!(Index::parse(&small.bytes()), Err(GgufError::Truncated { what, .. }) if what == "b"));
+}
+
+#[test]
+fn tensors_share_no_bytes() {
+    let good = Small::new().bytes();
+    let offset = |name: &str| {
+        let name = text(name);
+        let at = good.windows(name.len()).position(|window| window == name).unwrap();
+        // Two dimensions follow, and the type.
+        at + name.len() + 4 + 2 * 8 + 4
+    };
+    let (key, value) = (offset("blk.0.attn_k.weight"), offset("blk.0.attn_v.weight"));
+    for further in [0, 32] {
+        let mut bytes = good.clone();
+        let of_key = u64::from_le_bytes(good[key..key + 8].try_into().unwrap());
+        bytes[value..value + 8].copy_from_slice(&(of_key + further).to_le_bytes());
+        let error = Index::parse(&bytes).unwrap_err();
+        assert!(
+            matches!(&error, GgufError::Overlap { first, second }
+            if first == "blk.0.attn_k.weight" && second == "blk.0.attn_v.weight"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn what_would_run_wrong_is_refused_with_its_reason() {
     refused(|file| _ = file.set("general.architecture", 8, text("mamba")), "supported: llama");
     refused(|file| _ = file.set("llama.rope.scaling.type", 8, text("longrope")), "cannot have here");

@@ -157,6 +157,63 @@ fn a_cut_connection_goes_on_where_it_was() {
     assert_eq!(hub.pending(), 0);
 }
 
+/// A storage that sends no parts and breaks off each time is given up, however much came between.
+#[test]
+fn a_file_does_not_begin_anew_for_ever() {
+    let content = bytes(BIG, 11);
+    let (hub, bench) = (Hub::start(&[("a.gguf", &content, true)]), Bench::new());
+    hub.fail(&[Fault::Cut(2 << 20), Fault::IgnoreRange].repeat(6));
+    let (_, err) = bench.ends(14, &hub.endpoint(), &["download", "hf:lab/tiny"]);
+    assert!(err.contains("cannot send a part"), "{err}");
+    assert_eq!(hub.pending(), 4);
+}
+
+#[test]
+fn an_answer_about_another_commit_is_refused() {
+    let (hub, bench) = (Hub::start(&[("a.gguf", b"x", true)]), Bench::new());
+    hub.fail(&[Fault::OtherCommit]);
+    let source = format!("hf:lab/tiny@{}", hub.commit());
+    let (_, err) = bench.ends(14, &hub.endpoint(), &["download", &source]);
+    assert!(err.contains("makes no sense") && err.contains(&"f6".repeat(20)), "{err}");
+    assert_eq!(hub.pending(), 0);
+    bench.ends(0, &hub.endpoint(), &["download", &source]);
+}
+
+/// The hub gives no digest of small files: those computed here are kept, computed again where they
+/// are not, and compared with the pin before a file is used.
+#[test]
+fn small_files_are_pinned_too() {
+    let folder: [(&str, &[u8], bool); 3] =
+        [("config.json", b"{}", false), ("model.safetensors", b"abc", true), ("tokenizer.json", b"{\"a\": 1}", false)];
+    let (hub, bench) = (Hub::start(&folder), Bench::new());
+    let download = ["download", "hf:lab/tiny"];
+    bench.ends(0, &hub.endpoint(), &download);
+    let lock = bench.work().join("ruvlab.lock");
+    let pinned = bench.lock();
+    assert_eq!(pinned["sources"]["hf:lab/tiny"]["files"]["config.json"]["sha256"], sha256(b"{}"));
+    let listing = bench.cache().join("hub/lab/tiny").join(format!("{}.json", hub.commit()));
+    for forget in [false, true] {
+        fs::remove_file(&lock).unwrap();
+        if forget {
+            fs::remove_file(&listing).unwrap();
+        }
+        bench.ends(0, &hub.endpoint(), &download);
+        assert_eq!(bench.lock(), pinned);
+    }
+    let wrong = fs::read_to_string(&lock).unwrap().replace(&sha256(b"{}"), &sha256(b"[]"));
+    fs::write(&lock, &wrong).unwrap();
+    let (_, err) = bench.ends(14, &hub.endpoint(), &download);
+    assert!(err.contains("config.json") && err.contains("--update-lock"), "{err}");
+    bench.ends(0, &hub.endpoint(), &["download", "hf:lab/tiny", "--update-lock"]);
+    assert_eq!(bench.lock(), pinned);
+    // On another machine it does not get its name.
+    let other = Bench::new();
+    fs::write(other.work().join("ruvlab.lock"), wrong).unwrap();
+    let (_, err) = other.ends(14, &hub.endpoint(), &download);
+    assert!(err.contains("config.json") && err.contains("--update-lock"), "{err}");
+    assert!(other.files().iter().all(|(path, _)| !path.to_string_lossy().contains("config.json")));
+}
+
 #[test]
 fn a_changed_byte_is_refused_and_passing_trouble_is_not() {
     let content = bytes(BIG, 4);

@@ -65,7 +65,7 @@ impl Client {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| failed(error.to_string()))?;
         // A redirect must not lead out of the encryption that the hub's own address promises.
-        let encrypted = env::var("HF_ENDPOINT").map_or(true, |endpoint| endpoint.starts_with("https:"));
+        let encrypted = env::var("HF_ENDPOINT").map_or(true, |endpoint| !is_plain(&endpoint));
         let http = || {
             reqwest::Client::builder()
                 .https_only(encrypted)
@@ -122,6 +122,10 @@ impl Client {
         let commit = info.sha.clone().filter(|commit| names::is_commit(commit));
         let unclear = |problem: &str| HubError::Answer { about: what.clone(), problem: problem.to_owned() };
         let commit = commit.ok_or_else(|| unclear("it names no commit"))?;
+        let is_commit = |asked: &&str| names::is_commit(&asked.to_ascii_lowercase());
+        if revision.filter(is_commit).is_some_and(|asked| !asked.eq_ignore_ascii_case(&commit)) {
+            return Err(unclear(&format!("it speaks of commit {commit}")));
+        }
         let entries = self.runtime.block_on(async {
             let entries =
                 repository.list_tree().revision(commit.clone()).recursive(true).limit(MAX_FILES + 1).send()?;
@@ -213,6 +217,11 @@ impl Client {
     }
 }
 
+/// Returns whether an address asks for plain HTTP; schemes mean the same in capitals.
+fn is_plain(endpoint: &str) -> bool {
+    Url::parse(endpoint).is_ok_and(|url| url.scheme() == "http")
+}
+
 /// Sends a request until it is answered by anything but a passing trouble, five times at most.
 async fn with_retries<F: Future<Output = Result<reqwest::Response, reqwest::Error>>>(
     send: impl Fn() -> F,
@@ -253,4 +262,17 @@ fn licence(info: &ModelInfo) -> Option<String> {
         (None, _) => tag?.to_owned(),
     };
     Some(licence.chars().filter(|c| !c.is_control()).take(100).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_address_that_says_so_is_not_encrypted() {
+        assert!(is_plain("http://127.0.0.1:80") && is_plain("HTTP://hub"));
+        for endpoint in ["https://hub", "HTTPS://hub", " Https://hub", "hub", ""] {
+            assert!(!is_plain(endpoint), "{endpoint:?}");
+        }
+    }
 }

@@ -12,42 +12,99 @@ use super::{
     Card, Client, HubError, ListedFile,
     client::{FIRST_DELAY, StreamError},
 };
-use crate::model::source::{HubSource, cache::CacheError, locate::Step};
+use crate::model::source::{
+    HubSource,
+    cache::{self, CacheError},
+    locate::Step,
+};
+
+/// Where files go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) folder: &'a Path,
+    /// Whether another process may write there at the same time. If not, what is not whole is
+    /// `NAME.part`, which a later call goes on with; if so, it has a name of its own and goes with the call.
+    pub(crate) is_shared: bool,
+}
 
 /// Times in a row that a connection may break without `WORTHWHILE` bytes between.
 const CUTS: u32 = 5;
 const WORTHWHILE: u64 = 1 << 20;
+/// Times that a file may begin anew because the other side sends no parts of it.
+const RESTARTS: u32 = 3;
 /// From here on the hub keeps files outside git, with their digest.
 const LARGE: u64 = 10 << 20;
 
-/// Fetches a file into `folder` and returns its SHA-256.
+/// Fetches a file into a place and returns its SHA-256.
 ///
-/// The file appears under its name only when it is whole and its digest right. Until then it is
-/// `NAME.part`, which a later call goes on with.
+/// The file appears under its name only when it is whole and its digest that of the hub, and the
+/// pinned one.
 pub(crate) fn fetch(
     client: &Client,
     source: &HubSource,
     card: &Card,
     file: &ListedFile,
-    folder: &Path,
+    pinned: Option<&str>,
+    place: Place<'_>,
     watch: &mut dyn FnMut(Step<'_>),
 ) -> Result<String, HubError> {
-    let expected = match &file.sha256 {
+    let listed = match &file.sha256 {
         Some(known) => Some(known.clone()),
         None => client.digest(source, &card.commit, &file.path)?,
     };
-    if expected.is_none() && file.size > LARGE {
+    let not_pinned = |pinned: &str, found: &str| HubError::NotPinned {
+        file: file.path.clone(),
+        pinned: pinned.to_owned(),
+        found: found.to_owned(),
+    };
+    if let (Some(listed), Some(pinned)) = (&listed, pinned.filter(|pinned| Some(*pinned) != listed.as_deref())) {
+        return Err(not_pinned(pinned, listed));
+    }
+    if listed.is_none() && pinned.is_none() && file.size > LARGE {
         let problem = "the hub gives no SHA-256 of it, so only its size can be checked";
         watch(Step::Note(&format!("{}: {problem}", file.path)));
     }
+    let Place { folder, is_shared } = place;
     let path = folder.join(&file.path);
-    let part = folder.join(format!("{}.part", file.path));
+    let writer = if is_shared { format!(".{}", cache::writer()) } else { String::new() };
+    let part = folder.join(format!("{}{writer}.part", file.path));
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(CacheError::of("create", parent))?;
     }
-    let mut partial = Partial::open(&part, file)?;
+    let fetched = receive(client, source, card, file, &part, watch);
+    let checked = fetched.and_then(|partial| {
+        let found = partial.digest();
+        let error = match (listed, pinned) {
+            (Some(expected), _) if expected != found => HubError::Damaged { file: file.path.clone(), expected, found },
+            (_, Some(pinned)) if pinned != found => not_pinned(pinned, &found),
+            _ => {
+                partial.publish(&path)?;
+                return Ok(found);
+            }
+        };
+        partial.discard()?;
+        Err(error)
+    });
+    if checked.is_err() && is_shared && fs::remove_file(&part).is_err() {
+        // It is gone already, or only takes room.
+    }
+    let found = checked?;
+    watch(Step::End);
+    Ok(found)
+}
+
+/// Returns the file once all its bytes are there.
+fn receive<'a>(
+    client: &Client,
+    source: &HubSource,
+    card: &Card,
+    file: &'a ListedFile,
+    part: &'a Path,
+    watch: &mut dyn FnMut(Step<'_>),
+) -> Result<Partial<'a>, HubError> {
+    let mut partial = Partial::open(part, file)?;
     watch(Step::Begin { what: &file.path, done: partial.length, total: file.size });
-    let (mut delay, mut cuts) = (FIRST_DELAY, 0);
+    let (mut delay, mut cuts, mut restarts) = (FIRST_DELAY, 0, 0);
     while partial.length < file.size {
         let before = partial.length;
         let streamed = client.stream(source, &card.commit, file, before, &mut |bytes| {
@@ -61,6 +118,7 @@ pub(crate) fn fetch(
             Err(StreamError::Cut(problem)) => problem,
             Err(StreamError::Whole) => {
                 partial.restart()?;
+                restarts += 1;
                 "the other side cannot send a part of it".to_owned()
             }
             Err(StreamError::Sink(error)) => {
@@ -72,7 +130,7 @@ pub(crate) fn fetch(
             Err(StreamError::Hub(error)) => return Err(error),
         };
         cuts = if partial.length >= before + WORTHWHILE { 1 } else { cuts + 1 };
-        if cuts > CUTS {
+        if cuts > CUTS || restarts > RESTARTS {
             let doing =
                 format!("get {} of {} ({} of {} bytes are there)", file.path, source, partial.length, file.size);
             return Err(HubError::Network { doing, problem });
@@ -81,14 +139,30 @@ pub(crate) fn fetch(
         thread::sleep(delay);
         delay = if cuts == 1 { FIRST_DELAY } else { delay * 2 };
     }
-    let found = partial.digest();
-    if let Some(expected) = expected.filter(|expected| *expected != found) {
-        partial.discard()?;
-        return Err(HubError::Damaged { file: file.path.clone(), expected, found });
+    Ok(partial)
+}
+
+/// Returns the SHA-256 of a file that is there.
+pub(crate) fn digest(path: &Path) -> Result<String, CacheError> {
+    let mut hasher = Sha256::new();
+    let mut file = File::open(path).map_err(CacheError::of("open", path))?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = file.read(&mut buffer).map_err(CacheError::of("read", path))?;
+        if count == 0 {
+            return Ok(hexadecimal(hasher));
+        }
+        hasher.update(&buffer[..count]);
     }
-    partial.publish(&path)?;
-    watch(Step::End);
-    Ok(found)
+}
+
+fn hexadecimal(hasher: Sha256) -> String {
+    use std::fmt::Write as _;
+    hasher.finalize().iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// A file that is not whole yet.
@@ -142,12 +216,7 @@ impl<'a> Partial<'a> {
     }
 
     fn digest(&self) -> String {
-        use std::fmt::Write as _;
-        self.hasher.clone().finalize().iter().fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            _ = write!(text, "{byte:02x}");
-            text
-        })
+        hexadecimal(self.hasher.clone())
     }
 
     fn discard(self) -> Result<(), HubError> {

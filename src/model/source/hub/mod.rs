@@ -11,7 +11,7 @@ mod shelf;
 use serde::{Deserialize, Serialize};
 
 pub(super) use client::Client;
-pub(super) use fetch::fetch;
+pub(super) use fetch::{Place, digest, fetch};
 pub use pick::PickError;
 pub use shelf::{CachedFile, Shelf};
 
@@ -116,6 +116,16 @@ pub enum HubError {
         file: String,
         /// What it should be.
         expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// The file is another than the one that was pinned.
+    #[error("{file} is not the one that was pinned: its SHA-256 is {found}, pinned {pinned}")]
+    NotPinned {
+        /// The file.
+        file: String,
+        /// What was pinned.
+        pinned: String,
         /// What it is.
         found: String,
     },

@@ -81,13 +81,23 @@ impl Shelf {
         serde_json::from_slice(&text).ok().filter(|card: &Card| card.commit == commit)
     }
 
-    /// Keeps a listing, and what a revision stands for.
+    /// Keeps a listing, and what a revision stands for. Digests that the hub does not give, and that
+    /// were computed when this commit was fetched before, are carried over into `card`.
     ///
     /// # Errors
     ///
     /// If the files cannot be written.
-    pub fn keep(&self, card: &Card, revision: Option<&str>) -> Result<(), CacheError> {
+    pub fn keep(&self, card: &mut Card, revision: Option<&str>) -> Result<(), CacheError> {
         let revision = revision.unwrap_or(DEFAULT_REVISION);
+        // Not the lock of who fetches, which may be held for hours.
+        let _lock = cache::lock(&self.folder.join("listing.lock"), || ())?;
+        if let Some(before) = self.card(&card.commit) {
+            for file in card.files.iter_mut().filter(|file| file.sha256.is_none()) {
+                let known = before.file(&file.path).filter(|known| known.size == file.size);
+                file.sha256 = known.and_then(|known| known.sha256.clone());
+            }
+        }
+        let card = &*card;
         cache::replace_json(&self.folder.join(format!("{}.json", card.commit)), card)?;
         if !names::is_commit(revision) {
             let mut revisions = self.revisions();

@@ -214,13 +214,15 @@ impl<'a> Locator<'a> {
             return Err(self.absent(&name, Some(size)));
         }
         let watch = &mut self.watch;
-        let _lock = cache::lock(&path.with_extension("lock"), || {
+        let lock = cache::lock(&path.with_extension("lock"), || {
             watch(Step::Note(&format!("another process is writing {name}; waiting for it")));
         })?;
         if path.is_file() {
             return Ok(located);
         }
-        cache::remove_leftovers(&path);
+        if lock.is_exclusive {
+            cache::remove_leftovers(&path);
+        }
         cache::check_space(&folder, &name, size)?;
         watch(Step::Begin { what: &name, done: 0, total: size });
         synthetic.write(&path, &mut |done, total| watch(Step::Advance { done, total })).map_err(failed)?;

@@ -9,14 +9,16 @@ use crate::model::source::{
     pins::{Pin, PinnedFile},
 };
 
-impl Locator<'_> {
-    fn client(&mut self) -> Result<&hub::Client, HubError> {
-        if self.client.is_none() {
-            self.client = Some(hub::Client::new()?);
-        }
-        self.client.as_ref().ok_or_else(|| HubError::NotFound("connection".to_owned()))
-    }
+/// Returns the connection, made when it is first wanted.
+fn connect(client: &mut Option<hub::Client>) -> Result<&hub::Client, HubError> {
+    let made = match client.take() {
+        Some(made) => made,
+        None => hub::Client::new()?,
+    };
+    Ok(client.insert(made))
+}
 
+impl Locator<'_> {
     pub(super) fn hub(&mut self, source: &HubSource) -> Result<Located, LocateError> {
         let name = source.to_string();
         let shelf = Shelf::new(&self.cache()?, source);
@@ -29,14 +31,14 @@ impl Locator<'_> {
         let folder = shelf.files(&card.commit);
         let missing = missing(&card, &files, &folder);
         if !missing.is_empty() {
-            let bytes = missing.iter().filter_map(|path| card.file(path)).map(|file| file.size).sum();
             if self.fetch != Fetch::Allowed {
-                return Err(self.absent(&name, Some(bytes)));
+                return Err(self.absent(&name, Some(bytes(&card, &missing))));
             }
-            self.fetch(source, &shelf, &mut card, &missing, bytes)?;
-            if let Some(pin) = &pin {
-                self.compare(&name, &card, &files, pin)?;
-            }
+            self.fetch(source, &shelf, &mut card, &missing, pin.as_ref())?;
+        }
+        self.complete(&shelf, &mut card, &files)?;
+        if let Some(pin) = &pin {
+            self.compare(&name, &card, &files, pin)?;
         }
         self.pin(&name, &card, &files);
         let opened = open.map_or_else(|| folder.clone(), |file| folder.join(file));
@@ -60,15 +62,10 @@ impl Locator<'_> {
             return Err(self.absent(&name, None));
         }
         let asked = pin.map_or(revision, |pin| Some(pin.commit.as_str()));
-        let card = self.client()?.card(source, asked)?;
-        if let Some(pin) = pin.filter(|pin| pin.commit != card.commit) {
-            let about = format!("{} at {}", source.repository(), pin.commit);
-            let problem = format!("it speaks of commit {}", card.commit);
-            return Err(HubError::Answer { about, problem }.into());
-        }
+        let mut card = connect(&mut self.client)?.card(source, asked)?;
         // Kept only once its names are known to be harmless.
         card.pick(source)?;
-        shelf.keep(&card, asked)?;
+        shelf.keep(&mut card, asked)?;
         Ok(card)
     }
 
@@ -78,10 +75,11 @@ impl Locator<'_> {
         shelf: &Shelf,
         card: &mut Card,
         missing: &[String],
-        bytes: u64,
+        pin: Option<&Pin>,
     ) -> Result<(), LocateError> {
-        self.client()?;
-        let Self { client: Some(client), watch, .. } = self else { return Ok(()) };
+        let Self { client, watch, pins, .. } = self;
+        let client = connect(client)?;
+        let bytes = bytes(card, missing);
         let name = source.to_string();
         let licence = card.licence.as_deref().unwrap_or("not stated");
         let size = bytes as f64 / 1e9;
@@ -91,7 +89,7 @@ impl Locator<'_> {
             &card.commit[..12],
             missing.len(),
         )));
-        let _lock = cache::lock(&shelf.lock(), || {
+        let lock = cache::lock(&shelf.lock(), || {
             watch(Step::Note(&format!("another process is fetching {name}; waiting for it")));
         })?;
         let folder = shelf.files(&card.commit);
@@ -99,18 +97,41 @@ impl Locator<'_> {
         let there = |path: &String| fs::metadata(folder.join(format!("{path}.part"))).map_or(0, |part| part.len());
         let there: u64 = missing.iter().map(there).sum();
         cache::check_space(&folder, &name, bytes.saturating_sub(there))?;
+        let place = hub::Place { folder: &folder, is_shared: !lock.is_exclusive };
         for path in missing {
             let Some(at) = card.files.iter().position(|file| file.path == *path) else { continue };
             // Another process may have had the lock before.
             if is_whole(&folder, path, card.files[at].size) {
-                if let Some(other) = shelf.card(&card.commit) {
-                    card.files[at].sha256 = other.file(path).and_then(|file| file.sha256.clone());
-                }
                 continue;
             }
-            let digest = hub::fetch(client, source, card, &card.files[at], &folder, watch)?;
+            let pinned = pin.and_then(|pin| pin.files.get(path)).map(|file| file.sha256.as_str());
+            let fetched = hub::fetch(client, source, card, &card.files[at], pinned, place, watch);
+            let digest = fetched.map_err(|error| match (error, &*pins) {
+                (HubError::NotPinned { file, pinned, found }, Some(pins)) => {
+                    let problem = format!("SHA-256 {found}, pinned {pinned}");
+                    LocateError::Pinned { name: name.clone(), file, lock: pins.path().display().to_string(), problem }
+                }
+                (error, _) => error.into(),
+            })?;
             card.files[at].sha256 = Some(digest);
-            shelf.keep(card, Some(&card.commit))?;
+            let commit = card.commit.clone();
+            shelf.keep(card, Some(&commit))?;
+        }
+        Ok(())
+    }
+
+    /// Computes the digests that a pin needs and nobody gave: of files that were there before.
+    fn complete(&self, shelf: &Shelf, card: &mut Card, files: &[String]) -> Result<(), LocateError> {
+        if self.pins.is_none() || self.fetch == Fetch::Never {
+            return Ok(());
+        }
+        let (commit, mut is_new) = (card.commit.clone(), false);
+        for file in card.files.iter_mut().filter(|file| file.sha256.is_none() && files.contains(&file.path)) {
+            file.sha256 = Some(hub::digest(&shelf.files(&commit).join(&file.path))?);
+            is_new = true;
+        }
+        if is_new && shelf.keep(card, Some(&commit)).is_err() {
+            // A cache that only can be read; then the next one computes them, too.
         }
         Ok(())
     }
@@ -150,6 +171,10 @@ impl Locator<'_> {
             pins.set(name, Pin { commit: card.commit.clone(), files: pinned });
         }
     }
+}
+
+fn bytes(card: &Card, files: &[String]) -> u64 {
+    files.iter().filter_map(|path| card.file(path)).map(|file| file.size).sum()
 }
 
 fn is_whole(folder: &Path, path: &str, size: u64) -> bool {

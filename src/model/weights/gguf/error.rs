@@ -96,4 +96,12 @@ pub enum GgufError {
         /// The file's size.
         size: usize,
     },
+    /// Two tensors in the same place.
+    #[error("tensors {first:?} and {second:?} share bytes of the file; it is damaged or was written wrongly")]
+    Overlap {
+        /// The one that starts first.
+        first: String,
+        /// The other.
+        second: String,
+    },
 }

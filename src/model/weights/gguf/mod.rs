@@ -141,6 +141,17 @@ impl Index {
             }
             tensors.insert(name, TensorInfo { kind, shape, part: 0, range, change: None });
         }
+        refuse_overlap(&tensors)?;
         Ok(Self { version, metadata, tensors, alignment: alignment as usize })
+    }
+}
+
+/// Refuses tensors that share bytes: a small file could otherwise stand for any amount of weights.
+fn refuse_overlap(tensors: &IndexMap<String, TensorInfo>) -> Result<(), GgufError> {
+    let mut ranges: Vec<(&Range<usize>, &String)> = tensors.iter().map(|(name, info)| (&info.range, name)).collect();
+    ranges.sort_by_key(|(range, _)| range.start);
+    match ranges.windows(2).find(|pair| pair[1].0.start < pair[0].0.end) {
+        Some(pair) => Err(GgufError::Overlap { first: pair[0].1.clone(), second: pair[1].1.clone() }),
+        None => Ok(()),
     }
 }

@@ -5,18 +5,21 @@ use super::{GgufError, TensorType, Value};
 
 const MAX_NAME_BYTES: u64 = 1 << 12;
 const MAX_STRING_BYTES: u64 = 1 << 26;
-const MAX_LIST: u64 = 1 << 22;
+/// Elements of all lists together: several times the largest vocabulary with its merges.
+const MAX_ELEMENTS: u64 = 1 << 22;
 const MAX_DIMENSIONS: u32 = 4;
 
 /// A place in a file's bytes.
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     pub(super) at: usize,
+    /// Elements of lists so far.
+    elements: u64,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+        Self { bytes, at: 0, elements: 0 }
     }
 
     fn take(&mut self, count: usize, what: &str) -> Result<&'a [u8], GgufError> {
@@ -68,12 +71,17 @@ impl<'a> Reader<'a> {
             9 => {
                 let element = self.u32(key)?;
                 let count = self.u64(key)?;
-                let count = self.within(&format!("the length of {key}"), count, 0, MAX_LIST)?;
+                let left = MAX_ELEMENTS - self.elements;
+                let count = self.within(&format!("the length of {key}"), count, 0, left)?;
+                self.elements += count as u64;
                 if element == 9 {
                     return Err(GgufError::ValueType { key: key.to_owned(), at: self.at, found: element });
                 }
-                // Every element takes at least a byte, so the file bounds what is reserved.
-                let mut values = Vec::with_capacity(count.min(self.bytes.len() - self.at));
+                // So the file bounds what is reserved.
+                if count.saturating_mul(least_bytes(element)) > self.bytes.len() - self.at {
+                    return Err(GgufError::Truncated { what: key.to_owned(), at: self.at });
+                }
+                let mut values = Vec::with_capacity(count);
                 for _ in 0..count {
                     values.push(self.value(key, element)?);
                 }
@@ -117,6 +125,16 @@ impl<'a> Reader<'a> {
         let sizes = sizes(&shape, kind);
         let (shape, bytes) = sizes.ok_or(GgufError::Shape { name: name.clone(), shape, kind })?;
         Ok((name, kind, shape, offset, bytes))
+    }
+}
+
+/// Returns how many bytes a value of this type takes at least; a text, its length.
+fn least_bytes(kind: u32) -> usize {
+    match kind {
+        2 | 3 => 2,
+        4..=6 => 4,
+        8 | 10..=12 => 8,
+        _ => 1,
     }
 }
 
