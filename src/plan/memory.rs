@@ -2,12 +2,12 @@
 use indexmap::IndexMap;
 
 use crate::{
-    model::spec::ModelSpec,
+    model::weights::Weights,
     recipe::{Recipe, schema::Workload},
     units::Bytes,
 };
 
-use super::{ModelIdentity, Reference, engine_kind};
+use super::{ModelIdentity, Reference, engine_kind, identity::is_native};
 
 /// What the process needs besides the model: code, allocator, thread stacks.
 const PROCESS_BYTES: u64 = 64 << 20;
@@ -32,8 +32,10 @@ fn shape(workload: &Workload) -> (u32, u32) {
 /// the f32 token embedding of the reference engine (all of its weights, of some models), keys and values in f32, logits and attention
 /// scores of the longest prompt.
 #[must_use]
-pub(super) fn estimate(recipe: &Recipe, spec: &ModelSpec, model: &ModelIdentity) -> Bytes {
-    let embedding = (spec.vocab_size * spec.hidden_size * 4) as u64;
+pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity) -> Bytes {
+    let spec = weights.spec();
+    let native = is_native(recipe.kernels.set);
+    let embedding = if native { 0 } else { (spec.vocab_size * spec.hidden_size * 4) as u64 };
     let per_token = (2 * spec.layers * spec.kv_heads * spec.head_dim * 4) as u64;
     let working = recipe
         .workloads
@@ -45,13 +47,16 @@ pub(super) fn estimate(recipe: &Recipe, spec: &ModelSpec, model: &ModelIdentity)
                 Workload::Perplexity(_) | Workload::KlDivergence(_) => tokens * spec.vocab_size as u64 * 4 * 2,
                 Workload::Prefill(_) | Workload::Decode(_) => batch * spec.vocab_size as u64 * 4,
             };
-            let scores = tokens * tokens * spec.heads as u64 * 4 * 2;
+            let scores = if native { 0 } else { tokens * tokens * spec.heads as u64 * 4 * 2 };
             tokens * batch * per_token + logits + scores
         })
         .max()
         .unwrap_or(0);
     // A file, an engine's copy of it, and beside them the other engine while one verifies the other.
-    let copies = if recipe.kernels.verify.reference.is_some() { 3 } else { 2 };
+    // Our own engine lets go of a file's pages as it packs them, and attends without all scores at once.
+    let converted = weights.content_hash() != model.weights_hash;
+    let own = if native && !converted { 1 } else { 2 };
+    let copies = if recipe.kernels.verify.reference.is_some() { 3 } else { own };
     let sets = [Some(recipe.kernels.set), recipe.kernels.verify.reference];
     let widens = sets.into_iter().flatten().filter_map(engine_kind).any(|kind| kind.widens(spec));
     let widened = if widens { model.parameters * 4 } else { 0 };
@@ -65,12 +70,12 @@ pub(super) fn beside<'a>(
     recipe: &Recipe,
     model: &ModelIdentity,
     references: &IndexMap<String, Reference>,
-    spec: &dyn Fn(&Recipe) -> Option<&'a ModelSpec>,
+    weights: &dyn Fn(&Recipe) -> Option<&'a Weights>,
 ) -> Bytes {
     let alone = |recipe: Recipe, model: &ModelIdentity, workload: &Workload| {
         let mut recipe = Recipe { workloads: vec![workload.clone()], ..recipe };
         recipe.kernels.verify.reference = None;
-        Some(estimate(&recipe, spec(&recipe)?, model).0)
+        Some(estimate(&recipe, weights(&recipe)?, model).0)
     };
     let both = recipe.workloads.iter().filter_map(|workload| {
         let Workload::KlDivergence(divergence) = workload else { return None };

@@ -307,9 +307,9 @@ impl<'a, 'w> Resolver<'a, 'w> {
         references: &IndexMap<String, Reference>,
     ) -> Option<Bytes> {
         let weights = self.opened(recipe)?;
-        let spec = |recipe: &Recipe| Some(self.opened(recipe)?.spec());
         let estimate =
-            memory::estimate(recipe, weights.spec(), model).max(memory::beside(recipe, model, references, &spec));
+            memory::estimate(recipe, weights, model)
+                .max(memory::beside(recipe, model, references, &|recipe| self.opened(recipe)));
         let longest = memory::longest_sequence(recipe);
         if longest > model.context_length {
             let message = format!(
