@@ -1,4 +1,6 @@
 //! Products `x Wᵀ` of a batch of rows with a weight matrix.
+use std::ops::Range;
+
 use crate::{
     activations::{ActivationRows, Activations},
     claims::Claims,
@@ -46,11 +48,24 @@ impl Kernels {
     ///
     /// If the shapes or the activation class do not belong to the matrix.
     pub fn matmul(&self, matrix: &Matrix, activations: &Activations, tile: &mut Tile<'_>) {
+        self.matmul_rows(matrix, tile.rows(), activations, tile);
+    }
+
+    /// Writes what [`Kernels::matmul`] does for `rows` of the matrix into a tile of as many rows, which
+    /// may lie anywhere in its output.
+    ///
+    /// # Panics
+    ///
+    /// If the shapes or the activation class do not belong to the matrix, or the rows do not start at a
+    /// multiple of eight and end at one or with the last row.
+    pub fn matmul_rows(&self, matrix: &Matrix, rows: Range<usize>, activations: &Activations, tile: &mut Tile<'_>) {
         assert_eq!(activations.class(), matrix.activation_class(), "class of activations for {}", matrix.format());
         assert_eq!(activations.columns(), matrix.columns(), "columns of the activations and of the matrix");
         assert_eq!(activations.rows(), tile.tokens(), "tokens of the activations and of the tile");
-        let rows = tile.rows();
-        assert!(rows.end <= matrix.rows(), "rows {rows:?} of a matrix of {}", matrix.rows());
+        assert_eq!(rows.len(), tile.rows().len(), "rows of the matrix and of the tile");
+        assert!(rows.start <= rows.end && rows.end <= matrix.rows(), "rows {rows:?} of a matrix of {}", matrix.rows());
+        let whole = |row: usize| row.is_multiple_of(ROWS) || row == matrix.rows();
+        assert!(whole(rows.start) && whole(rows.end), "rows {rows:?} are no whole groups of {ROWS}");
         if rows.is_empty() || tile.tokens() == 0 {
             return;
         }

@@ -2,14 +2,16 @@
 //!
 //! A step takes a batch of sequences, each at its own position. No engine keeps state outside a
 //! sequence, so two sequences on one model give what each gives alone.
+mod adapter;
 mod candle;
 mod native;
 mod reference;
 mod sequences;
 mod steps;
 
-use std::{io, num::NonZeroUsize};
+use std::{io, num::NonZeroUsize, sync::Arc};
 
+pub use adapter::{Adapter, LayerAdapter, LowRank};
 pub use native::CacheType;
 pub use ruvlab_kernels::Tier;
 
@@ -101,6 +103,9 @@ pub enum EngineError {
     /// The weights lack something or have it in another shape.
     #[error("weights: {0}")]
     Weights(String),
+    /// An adapter does not belong to the model.
+    #[error("adapter: {0}")]
+    Adapter(String),
     /// The system gave no threads.
     #[error("worker threads: {0}")]
     Threads(#[source] io::Error),
@@ -230,6 +235,14 @@ fn room(engine: &'static str, asked: Option<usize>, longest: usize) -> Result<us
     })
 }
 
+/// Refuses an adapter in an engine that has none; to have none is what such an engine can do.
+fn no_adapters(engine: &'static str, adapter: Option<&Adapter>) -> Result<(), EngineError> {
+    match adapter {
+        None => Ok(()),
+        Some(_) => Err(EngineError::Unsupported { engine, what: "run adapters (our own kernels can)".to_owned() }),
+    }
+}
+
 /// A loaded model.
 pub trait LanguageModel {
     /// Returns its shape.
@@ -247,6 +260,19 @@ pub trait LanguageModel {
 
     /// Closes a sequence and frees its room; closing twice does nothing.
     fn close(&mut self, sequence: SequenceId);
+
+    /// Gives a sequence an adapter for the tokens it takes from now on, or none. What it holds already
+    /// stays as it was computed. Sequences of one step may have different ones; each gives what it
+    /// gives alone, and one without gives what it gives in a model that never had any.
+    ///
+    /// An adapter is made ready once for all sequences that are given the same one, and kept ready as
+    /// long as somebody outside has it.
+    ///
+    /// # Errors
+    ///
+    /// If the engine has no adapters, the sequence is not open, or the shapes are not the model's;
+    /// then the sequence stays as it is.
+    fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError>;
 
     /// Appends each chunk to its sequence and returns their logits, in the chunks' order.
     ///

@@ -185,6 +185,13 @@ fn results_do_not_depend_on_batch_or_tile(kernels: &Kernels) {
             kernels.matmul(&all.matrix, &activations, &mut output.tile(rows));
         }
         same(&out, &want, &all.name());
+        for part in [0..rows, 24..40, 72..rows, 16..16] {
+            let mut out = vec![f32::NAN; 19 * part.len()];
+            let output = Output::new(&mut out, 19, part.len(), &mut claims);
+            kernels.matmul_rows(&all.matrix, part.clone(), &activations, &mut output.tile(0..part.len()));
+            let want: Vec<f32> = want.chunks_exact(rows).flat_map(|row| &row[part.clone()]).copied().collect();
+            same(&out, &want, &format!("{}, rows {part:?}", all.name()));
+        }
         let pool = Pool::new(2).unwrap();
         for tokens in [2, 19] {
             let (x, mut out) = (&all.x[..tokens * columns], vec![f32::NAN; tokens * rows]);

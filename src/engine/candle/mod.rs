@@ -5,8 +5,10 @@ mod linear;
 mod rope;
 mod weights;
 
+use std::sync::Arc;
+
 use super::{
-    Chunk, EngineError, LanguageModel, Logits, SequenceId, room,
+    Adapter, Chunk, EngineError, LanguageModel, Logits, SequenceId, no_adapters, room,
     sequences::Sequences,
     steps::{Steps, hand_out},
 };
@@ -69,6 +71,11 @@ impl LanguageModel for Candle {
 
     fn close(&mut self, sequence: SequenceId) {
         drop(self.sequences.close(sequence));
+    }
+
+    fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
+        self.sequences.get(sequence)?;
+        no_adapters(NAME, adapter.as_deref())
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {

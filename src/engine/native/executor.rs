@@ -7,7 +7,9 @@ use std::{cmp::Reverse, ops::Range};
 use ruvlab_kernels::{AttentionShape, Chunks, Claims, Matrix, Output, RopePairs};
 
 use super::{
+    adapters::{Adapters, Group},
     cache::Cache,
+    low_rank::Additions,
     model::Model,
     products::{FEW_ROWS, Input, Product, Scratch, Team, Then, room},
 };
@@ -72,6 +74,7 @@ pub(super) struct Walker<'a> {
     pub(super) team: &'a mut Team,
     pub(super) work: &'a mut Workspace,
     pub(super) sequences: &'a mut Sequences<Cache>,
+    pub(super) adapters: &'a Adapters,
     /// Of the step.
     pub(super) rows: usize,
     /// `[logit_rows, V]`.
@@ -177,7 +180,7 @@ impl Walker<'_> {
     }
 
     /// Adds the product of rows with a matrix to the stream, normed first where the model does.
-    fn add_product(&mut self, input: From, matrix: &Matrix, norm: Option<&[f32]>) {
+    fn add_product(&mut self, input: From, matrix: &Matrix, group: Group, norm: Option<&[f32]>) {
         let Workspace { hidden, attended, projected, gate, .. } = &mut *self.work;
         let input = match input {
             From::Attended => &attended.values,
@@ -187,7 +190,8 @@ impl Walker<'_> {
         let stream = hidden.output(self.rows, matrix.rows());
         let then = if norm.is_some() { Then::Nothing } else { Then::AddTo(&stream) };
         let product = Product { matrix, output: &output, then };
-        self.team.multiply(Input::Plain(input), self.rows, matrix.columns(), &[product]);
+        let additions = Additions { runs: &self.adapters.rows, group };
+        self.team.multiply(Input::Plain(input), self.rows, matrix.columns(), &[product], additions);
         if let Some(weight) = norm {
             self.add_normed(weight);
         }
@@ -292,6 +296,7 @@ impl Executor for Walker<'_> {
 
     fn heads(&mut self, layer: usize, (): &(), _: &Step) -> Result<(), EngineError> {
         let (model, rows) = (self.model, self.rows);
+        let additions = Additions { runs: &self.adapters.rows, group: Group::Heads(layer) };
         let (spec, layer) = (&model.spec, &model.layers[layer]);
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let work = &mut *self.work;
@@ -303,7 +308,7 @@ impl Executor for Walker<'_> {
             then: layer.biases.as_ref().map_or(Then::Nothing, |biases| Then::Bias(&biases[i])),
         };
         let input = normed(spec, &work.hidden.values, &layer.attention_norm);
-        self.team.multiply(input, rows, spec.hidden_size, &[product(0), product(1), product(2)]);
+        self.team.multiply(input, rows, spec.hidden_size, &[product(0), product(1), product(2)], additions);
         Ok(())
     }
 
@@ -315,12 +320,15 @@ impl Executor for Walker<'_> {
     }
 
     fn add_attention(&mut self, layer: usize, (): (), (): ()) -> Result<(), EngineError> {
+        let group = Group::Attended(layer);
         let layer = &self.model.layers[layer];
-        self.add_product(From::Attended, &layer.attention_output, layer.post_attention_norm.as_deref());
+        self.add_product(From::Attended, &layer.attention_output, group, layer.post_attention_norm.as_deref());
         Ok(())
     }
 
     fn add_feed_forward(&mut self, layer: usize, (): ()) -> Result<(), EngineError> {
+        let (additions, down) =
+            (Additions { runs: &self.adapters.rows, group: Group::Gates(layer) }, Group::Down(layer));
         let (spec, layer) = (&self.model.spec, &self.model.layers[layer]);
         let Workspace { hidden, gate, up, .. } = &mut *self.work;
         let output = gate.output(self.rows, spec.intermediate_size);
@@ -328,8 +336,8 @@ impl Executor for Walker<'_> {
         let then = Then::Gate { up: &layer.up, output: &other, activation: spec.activation };
         let product = Product { matrix: &layer.gate, output: &output, then };
         let input = normed(spec, &hidden.values, &layer.feed_forward_norm);
-        self.team.multiply(input, self.rows, spec.hidden_size, &[product]);
-        self.add_product(From::Gate, &layer.down, layer.post_feed_forward_norm.as_deref());
+        self.team.multiply(input, self.rows, spec.hidden_size, &[product], additions);
+        self.add_product(From::Gate, &layer.down, down, layer.post_feed_forward_norm.as_deref());
         Ok(())
     }
 
@@ -346,7 +354,8 @@ impl Executor for Walker<'_> {
         let output = Output::new(self.logits, rows, spec.vocab_size, &mut work.logit_claims);
         let then = spec.logit_softcap.map_or(Then::Nothing, |cap| Then::SoftCap(cap as f32));
         let matrix = model.output.as_ref().unwrap_or(&model.embedding);
-        self.team.multiply(input, rows, spec.hidden_size, &[Product { matrix, output: &output, then }]);
+        let additions = Additions { runs: &self.adapters.logit_rows, group: Group::Head };
+        self.team.multiply(input, rows, spec.hidden_size, &[Product { matrix, output: &output, then }], additions);
         Ok(())
     }
 }

@@ -6,15 +6,19 @@
 //! and, once in [`KEY_TILE`](ruvlab_kernels::KEY_TILE) tokens, room for keys and values. Each result
 //! is computed from its own row in an order of its own, so logits do not depend on the number of
 //! threads, nor, but for rounding where a step of more than 512 rows is cut, on what else is in it.
+mod adapters;
 mod cache;
 mod executor;
+mod low_rank;
 mod model;
 mod products;
+
+use std::sync::Arc;
 
 use ruvlab_kernels::{Tier, for_tier};
 
 use super::{
-    Chunk, EngineError, LanguageModel, Logits, SequenceId, Settings, room,
+    Adapter, Chunk, EngineError, LanguageModel, Logits, SequenceId, Settings, room,
     sequences::Sequences,
     steps::{Piece, Steps, hand_out},
 };
@@ -23,6 +27,7 @@ use crate::model::{
     spec::ModelSpec,
     weights::Weights,
 };
+use adapters::Adapters;
 use cache::{Cache, CacheShape};
 use executor::{Walker, Workspace};
 use model::Model;
@@ -59,6 +64,7 @@ pub(super) struct Native {
     context_length: usize,
     cache: CacheShape,
     sequences: Sequences<Cache>,
+    adapters: Adapters,
     team: Team,
     work: Workspace,
     pieces: Vec<Piece>,
@@ -92,6 +98,7 @@ impl Native {
                 head_dim,
             },
             sequences: Sequences::new(),
+            adapters: Adapters::default(),
             team,
             work: Workspace::default(),
             pieces: Vec::new(),
@@ -130,9 +137,10 @@ impl Native {
                     self.logits.as_mut_slice()
                 }
             };
+            self.adapters.lay_out(&self.step);
             let rows = self.step.tokens.len();
-            let Self { model, team, work, sequences, .. } = self;
-            let mut walker = Walker { model, team, work, sequences, rows, logits };
+            let Self { model, team, work, sequences, adapters, .. } = self;
+            let mut walker = Walker { model, team, work, sequences, adapters, rows, logits };
             walk(&mut walker, model.spec.layers, &self.step)?;
             if self.pieces.len() > 1 {
                 hand_out(&self.logits, &self.pieces, &self.step, &mut all);
@@ -160,6 +168,12 @@ impl LanguageModel for Native {
 
     fn close(&mut self, sequence: SequenceId) {
         self.sequences.close(sequence);
+        self.adapters.detach(sequence);
+    }
+
+    fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
+        self.sequences.get(sequence)?;
+        self.adapters.attach(&self.model.spec, sequence, adapter.as_ref())
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {

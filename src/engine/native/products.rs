@@ -1,8 +1,12 @@
 //! The matrix products of a phase, shared among threads.
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use ruvlab_kernels::{ActivationClass, Activations, AttentionScratch, Chunks, Kernels, Matrix, Output, Pool};
 
+use super::low_rank::{Additions, LowRankScratch, Reduced};
 use crate::model::spec::Activation;
 
 /// Up to so many rows (decoding), every thread prepares all inputs for itself, which is cheaper than
@@ -22,6 +26,8 @@ pub(super) struct Scratch {
     pub(super) queries: Vec<f32>,
     pub(super) attended: Vec<f32>,
     pub(super) attention: AttentionScratch,
+    low_rank: LowRankScratch,
+    reduced: Reduced,
 }
 
 /// Makes a buffer at least so long, and returns that much of it.
@@ -38,6 +44,7 @@ pub(super) struct Team {
     pub(super) pool: Pool,
     scratch: Vec<Mutex<Scratch>>,
     activations: [Activations; 2],
+    reduced: Reduced,
 }
 
 /// The rows that go into a product.
@@ -50,7 +57,7 @@ pub(super) enum Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn row<'s>(self, kernels: &Kernels, index: usize, columns: usize, buffer: &'s mut Vec<f32>) -> &'s [f32]
+    pub(super) fn row<'s>(self, kernels: &Kernels, index: usize, columns: usize, buffer: &'s mut Vec<f32>) -> &'s [f32]
     where
         'a: 's,
     {
@@ -103,13 +110,23 @@ impl Product<'_> {
         self.matrix.activation_class() == class || other == Some(class)
     }
 
-    fn compute(&self, kernels: &Kernels, activations: &[Activations; 2], rows: std::ops::Range<usize>) {
+    /// Computes some rows of product number `slot` of its group.
+    fn compute(
+        &self,
+        kernels: &Kernels,
+        slot: usize,
+        from: Inputs<'_>,
+        rows: Range<usize>,
+        scratch: &mut LowRankScratch,
+    ) {
         if rows.is_empty() {
             return;
         }
+        let Inputs { activations, additions, reduced } = from;
         let of = |matrix: &Matrix| &activations[index(matrix.activation_class())];
         let mut tile = self.output.tile(rows.clone());
         kernels.matmul(self.matrix, of(self.matrix), &mut tile);
+        scratch.add(kernels, additions, reduced, slot, &mut tile);
         match &self.then {
             Then::Nothing => {}
             Then::Bias(bias) => {
@@ -123,6 +140,7 @@ impl Product<'_> {
             Then::Gate { up, output, activation } => {
                 let mut other = output.tile(rows);
                 kernels.matmul(up, of(up), &mut other);
+                scratch.add(kernels, additions, reduced, slot + 1, &mut other);
                 for token in 0..tile.tokens() {
                     match activation {
                         Activation::Silu => kernels.silu_gate(tile.token(token), other.token(token)),
@@ -134,6 +152,14 @@ impl Product<'_> {
     }
 }
 
+/// What products of a phase read.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    activations: &'a [Activations; 2],
+    additions: Additions<'a>,
+    reduced: &'a Reduced,
+}
+
 const CLASSES: [ActivationClass; 2] = [ActivationClass::Float, ActivationClass::Integer];
 
 impl Team {
@@ -143,6 +169,7 @@ impl Team {
             pool: Pool::new(threads)?,
             scratch: (0..threads).map(|_| Mutex::default()).collect(),
             activations: Default::default(),
+            reduced: Reduced::default(),
         })
     }
 
@@ -166,13 +193,20 @@ impl Team {
         });
     }
 
-    /// Computes products that share their input of `rows` rows.
-    pub(super) fn multiply(&mut self, input: Input<'_>, rows: usize, columns: usize, products: &[Product<'_>]) {
+    /// Computes products that share their input of `rows` rows, with what adapters add to them.
+    pub(super) fn multiply(
+        &mut self,
+        input: Input<'_>,
+        rows: usize,
+        columns: usize,
+        products: &[Product<'_>],
+        additions: Additions<'_>,
+    ) {
         let classes = CLASSES.map(|class| products.iter().any(|product| product.needs(class)).then_some(class));
         if rows <= FEW_ROWS {
-            self.multiply_few(input, rows, columns, products, classes);
+            self.multiply_few(input, rows, columns, products, classes, additions);
         } else {
-            self.multiply_many(input, rows, columns, products, classes);
+            self.multiply_many(input, rows, columns, products, classes, additions);
         }
     }
 
@@ -183,10 +217,11 @@ impl Team {
         columns: usize,
         products: &[Product<'_>],
         classes: [Option<ActivationClass>; 2],
+        additions: Additions<'_>,
     ) {
         let (kernels, workers) = (self.kernels, self.pool.threads());
         self.pool.run(&|worker| {
-            let Scratch { activations, row, .. } = &mut *self.scratch(worker);
+            let Scratch { activations, row, low_rank, reduced, .. } = &mut *self.scratch(worker);
             let shared = activations.each_mut();
             for (batch, class) in shared.into_iter().zip(classes) {
                 let Some(class) = class else { continue };
@@ -195,8 +230,15 @@ impl Team {
                     batch.quantize(kernels, index, input.row(kernels, index, columns, row));
                 }
             }
-            for product in products {
-                product.compute(kernels, activations, product.matrix.share(worker, workers));
+            for (run, (rows, packed)) in additions.runs().enumerate() {
+                let shared = reduced.run(run, rows.len(), packed);
+                low_rank.reduce(kernels, input, columns, row, packed, rows, 0, &mut |slot, row, values| {
+                    shared[slot].quantize(kernels, row, values);
+                });
+            }
+            let from = Inputs { activations, additions, reduced };
+            for (slot, product) in products.iter().enumerate() {
+                product.compute(kernels, slot, from, product.matrix.share(worker, workers), low_rank);
             }
         });
     }
@@ -208,6 +250,7 @@ impl Team {
         columns: usize,
         products: &[Product<'_>],
         classes: [Option<ActivationClass>; 2],
+        additions: Additions<'_>,
     ) {
         let kernels = self.kernels;
         let mut activations = std::mem::take(&mut self.activations);
@@ -218,15 +261,32 @@ impl Team {
                 batch.quantize(kernels, index, input.row(kernels, index, columns, row));
             });
         }
+        let mut reduced = std::mem::take(&mut self.reduced);
+        for (run, (rows, packed)) in additions.runs().enumerate() {
+            let shared = reduced.run(run, rows.len(), packed);
+            let chunks = Chunks::new(rows.len(), INPUT_CHUNK);
+            self.pool.run(&|worker| {
+                let Scratch { row, low_rank, .. } = &mut *self.scratch(worker);
+                while let Some(Range { start, end }) = chunks.next() {
+                    let rows = rows.start + start..rows.start + end;
+                    low_rank.reduce(kernels, input, columns, row, packed, rows, start, &mut |slot, row, values| {
+                        shared[slot].quantize(kernels, row, values);
+                    });
+                }
+            });
+        }
+        let from = Inputs { activations: &activations, additions, reduced: &reduced };
         let chunks_of = |product: &Product<'_>| product.matrix.rows().div_ceil(CHUNK);
         let chunks = Chunks::new(products.iter().map(chunks_of).sum(), 1);
-        self.pool.run(&|_| {
+        self.pool.run(&|worker| {
+            let scratch = &mut self.scratch(worker).low_rank;
             while let Some(chunk) = chunks.next() {
                 let mut number = chunk.start;
-                for product in products {
+                for (slot, product) in products.iter().enumerate() {
                     if number < chunks_of(product) {
                         let start = number * CHUNK;
-                        product.compute(kernels, &activations, start..(start + CHUNK).min(product.matrix.rows()));
+                        let rows = start..(start + CHUNK).min(product.matrix.rows());
+                        product.compute(kernels, slot, from, rows, scratch);
                         break;
                     }
                     number -= chunks_of(product);
@@ -234,5 +294,6 @@ impl Team {
             }
         });
         self.activations = activations;
+        self.reduced = reduced;
     }
 }

@@ -16,9 +16,13 @@ mod dense;
 mod models;
 mod refusals;
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 
-use super::{Chunk, EngineError, LanguageModel, LogitRows, Logits, SequenceId, room, sequences::Sequences};
+use super::{
+    Adapter, Chunk, EngineError, LanguageModel, LogitRows, Logits, SequenceId, no_adapters, room, sequences::Sequences,
+};
 use crate::model::{spec::ModelSpec, weights::Weights};
 use models::Model;
 
@@ -111,6 +115,11 @@ impl LanguageModel for Reference {
             state.model.clear();
             self.pristine = Some(state.model);
         }
+    }
+
+    fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
+        self.sequences.get(sequence)?;
+        no_adapters(NAME, adapter.as_deref())
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {

@@ -1,0 +1,212 @@
+//! Adapters packed for the kernels, and which sequence has which.
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Weak},
+};
+
+use ruvlab_kernels::{Arena, Format, Matrix, dequantize_row, quantize_row};
+
+use crate::{
+    engine::{Adapter, EngineError, SequenceId, adapter::LowRank},
+    model::{decoder::Step, spec::ModelSpec},
+};
+
+/// Matrices that share their input, and so one product with A.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Group {
+    /// Queries, keys, values of a layer.
+    Heads(usize),
+    /// The projection of what attended.
+    Attended(usize),
+    /// Gate and up.
+    Gates(usize),
+    /// Down.
+    Down(usize),
+    /// The head.
+    Head,
+}
+
+/// The most matrices of a group.
+pub(super) const SLOTS: usize = 3;
+
+/// The addition to one matrix of a group.
+pub(super) struct Part {
+    /// Of the results of the group's A.
+    pub(super) ranks: Range<usize>,
+    pub(super) scale: f32,
+    /// `[O, rank]`.
+    pub(super) b: Matrix,
+}
+
+/// The additions to the matrices of a group.
+pub(super) struct Packed {
+    /// The A of all parts, one below the other.
+    pub(super) a: Matrix,
+    /// In the order of the group's matrices.
+    pub(super) parts: [Option<Part>; SLOTS],
+}
+
+/// Groups in a layer.
+const GROUPS: usize = 4;
+
+/// A packed adapter.
+pub(super) struct PackedAdapter {
+    layers: Vec<[Option<Packed>; GROUPS]>,
+    head: Option<Packed>,
+}
+
+/// Returns numbers in the smallest type that holds all of them exactly: adapters trained or stored in
+/// 16 bits are half as much to read at every token, and lose nothing.
+fn encoded(values: &[f32]) -> Result<(Format, Vec<u8>), EngineError> {
+    let mut bytes = vec![0; values.len() * 4];
+    let mut back = vec![0.0; values.len()];
+    for format in [Format::F16, Format::Bf16, Format::F32] {
+        bytes.resize(values.len() * format.block_bytes(), 0);
+        quantize_row(format, values, &mut bytes).map_err(|error| EngineError::Adapter(error.to_string()))?;
+        dequantize_row(format, &bytes, &mut back);
+        if format == Format::F32 || values.iter().zip(&back).all(|(value, back)| value.to_bits() == back.to_bits()) {
+            return Ok((format, bytes));
+        }
+    }
+    Ok((Format::F32, bytes))
+}
+
+/// Room in an arena for what is no more than so many numbers, in so many matrices.
+fn room(parts: &[&LowRank]) -> usize {
+    let padded = |rows: usize, columns: usize| rows.next_multiple_of(8) * columns * 4 + 512;
+    parts
+        .iter()
+        .map(|part| padded(part.b.len() / part.rank, part.rank) + padded(part.rank, part.a.len() / part.rank))
+        .sum()
+}
+
+fn pack(arena: &mut Arena, rows: usize, columns: usize, values: &[f32]) -> Result<Matrix, EngineError> {
+    let (format, bytes) = encoded(values)?;
+    Matrix::pack(arena, format, rows, columns, &bytes).map_err(|error| EngineError::Adapter(error.to_string()))
+}
+
+fn pack_group(arena: &mut Arena, members: &[&Option<LowRank>]) -> Result<Option<Packed>, EngineError> {
+    let ranks = members.iter().filter_map(|member| member.as_ref()).map(|member| member.rank).sum();
+    let mut a = Vec::new();
+    let (mut parts, mut start) = ([const { None }; SLOTS], 0);
+    for (part, member) in parts.iter_mut().zip(members) {
+        let Some(LowRank { rank, scale, a: rows, b }) = member else { continue };
+        a.extend_from_slice(rows);
+        let b = pack(arena, b.len() / rank, *rank, b)?;
+        *part = Some(Part { ranks: start..start + rank, scale: *scale, b });
+        start += rank;
+    }
+    if ranks == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Packed { a: pack(arena, ranks, a.len() / ranks, &a)?, parts }))
+}
+
+impl PackedAdapter {
+    fn new(adapter: &Adapter) -> Result<Self, EngineError> {
+        let groups = adapter.layers.iter().map(|layer| {
+            [
+                vec![&layer.query, &layer.key, &layer.value],
+                vec![&layer.attention_output],
+                vec![&layer.gate, &layer.up],
+                vec![&layer.down],
+            ]
+        });
+        let groups: Vec<_> = groups.collect();
+        let members = groups.iter().flatten().flatten().copied().chain([&adapter.head]);
+        let all: Vec<&LowRank> = members.filter_map(Option::as_ref).collect();
+        let mut arena = Arena::with_capacity(room(&all)).map_err(|error| EngineError::Adapter(error.to_string()))?;
+        let mut layers = Vec::with_capacity(groups.len());
+        for groups in &groups {
+            let mut packed = [const { None }; GROUPS];
+            for (packed, members) in packed.iter_mut().zip(groups) {
+                *packed = pack_group(&mut arena, members)?;
+            }
+            layers.push(packed);
+        }
+        Ok(Self { layers, head: pack_group(&mut arena, &[&adapter.head])? })
+    }
+
+    pub(super) fn group(&self, group: Group) -> Option<&Packed> {
+        match group {
+            Group::Heads(layer) => self.layers[layer][0].as_ref(),
+            Group::Attended(layer) => self.layers[layer][1].as_ref(),
+            Group::Gates(layer) => self.layers[layer][2].as_ref(),
+            Group::Down(layer) => self.layers[layer][3].as_ref(),
+            Group::Head => self.head.as_ref(),
+        }
+    }
+}
+
+/// Rows of a step that have an adapter.
+pub(super) type Run = (Range<usize>, Arc<PackedAdapter>);
+
+/// The adapters in use.
+#[derive(Default)]
+pub(super) struct Adapters {
+    /// One packed copy of each, for as long as its owner has it.
+    packed: Vec<(Weak<Adapter>, Arc<PackedAdapter>)>,
+    of: BTreeMap<SequenceId, Arc<PackedAdapter>>,
+    /// Of the rows of the step.
+    pub(super) rows: Vec<Run>,
+    /// Of the rows that give logits.
+    pub(super) logit_rows: Vec<Run>,
+}
+
+impl Adapters {
+    pub(super) fn attach(
+        &mut self,
+        spec: &ModelSpec,
+        sequence: SequenceId,
+        adapter: Option<&Arc<Adapter>>,
+    ) -> Result<(), EngineError> {
+        self.packed.retain(|(owner, _)| owner.strong_count() > 0);
+        let Some(adapter) = adapter else {
+            self.detach(sequence);
+            return Ok(());
+        };
+        let known = self.packed.iter().find(|(owner, _)| owner.as_ptr() == Arc::as_ptr(adapter));
+        let packed = if let Some((_, packed)) = known {
+            Arc::clone(packed)
+        } else {
+            adapter.check(spec)?;
+            let packed = Arc::new(PackedAdapter::new(adapter)?);
+            self.packed.push((Arc::downgrade(adapter), Arc::clone(&packed)));
+            packed
+        };
+        self.of.insert(sequence, packed);
+        Ok(())
+    }
+
+    pub(super) fn detach(&mut self, sequence: SequenceId) {
+        self.of.remove(&sequence);
+    }
+
+    /// Finds the rows of a step that have adapters; neighbours that share one are one run.
+    pub(super) fn lay_out(&mut self, step: &Step) {
+        let Self { of, rows, logit_rows, .. } = self;
+        rows.clear();
+        logit_rows.clear();
+        if of.is_empty() {
+            return;
+        }
+        let mut logits = 0;
+        for segment in &step.segments {
+            let wanted = step.logit_rows[logits..].iter().take_while(|row| (**row as usize) < segment.rows.end).count();
+            if let Some(adapter) = of.get(&segment.sequence) {
+                extend(rows, segment.rows.clone(), adapter);
+                extend(logit_rows, logits..logits + wanted, adapter);
+            }
+            logits += wanted;
+        }
+    }
+}
+
+fn extend(runs: &mut Vec<Run>, rows: Range<usize>, adapter: &Arc<PackedAdapter>) {
+    match runs.last_mut() {
+        _ if rows.is_empty() => {}
+        Some((last, same)) if last.end == rows.start && Arc::ptr_eq(same, adapter) => last.end = rows.end,
+        _ => runs.push((rows, Arc::clone(adapter))),
+    }
+}

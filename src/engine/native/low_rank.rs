@@ -1,0 +1,106 @@
+//! The products of a phase's rows with its adapters' matrices.
+use ruvlab_kernels::{ActivationClass, Activations, Claims, Kernels, Output, SharedRows, Tile};
+
+use super::{
+    adapters::{Group, Packed, Run, SLOTS},
+    products::{Input, room},
+};
+
+/// The adapters of the rows of a phase.
+#[derive(Clone, Copy)]
+pub(super) struct Additions<'a> {
+    pub(super) runs: &'a [Run],
+    pub(super) group: Group,
+}
+
+impl<'a> Additions<'a> {
+    /// Returns the runs whose adapter adds to this group.
+    pub(super) fn runs(self) -> impl Iterator<Item = (std::ops::Range<usize>, &'a Packed)> {
+        self.runs.iter().filter_map(move |(rows, adapter)| Some((rows.clone(), adapter.group(self.group)?)))
+    }
+}
+
+/// `scale · (A x)` for each run and each matrix of the group.
+#[derive(Default)]
+pub(super) struct Reduced {
+    all: Vec<[Activations; SLOTS]>,
+}
+
+impl Reduced {
+    /// Makes room for a run and returns its rows, of each matrix of the group, to be filled in.
+    pub(super) fn run(&mut self, run: usize, rows: usize, packed: &Packed) -> [SharedRows<'_>; SLOTS] {
+        if self.all.len() <= run {
+            self.all.resize_with(run + 1, Default::default);
+        }
+        let mut parts = packed.parts.iter();
+        self.all[run].each_mut().map(|batch| {
+            let rank = parts.next().and_then(|part| Some(part.as_ref()?.ranks.len())).unwrap_or(0);
+            batch.shared(if rank == 0 { 0 } else { rows }, rank, ActivationClass::Float)
+        })
+    }
+
+    fn of(&self, run: usize, slot: usize) -> &Activations {
+        &self.all[run][slot]
+    }
+}
+
+/// What a thread needs for products with adapters.
+#[derive(Default)]
+pub(super) struct LowRankScratch {
+    input: Activations,
+    values: Vec<f32>,
+    claims: Claims,
+}
+
+impl LowRankScratch {
+    /// Multiplies some rows of a run with A, and fills in the results: rows `first ..` of the run.
+    #[expect(clippy::too_many_arguments, reason = "an input is its rows, their width and a buffer")]
+    pub(super) fn reduce(
+        &mut self,
+        kernels: &Kernels,
+        input: Input<'_>,
+        columns: usize,
+        row: &mut Vec<f32>,
+        packed: &Packed,
+        rows: std::ops::Range<usize>,
+        first: usize,
+        fill: &mut dyn FnMut(usize, usize, &[f32]),
+    ) {
+        let (count, ranks) = (rows.len(), packed.a.rows());
+        let batch = self.input.shared(count, columns, packed.a.activation_class());
+        for (at, index) in rows.enumerate() {
+            batch.quantize(kernels, at, input.row(kernels, index, columns, row));
+        }
+        let values = room(&mut self.values, count * ranks);
+        kernels.matmul(&packed.a, &self.input, &mut Output::new(values, count, ranks, &mut self.claims).tile(0..ranks));
+        for (at, values) in values.chunks_exact_mut(ranks).enumerate() {
+            for (slot, part) in packed.parts.iter().enumerate() {
+                let Some(part) = part else { continue };
+                let values = &mut values[part.ranks.clone()];
+                kernels.scale(values, part.scale);
+                fill(slot, first + at, values);
+            }
+        }
+    }
+
+    /// Adds what B makes of them to the tile of one matrix of the group.
+    pub(super) fn add(
+        &mut self,
+        kernels: &Kernels,
+        additions: Additions<'_>,
+        reduced: &Reduced,
+        slot: usize,
+        tile: &mut Tile<'_>,
+    ) {
+        let outputs = tile.rows();
+        for (run, (rows, packed)) in additions.runs().enumerate() {
+            let Some(part) = &packed.parts[slot] else { continue };
+            let values = room(&mut self.values, rows.len() * outputs.len());
+            let mut out = Output::new(values, rows.len(), outputs.len(), &mut self.claims).tile(0..outputs.len());
+            kernels.matmul_rows(&part.b, outputs.clone(), reduced.of(run, slot), &mut out);
+            for (row, values) in rows.zip(values.chunks_exact(outputs.len())) {
+                kernels.add(tile.token(row), values);
+            }
+        }
+    }
+}

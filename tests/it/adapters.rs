@@ -1,0 +1,259 @@
+//! Adapters of the native engine against matrices they are merged into, and against each other.
+use std::{collections::HashMap, fs, io, path::Path, sync::Arc};
+
+use ruvlab::{
+    engine::{self, Adapter, Chunk, EngineError, EngineKind, LanguageModel, LayerAdapter, LogitRows, LowRank},
+    model::{
+        spec::ModelSpec,
+        weights::{TensorType, Weights},
+    },
+};
+
+use super::engines::{heldout, load_exact, logits, native, pico};
+
+/// Numbers between -1 and 1.
+fn numbers(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn low_rank(seed: u64, rank: usize, outputs: usize, inputs: usize) -> Option<LowRank> {
+    let small = |seed: u64, count: usize, size: f32| numbers(seed, count).into_iter().map(|x| x * size).collect();
+    let (a, b) = (small(2 * seed, rank * inputs, 0.05), small(2 * seed + 1, outputs * rank, 0.05));
+    Some(LowRank { rank, scale: 1.5, a, b })
+}
+
+/// An adapter of every matrix, of ranks that are no multiple of anything.
+fn adapter(spec: &ModelSpec, seed: u64, rank: usize) -> Adapter {
+    let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    let (stream, gates) = (spec.hidden_size, spec.intermediate_size);
+    let layer = |i: usize| {
+        let seed = seed * 1000 + i as u64 * 10;
+        LayerAdapter {
+            query: low_rank(seed, rank, queries, stream),
+            key: low_rank(seed + 1, rank + 1, keys, stream),
+            value: low_rank(seed + 2, rank, keys, stream),
+            attention_output: low_rank(seed + 3, rank + 2, stream, queries),
+            gate: low_rank(seed + 4, rank, gates, stream),
+            up: low_rank(seed + 5, rank + 3, gates, stream),
+            down: low_rank(seed + 6, rank, stream, gates),
+        }
+    };
+    Adapter { layers: (0..spec.layers).map(layer).collect(), head: low_rank(seed + 7, rank, spec.vocab_size, stream) }
+}
+
+/// Returns `W + scale · B A` for some rows of a tensor of f32.
+fn merge(values: &mut [f32], first_row: usize, LowRank { rank, scale, a, b }: &LowRank) {
+    let columns = a.len() / rank;
+    for (row, b) in b.chunks_exact(*rank).enumerate() {
+        let values = &mut values[(first_row + row) * columns..][..columns];
+        for (b, a) in b.iter().zip(a.chunks_exact(columns)) {
+            values.iter_mut().zip(a).for_each(|(value, a)| *value += scale * b * a);
+        }
+    }
+}
+
+/// Writes a model in f32 with an adapter merged into it.
+fn merged(weights: &Weights, adapter: &Adapter, path: &Path) -> Weights {
+    let mut file = Vec::new();
+    io::copy(&mut weights.image().unwrap(), &mut file).unwrap();
+    let spec = weights.spec();
+    let mut additions: HashMap<String, Vec<(usize, &LowRank)>> = HashMap::new();
+    for (i, layer) in adapter.layers.iter().enumerate() {
+        let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let heads = if spec.fused_query_key_value {
+            [("attn_qkv", 0), ("attn_qkv", queries), ("attn_qkv", queries + keys)]
+        } else {
+            [("attn_q", 0), ("attn_k", 0), ("attn_v", 0)]
+        };
+        let gates = if spec.fused_gate_up {
+            [("ffn_up", 0), ("ffn_up", spec.intermediate_size)]
+        } else {
+            [("ffn_gate", 0), ("ffn_up", 0)]
+        };
+        let places = heads.into_iter().chain([("attn_output", 0)]).chain(gates).chain([("ffn_down", 0)]);
+        let LayerAdapter { query, key, value, attention_output, gate, up, down } = layer;
+        for ((name, row), part) in places.zip([query, key, value, attention_output, gate, up, down]) {
+            let name = format!("blk.{i}.{name}.weight");
+            additions.entry(name).or_default().extend(part.as_ref().map(|part| (row, part)));
+        }
+    }
+    if let Some(head) = &adapter.head {
+        assert!(!spec.tied_embeddings, "the embedding would change with it");
+        additions.entry("output.weight".to_owned()).or_default().push((0, head));
+    }
+    for (name, parts) in additions {
+        let stored = weights.tensor_bytes(&name).unwrap().into_owned();
+        let at = file.windows(stored.len()).position(|window| window == stored).unwrap();
+        let mut values: Vec<f32> = stored.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect();
+        parts.into_iter().for_each(|(row, part)| merge(&mut values, row, part));
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        file[at..at + bytes.len()].copy_from_slice(&bytes);
+    }
+    fs::write(path, file).unwrap();
+    Weights::open(path.to_str().unwrap()).unwrap()
+}
+
+fn with_adapter(
+    engine: &mut dyn LanguageModel,
+    adapter: Option<&Arc<Adapter>>,
+    tokens: &[u32],
+    sizes: &[usize],
+) -> Vec<Vec<f32>> {
+    let sequence = engine.open().unwrap();
+    engine.attach(sequence, adapter.cloned()).unwrap();
+    let (mut rows, mut rest) = (Vec::new(), tokens);
+    for size in sizes {
+        let (tokens, tail) = rest.split_at(*size);
+        let output = engine.step(&[Chunk { sequence, tokens, logits: LogitRows::All }]).unwrap();
+        rows.extend((0..*size).map(|row| output[0].row(row).to_vec()));
+        rest = tail;
+    }
+    engine.close(sequence);
+    rows
+}
+
+/// Returns the largest difference, relative to the largest logit of its row.
+fn relative(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let row = |(a, b): (&Vec<f32>, &Vec<f32>)| {
+        let size = a.iter().fold(0.0f32, |size, x| size.max(x.abs()));
+        let worst = a.iter().zip(b).fold(0.0f32, |worst, (a, b)| {
+            let difference = (a - b).abs();
+            if difference <= worst { worst } else { difference }
+        });
+        worst / size
+    };
+    a.iter().zip(b).map(row).fold(0.0, |worst, x| if x <= worst { worst } else { x })
+}
+
+#[test]
+fn an_adapter_is_the_matrix_it_would_be_merged_into() {
+    let folder = tempfile::tempdir().unwrap();
+    for (i, source) in
+        ["builtin:pico", "tests/it/golden/phi3-longrope", "tests/it/folders/qwen3"].into_iter().enumerate()
+    {
+        let dense = Weights::open(source).unwrap().requantized(TensorType::F32).unwrap();
+        let mut adapter = adapter(dense.spec(), i as u64 + 1, 5);
+        if dense.spec().tied_embeddings {
+            adapter.head = None;
+        }
+        let merged = merged(&dense, &adapter, &folder.path().join(format!("{i}.gguf")));
+        let adapter = Arc::new(adapter);
+        let tokens: Vec<u32> = (0..30).map(|i| i * 37 % dense.spec().vocab_size as u32).collect();
+        for kind in native() {
+            let right = logits(load_exact(kind, &merged, 2).as_mut(), &tokens, &[30]);
+            let plain = logits(load_exact(kind, &dense, 2).as_mut(), &tokens, &[30]);
+            let mut engine = load_exact(kind, &dense, 2);
+            let many = with_adapter(engine.as_mut(), Some(&adapter), &tokens, &[30]);
+            let few = with_adapter(engine.as_mut(), Some(&adapter), &tokens, &[20, 3, 1, 1, 5]);
+            let (found, change) = (relative(&right, &many), relative(&right, &plain));
+            println!("{source} {kind:?}: {found:e} from merged weights, which are {change:e} from those without");
+            assert!(change >= 0.01, "{source} {kind:?}: the adapter changes next to nothing: {change:e}");
+            assert!(found <= 1e-4, "{source} {kind:?}: {found:e}");
+            assert!(relative(&right, &few) <= 1e-4, "{source} {kind:?}, few rows at a time");
+        }
+    }
+}
+
+/// The head's addition, where the head is the embedding: against what its definition makes of it.
+#[test]
+fn an_adapter_of_a_tied_head_leaves_the_embedding_alone() {
+    let dense = pico().requantized(TensorType::F32).unwrap();
+    assert!(dense.spec().tied_embeddings);
+    let spec = dense.spec();
+    let tokens = &heldout(&dense)[..12];
+    let zero = |outputs: usize| LowRank { rank: 1, scale: 1.0, a: vec![1.0; spec.hidden_size], b: vec![0.0; outputs] };
+    let mut head = zero(spec.vocab_size);
+    head.b[7] = 3.0;
+    let layers = vec![LayerAdapter::default(); spec.layers];
+    let adapter = Arc::new(Adapter { layers, head: Some(head) });
+    for kind in native() {
+        let mut engine = load_exact(kind, &dense, 2);
+        let plain = with_adapter(engine.as_mut(), None, tokens, &[11, 1]);
+        let found = with_adapter(engine.as_mut(), Some(&adapter), tokens, &[11, 1]);
+        for (plain, found) in plain.iter().zip(&found) {
+            let changed: Vec<usize> = (0..plain.len()).filter(|i| plain[*i].to_bits() != found[*i].to_bits()).collect();
+            assert_eq!(changed, [7], "{kind:?}");
+        }
+    }
+}
+
+/// Rows of one step with two adapters and without one, few and many of them, on packed blocks.
+#[test]
+fn sequences_with_different_adapters_give_what_each_gives_alone() {
+    let weights = pico();
+    let tokens = &heldout(&weights)[..80];
+    let adapters = [3, 4].map(|seed| Arc::new(adapter(weights.spec(), seed, seed as usize)));
+    let of = [Some(&adapters[0]), None, Some(&adapters[1]), Some(&adapters[0]), None];
+    let parts: Vec<&[u32]> = (0..of.len()).map(|i| &tokens[i * 7..i * 7 + 20 + i]).collect();
+    for kind in native() {
+        let mut engine = load_exact(kind, &weights, 3);
+        let never = logits(load_exact(kind, &weights, 3).as_mut(), parts[1], &[16, 1, 1, 1, 2]);
+        let sizes = |part: &[u32]| [part.len() - 5, 1, 1, 1, 2];
+        let alone: Vec<_> = of
+            .iter()
+            .zip(&parts)
+            .map(|(adapter, part)| with_adapter(engine.as_mut(), *adapter, part, &sizes(part)))
+            .collect();
+        assert!(alone[1] == never, "{kind:?}: without an adapter");
+        let sequences = of.map(|adapter| {
+            let sequence = engine.open().unwrap();
+            engine.attach(sequence, adapter.cloned()).unwrap();
+            sequence
+        });
+        let mut together = vec![Vec::new(); of.len()];
+        for step in 0..5 {
+            let chunk = |i: usize| {
+                let sizes = sizes(parts[i]);
+                let start: usize = sizes[..step].iter().sum();
+                Chunk { sequence: sequences[i], tokens: &parts[i][start..start + sizes[step]], logits: LogitRows::All }
+            };
+            let chunks: Vec<_> = (0..of.len()).map(chunk).collect();
+            for (rows, logits) in together.iter_mut().zip(engine.step(&chunks).unwrap()) {
+                rows.extend((0..logits.rows).map(|row| logits.row(row).to_vec()));
+            }
+        }
+        for (i, (together, alone)) in together.iter().zip(&alone).enumerate() {
+            assert!(together == alone, "{kind:?}: sequence {i}");
+        }
+        assert!(alone[0][..10] != alone[3][..10] || parts[0][..10] != parts[3][..10]);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_changes_nothing() {
+    let weights = pico();
+    let spec = weights.spec();
+    let good = adapter(spec, 5, 2);
+    let mut engines: Vec<_> = native().map(|kind| load_exact(kind, &weights, 1)).collect();
+    for engine in &mut engines {
+        let sequence = engine.open().unwrap();
+        let mut refuse = |change: &dyn Fn(&mut Adapter), part: &str| {
+            let mut bad = good.clone();
+            change(&mut bad);
+            let error = engine.attach(sequence, Some(Arc::new(bad))).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        };
+        refuse(&|bad| _ = bad.layers.pop(), "layers, the model");
+        refuse(&|bad| bad.layers[1].down.as_mut().unwrap().rank = 0, "down of layer 1: rank 0");
+        refuse(&|bad| _ = bad.layers[0].key.as_mut().unwrap().b.pop(), "key of layer 0: rank 3");
+        refuse(&|bad| bad.head.as_mut().unwrap().rank = usize::MAX, "head: rank");
+        assert!(matches!(engine.attach(99, None), Err(EngineError::UnknownSequence(99))));
+        let tokens = &heldout(&weights)[..4];
+        let found = engine.step(&[Chunk { sequence, tokens, logits: LogitRows::Last }]).unwrap();
+        let never = logits(engine.as_mut(), tokens, &[4]);
+        assert!(found[0].row(0) == never[3]);
+    }
+    for kind in [EngineKind::Candle, EngineKind::Reference] {
+        let mut engine = engine::load(kind, &weights, None).unwrap();
+        let sequence = engine.open().unwrap();
+        engine.attach(sequence, None).unwrap();
+        let error = engine.attach(sequence, Some(Arc::new(good.clone()))).unwrap_err();
+        assert!(matches!(error, EngineError::Unsupported { .. }), "{error}");
+    }
+}
