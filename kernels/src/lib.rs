@@ -47,7 +47,7 @@ pub use claims::Claims;
 pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select};
 pub use format::Format;
 pub use matmul::matmul_pooled;
-pub use matrix::{Matrix, PackError};
+pub use matrix::{Matrix, PackError, RowBytes};
 pub use output::{Output, Tile};
 pub use pool::{Chunks, Pool};
 pub use probe::MULTIPLY_ADDS_A_ROUND;

@@ -1,5 +1,5 @@
 //! Products `x Wᵀ` of a batch of rows with a weight matrix.
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use crate::{
     activations::{ActivationRows, Activations},
@@ -25,6 +25,14 @@ const CHUNK_ROWS: usize = 64;
 /// Batches of more rows than this are handed out as they go; smaller ones in equal shares, whose
 /// weights stay with one core from token to token.
 const SHARED_OUT_TOKENS: usize = 8;
+
+/// Groups of a mapped matrix that are interleaved at a time: what stays in a cache until it is used.
+const MAPPED_GROUPS: usize = 8;
+
+thread_local! {
+    /// Groups of a mapped matrix.
+    static GROUPS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 impl Kernels {
     /// Writes `Σ_k x[token][k] W[row][k]` into a tile, for all tokens and the tile's rows.
@@ -70,8 +78,19 @@ impl Kernels {
             return;
         }
         let groups = rows.start / ROWS..rows.end.div_ceil(ROWS);
-        let weights = WeightGroups { format: matrix.format(), columns: matrix.columns(), bytes: matrix.groups(groups) };
-        (self.matmul)(weights, activations.view(), tile);
+        let (format, columns) = (matrix.format(), matrix.columns());
+        if let Some(bytes) = matrix.groups(groups.clone()) {
+            return (self.matmul)(WeightGroups { format, columns, bytes }, activations.view(), tile);
+        }
+        GROUPS.with_borrow_mut(|packed| {
+            for start in groups.clone().step_by(MAPPED_GROUPS) {
+                let some = start..(start + MAPPED_GROUPS).min(groups.end);
+                let part = (start - groups.start) * ROWS..((some.end - groups.start) * ROWS).min(rows.len());
+                matrix.pack_groups(some, packed);
+                let weights = WeightGroups { format, columns, bytes: packed };
+                (self.matmul)(weights, activations.view(), &mut tile.part(part));
+            }
+        });
     }
 }
 

@@ -93,6 +93,17 @@ impl Tile<'_> {
         self.tokens
     }
 
+    /// Returns some of the rows, counted from the tile's first, while nothing else uses the tile.
+    ///
+    /// # Panics
+    ///
+    /// If the tile has not so many.
+    pub(crate) fn part(&mut self, rows: Range<usize>) -> Tile<'_> {
+        assert!(rows.start <= rows.end && rows.end <= self.rows.len(), "rows {rows:?} of {}", self.rows.len());
+        let rows = self.rows.start + rows.start..self.rows.start + rows.end;
+        Tile { start: self.start, tokens: self.tokens, stride: self.stride, rows, values: PhantomData }
+    }
+
     /// Returns the numbers of one token.
     ///
     /// # Panics

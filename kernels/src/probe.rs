@@ -21,7 +21,7 @@ impl Kernels {
     #[must_use]
     pub fn read(&self, matrix: &Matrix, rows: Range<usize>) -> u64 {
         assert!(rows.end <= matrix.rows() && rows.start.is_multiple_of(ROWS), "rows {rows:?} of {}", matrix.rows());
-        (self.read)(matrix.groups(rows.start / ROWS..rows.end.div_ceil(ROWS)))
+        (self.read)(matrix.groups(rows.start / ROWS..rows.end.div_ceil(ROWS)).unwrap_or_else(|| matrix.row_bytes(rows)))
     }
 
     /// Does `rounds` times [`MULTIPLY_ADDS_A_ROUND`] f32 multiply-adds in twelve independent chains of

@@ -177,6 +177,18 @@ impl EngineKind {
     }
 }
 
+/// How the native engine holds matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WeightLoad {
+    /// Copied, packed for the kernels: fast, and in memory as a whole.
+    #[default]
+    Packed,
+    /// Used from the mapped file, packed again for every product, and let go of after it: slow, for
+    /// models larger than memory. What a folder's conversion makes is packed all the same. The results
+    /// are the same to the last bit.
+    Mapped,
+}
+
 /// How a model is to be run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -189,6 +201,8 @@ pub struct Settings {
     pub key_type: CacheType,
     /// The type of its cached values.
     pub value_type: CacheType,
+    /// How it holds matrices; the others make their own copies.
+    pub load: WeightLoad,
 }
 
 /// Returns the model, ready for its first step, with room for `context_length` tokens and default

@@ -2,7 +2,7 @@
 use std::num::NonZeroUsize;
 
 use crate::{
-    engine::{CacheType, EngineKind, Settings, Tier},
+    engine::{CacheType, EngineKind, Settings, Tier, WeightLoad},
     model::{
         locate::Located,
         rope::{RopeChange, Scaling},
@@ -12,7 +12,7 @@ use crate::{
     },
     recipe::{
         self, Recipe,
-        schema::{KernelSet, KvType, QuantizationFormat, RopeScaling},
+        schema::{KernelSet, KvType, ModelLoad, QuantizationFormat, RopeScaling},
     },
 };
 
@@ -43,6 +43,10 @@ pub fn engine_settings(cell: &Cell) -> Settings {
         threads: NonZeroUsize::new(usize::from(cell.threads)),
         key_type: kind(cell.recipe.kv_cache.type_k),
         value_type: kind(cell.recipe.kv_cache.type_v),
+        load: match cell.recipe.model.load {
+            ModelLoad::Packed => WeightLoad::Packed,
+            ModelLoad::Mapped => WeightLoad::Mapped,
+        },
     }
 }
 

@@ -3,7 +3,10 @@ use indexmap::IndexMap;
 
 use crate::{
     model::weights::Weights,
-    recipe::{Recipe, schema::Workload},
+    recipe::{
+        Recipe,
+        schema::{ModelLoad, Workload},
+    },
     units::Bytes,
 };
 
@@ -55,12 +58,16 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
     // A file, an engine's copy of it, and beside them the other engine while one verifies the other.
     // Our own engine lets go of a file's pages as it packs them, and attends without all scores at once.
     let converted = weights.content_hash() != model.weights_hash;
-    let own = if native && !converted { 1 } else { 2 };
+    // Used from the file, a matrix is in memory while it is multiplied with, and no longer.
+    let mapped = recipe.model.load == ModelLoad::Mapped;
+    let own = if native && !converted { u64::from(!mapped) } else { 2 };
     let copies = if recipe.kernels.verify.reference.is_some() { 3 } else { own };
     let sets = [Some(recipe.kernels.set), recipe.kernels.verify.reference];
     let widens = sets.into_iter().flatten().filter_map(engine_kind).any(|kind| kind.widens(spec));
     let widened = if widens { model.parameters * 4 } else { 0 };
-    Bytes(copies * model.weights_bytes + widened + embedding + working + PROCESS_BYTES)
+    let largest = weights.index().tensors.values().map(|info| info.bytes() as u64).max().unwrap_or(0);
+    let largest = if own == 0 { largest } else { 0 };
+    Bytes(copies * model.weights_bytes + largest + widened + embedding + working + PROCESS_BYTES)
 }
 
 /// Returns an estimate of the launch that measures divergences: the cell and the most demanding of

@@ -13,7 +13,7 @@ use crate::{
     },
     recipe::{
         self, Loaded, Recipe,
-        schema::{AxisPoint, KernelSet, KvType, Workload},
+        schema::{AxisPoint, KernelSet, KvType, ModelLoad, Workload},
     },
     text,
     units::Bytes,
@@ -252,6 +252,13 @@ impl<'a, 'w> Resolver<'a, 'w> {
             };
             let diagnostic = Diagnostic::error("unsupported-model", error.to_string());
             self.recipe_problems.push(diagnostic.at((self.place)(path)).hint(hint));
+            return None;
+        }
+        if recipe.model.load == ModelLoad::Mapped && !is_native(kernel_set) {
+            let message =
+                format!("`{}` makes its own copy of the weights and cannot use the mapped file", set_name(kernel_set));
+            let diagnostic = Diagnostic::error("unsupported-load", message).at((self.place)("model.load"));
+            self.recipe_problems.push(diagnostic.hint("take one of ruvlab's own kernel sets, or `load: packed`"));
             return None;
         }
         let longest = longest_context(&spec, kernel_set);

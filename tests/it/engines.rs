@@ -37,11 +37,14 @@ fn all() -> impl Iterator<Item = EngineKind> {
     BOTH.into_iter().chain(native())
 }
 
-/// Loads with caches in f32, so that nothing is rounded but weights.
-pub(crate) fn load_exact(kind: EngineKind, weights: &Weights, threads: usize) -> Box<dyn LanguageModel> {
+/// Caches in f32, so that nothing is rounded but weights.
+pub(crate) fn exact(threads: usize) -> Settings {
     let (key_type, value_type) = (CacheType::F32, CacheType::F32);
-    let settings = Settings { context_length: None, threads: threads.try_into().ok(), key_type, value_type };
-    engine::load_with(kind, weights, &settings).unwrap()
+    Settings { threads: threads.try_into().ok(), key_type, value_type, ..Settings::default() }
+}
+
+pub(crate) fn load_exact(kind: EngineKind, weights: &Weights, threads: usize) -> Box<dyn LanguageModel> {
+    engine::load_with(kind, weights, &exact(threads)).unwrap()
 }
 
 pub(crate) fn pico() -> Weights {
@@ -534,6 +537,20 @@ fn what_an_engine_cannot_run_is_a_planning_error() {
     assert_ne!(cell.hash, stretched.hash);
     let error = plan(serde_json::json!({"kernels": alone, "rope": {"factor": 2.0}})).unwrap_err();
     assert!(format!("{error:?}").contains("without a scaling"), "{error:?}");
+    let mapped = |set: &str| {
+        let kernels = serde_json::json!({"set": set, "verify": {"reference": null}});
+        plan(serde_json::json!({"kernels": kernels, "model": {"source": "builtin:pico", "load": "mapped"}}))
+    };
+    let error = format!("{:?}", mapped("candle").unwrap_err());
+    assert!(error.contains("unsupported-load") && error.contains("its own copy"), "{error}");
+    let (mapped, packed) = (mapped("scalar").unwrap(), plan(serde_json::json!({"model": {"source": "builtin:pico"}, "kernels": {"set": "scalar", "verify": {"reference": null}}})).unwrap());
+    assert_ne!(mapped.hash, packed.hash);
+    assert!(
+        mapped.estimated_memory.0 < packed.estimated_memory.0,
+        "{} {}",
+        mapped.estimated_memory,
+        packed.estimated_memory
+    );
 }
 
 #[test]

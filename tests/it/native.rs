@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests stop at what they cannot do")]
 
 use ruvlab::{
-    engine::{self, Chunk, EngineKind, LanguageModel, LogitRows},
+    engine::{self, Chunk, EngineKind, LanguageModel, LogitRows, Settings, WeightLoad},
     model::{
         tokenizer::Tokenizer,
         weights::{TensorType, Weights},
@@ -13,8 +13,8 @@ use ruvlab::{
 use super::{
     allocations,
     engines::{
-        SMOLLM2_F32_PERPLEXITY, SMOLLM2_PERPLEXITY, compare_smollm2_perplexity, heldout, launch_spec, load_exact,
-        logits, mean_kl, native, pico, run, samples, smollm2,
+        SMOLLM2_F32_PERPLEXITY, SMOLLM2_PERPLEXITY, compare_smollm2_perplexity, exact, heldout, launch_spec,
+        load_exact, logits, mean_kl, native, pico, run, samples, smollm2,
     },
 };
 
@@ -83,6 +83,23 @@ fn logits_depend_neither_on_threads_nor_on_the_tier_beyond_rounding() {
         let found = mean_kl(&tiers[0], tier);
         println!("KL between tiers: {found:e}");
         assert!(found <= 1e-7, "{found:e}");
+    }
+}
+
+/// From a file and from memory, in one tensor for several matrices and not, and one that is converted.
+#[test]
+fn a_mapped_model_gives_the_bits_of_a_packed_one() {
+    for source in ["builtin:pico", "tests/it/golden/phi3", "tests/it/golden/llama3-rope"] {
+        let weights = Weights::open(source).unwrap();
+        let tokens: Vec<u32> = (0..40).map(|i| i * 31 % weights.spec().vocab_size as u32).collect();
+        let tokens = &tokens[..weights.spec().context_length.min(40)];
+        let sizes = [tokens.len() - 4, 1, 3];
+        for kind in native() {
+            let packed = logits(load_exact(kind, &weights, 2).as_mut(), tokens, &sizes);
+            let settings = Settings { load: WeightLoad::Mapped, ..exact(2) };
+            let mapped = logits(engine::load_with(kind, &weights, &settings).unwrap().as_mut(), tokens, &sizes);
+            assert!(packed == mapped, "{source} {kind:?}");
+        }
     }
 }
 

@@ -1,9 +1,23 @@
 //! Products and activation codes, against f64 and against the scalar tier.
+use std::{ops::Range, sync::Arc};
+
 use super::random::Random;
 use crate::{
-    ActivationClass, Activations, Arena, Chunks, Claims, Format, Kernels, Matrix, Output, Pool, Tier,
+    ActivationClass, Activations, Arena, Chunks, Claims, Format, Kernels, Matrix, Output, Pool, RowBytes, Tier,
     activations::CodeBlock, dequantize_row, for_tier, matmul_pooled,
 };
+
+/// Bytes that matrices are used from where they lie.
+#[derive(Debug)]
+struct Rows(Vec<u8>);
+
+impl RowBytes for Rows {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn release(&self, _: Range<usize>) {}
+}
 
 /// A matrix, the bytes it was packed from, and inputs.
 struct Case {
@@ -192,6 +206,17 @@ fn results_do_not_depend_on_batch_or_tile(kernels: &Kernels) {
             let want: Vec<f32> = want.chunks_exact(rows).flat_map(|row| &row[part.clone()]).copied().collect();
             same(&out, &want, &format!("{}, rows {part:?}", all.name()));
         }
+        let mapped =
+            Matrix::mapped(Arc::new(Rows(all.bytes.clone())), 0..all.bytes.len(), format, rows, columns).unwrap();
+        for part in [0..rows, 24..40, 72..rows] {
+            let mut out = vec![f32::NAN; 19 * rows];
+            let output = Output::new(&mut out, 19, rows, &mut claims);
+            kernels.matmul(&mapped, &activations, &mut output.tile(part.clone()));
+            for (token, (out, want)) in out.chunks_exact(rows).zip(want.chunks_exact(rows)).enumerate() {
+                same(&out[part.clone()], &want[part.clone()], &format!("{}, mapped, token {token}", all.name()));
+                assert!(out[..part.start].iter().chain(&out[part.end..]).all(|x| x.is_nan()), "outside of {part:?}");
+            }
+        }
         let pool = Pool::new(2).unwrap();
         for tokens in [2, 19] {
             let (x, mut out) = (&all.x[..tokens * columns], vec![f32::NAN; tokens * rows]);
@@ -269,7 +294,7 @@ fn codes_equal_scalar(kernels: &Kernels) {
 fn probes_read_and_multiply_all(kernels: &Kernels) {
     for rows in [1, 8, 24, 160] {
         let case = Case::new(Format::Q8_0, rows, 96, 1);
-        let words = case.matrix.groups(0..rows.div_ceil(8)).as_chunks::<8>().0;
+        let words = case.matrix.groups(0..rows.div_ceil(8)).unwrap().as_chunks::<8>().0;
         let want = words.iter().fold(0, |sum, word| sum ^ u64::from_le_bytes(*word));
         assert_eq!(kernels.read(&case.matrix, 0..rows), want);
     }

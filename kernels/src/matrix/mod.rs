@@ -8,7 +8,7 @@ use std::{
     iter::Zip,
     ops::Range,
     slice::{Chunks, ChunksExactMut},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use crate::{
@@ -76,13 +76,31 @@ impl From<ArenaError> for PackError {
 
 /// A weight matrix W of `rows` outputs and `columns` inputs, eight rows interleaved.
 ///
-/// It keeps the arena it lies in alive. The last group of eight is filled up with zero rows.
+/// It keeps the arena it lies in alive. The last group of eight is filled up with zero rows. A *mapped*
+/// one lies row by row in memory it shares, a file's for instance, and is interleaved again for every
+/// product: it takes no memory of its own, and is as slow as that is.
 #[derive(Debug)]
 pub struct Matrix {
     format: Format,
     rows: usize,
     columns: usize,
-    block: Block,
+    storage: Storage,
+}
+
+/// Where a matrix lies.
+#[derive(Debug)]
+enum Storage {
+    Packed(Block),
+    Mapped { source: Arc<dyn RowBytes>, range: Range<usize> },
+}
+
+/// Bytes that matrices can be used from where they lie.
+pub trait RowBytes: std::fmt::Debug + Send + Sync {
+    /// Returns all of them; always the same ones.
+    fn bytes(&self) -> &[u8];
+
+    /// Gives back the memory of some until they are read again, where that is possible.
+    fn release(&self, range: Range<usize>);
 }
 
 impl Matrix {
@@ -118,6 +136,35 @@ impl Matrix {
         })
     }
 
+    /// Returns the matrix that some bytes of `source` hold, used where it lies.
+    ///
+    /// # Errors
+    ///
+    /// As [`Matrix::pack`], but for the arena; bytes beyond the end of `source` are none.
+    pub fn mapped(
+        source: Arc<dyn RowBytes>,
+        range: Range<usize>,
+        format: Format,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self, PackError> {
+        let found_bytes = source.bytes().get(range.clone()).map_or(0, <[u8]>::len);
+        Self::check(format, rows, columns, found_bytes)?;
+        Ok(Self { format, rows, columns, storage: Storage::Mapped { source, range } })
+    }
+
+    /// Checks that a matrix of this shape takes so many bytes, and returns how many it takes packed.
+    fn check(format: Format, rows: usize, columns: usize, found_bytes: usize) -> Result<usize, PackError> {
+        let shape = || PackError::Shape { format, rows, columns };
+        let row_bytes = format.row_bytes(columns).filter(|_| columns > 0).ok_or_else(shape)?;
+        let packed_bytes = Self::group_bytes(format, rows, columns).ok_or_else(shape)?;
+        let expected_bytes = row_bytes.checked_mul(rows).ok_or_else(shape)?;
+        if found_bytes != expected_bytes {
+            return Err(PackError::Length { format, rows, columns, expected_bytes, found_bytes });
+        }
+        Ok(packed_bytes)
+    }
+
     /// Returns what [`Matrix::pack`] does, packed by all threads of a pool.
     ///
     /// # Errors
@@ -150,17 +197,12 @@ impl Matrix {
         bytes: &'a [u8],
         fill: impl FnOnce(Zip<Chunks<'a, u8>, ChunksExactMut<'_, u8>>),
     ) -> Result<Self, PackError> {
-        let shape = PackError::Shape { format, rows, columns };
-        let row_bytes = format.row_bytes(columns).filter(|_| columns > 0).ok_or_else(|| shape.clone())?;
-        let packed_bytes = Self::group_bytes(format, rows, columns).ok_or_else(|| shape.clone())?;
-        let expected_bytes = row_bytes.checked_mul(rows).ok_or(shape)?;
-        if bytes.len() != expected_bytes {
-            return Err(PackError::Length { format, rows, columns, expected_bytes, found_bytes: bytes.len() });
-        }
+        let packed_bytes = Self::check(format, rows, columns, bytes.len())?;
+        let row_bytes = bytes.len() / rows.max(1);
         let mut block = arena.allocate(packed_bytes)?;
         let group = Layout::of(format).group(columns);
-        fill(bytes.chunks(row_bytes * ROWS).zip(block.as_mut_slice().chunks_exact_mut(group)));
-        Ok(Self { format, rows, columns, block })
+        fill(bytes.chunks((row_bytes * ROWS).max(1)).zip(block.as_mut_slice().chunks_exact_mut(group)));
+        Ok(Self { format, rows, columns, storage: Storage::Packed(block) })
     }
 
     /// Returns how the numbers are stored.
@@ -184,7 +226,10 @@ impl Matrix {
     /// Returns how many bytes a product with this matrix reads.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.block.as_slice().len()
+        match &self.storage {
+            Storage::Packed(block) => block.as_slice().len(),
+            Storage::Mapped { range, .. } => range.len(),
+        }
     }
 
     /// Returns the class of activations this matrix is multiplied with.
@@ -202,7 +247,9 @@ impl Matrix {
         assert!(index < self.rows, "row {index} of {}", self.rows);
         assert_eq!(out.len(), self.columns, "a row has {} columns", self.columns);
         let layout = Layout::of(self.format);
-        let group = &self.groups(index / ROWS..index / ROWS + 1)[..layout.group(self.columns)];
+        let Some(group) = self.groups(index / ROWS..index / ROWS + 1) else {
+            return dequantize_row(self.format, self.row_bytes(index..index + 1), out);
+        };
         let mut block = [0; 256];
         let block = &mut block[..self.format.block_bytes()];
         for (from, out) in group.chunks_exact(layout.block).zip(out.chunks_exact_mut(layout.values)) {
@@ -225,9 +272,35 @@ impl Matrix {
         at(worker)..at(worker + 1)
     }
 
-    /// Returns the bytes of some groups of eight rows.
-    pub(crate) fn groups(&self, groups: Range<usize>) -> &[u8] {
+    /// Gives back the memory of a mapped matrix until it is used again; of others, nothing.
+    pub fn release(&self) {
+        if let Storage::Mapped { source, range } = &self.storage {
+            source.release(range.clone());
+        }
+    }
+
+    /// Returns the bytes of some groups of eight rows; none of a mapped matrix.
+    pub(crate) fn groups(&self, groups: Range<usize>) -> Option<&[u8]> {
+        let Storage::Packed(block) = &self.storage else { return None };
         let size = Layout::of(self.format).group(self.columns);
-        &self.block.as_slice()[groups.start * size..groups.end * size]
+        Some(&block.as_slice()[groups.start * size..groups.end * size])
+    }
+
+    /// Writes some groups of eight rows of a mapped matrix as [`Matrix::pack`] would have.
+    pub(crate) fn pack_groups(&self, groups: Range<usize>, to: &mut Vec<u8>) {
+        let size = Layout::of(self.format).group(self.columns);
+        to.clear();
+        to.resize(groups.len() * size, 0);
+        for (group, to) in groups.zip(to.chunks_exact_mut(size)) {
+            let rows = group * ROWS..((group + 1) * ROWS).min(self.rows);
+            pack::pack_group(self.format, self.row_bytes(rows), to);
+        }
+    }
+
+    /// Returns some rows of a mapped matrix as they lie; none of others.
+    pub(crate) fn row_bytes(&self, rows: Range<usize>) -> &[u8] {
+        let Storage::Mapped { source, range } = &self.storage else { return &[] };
+        let size = range.len() / self.rows;
+        &source.bytes()[range.start + rows.start * size..range.start + rows.end * size]
     }
 }

@@ -14,7 +14,10 @@ fn rows_of_a_packed_matrix_are_the_rows_of_the_file() {
             let mut arena = Arena::with_capacity(2 * size).unwrap();
             let matrix = Matrix::pack(&mut arena, format, rows, columns, &bytes).unwrap();
             let same = Matrix::pack_on(&pool, &mut arena, format, rows, columns, &bytes).unwrap();
-            assert_eq!(matrix.block.as_slice(), same.block.as_slice(), "{format}");
+            assert!(
+                matrix.groups(0..rows.div_ceil(8)).unwrap() == same.groups(0..rows.div_ceil(8)).unwrap(),
+                "{format}"
+            );
             assert_eq!(arena.used_bytes(), 2 * size);
             drop(arena);
             let (mut got, mut want) = (vec![0.0; columns], vec![0.0; columns]);

@@ -1,6 +1,7 @@
 //! Our decoder on our kernels: the fast path on a CPU.
 //!
-//! Weights lie packed in one arena of huge pages. A layer is five rounds of the threads: normed
+//! Weights lie packed in one arena of huge pages, or are used from the mapped file
+//! ([`WeightLoad`](super::WeightLoad)). A layer is five rounds of the threads: normed
 //! queries, keys and values; attention; its projection; normed gates; their projection. Whatever a
 //! round needs is in buffers that are kept, so a token allocates nothing but the logits it returns
 //! and, once in [`KEY_TILE`](ruvlab_kernels::KEY_TILE) tokens, room for keys and values. Each result
@@ -85,7 +86,7 @@ impl Native {
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
         let team = Team::new(kernels, threads).map_err(EngineError::Threads)?;
-        let model = Model::load(weights, context_length, &team.pool)?;
+        let model = Model::load(weights, context_length, &team.pool, settings.load)?;
         let ModelSpec { layers, kv_heads, head_dim, .. } = model.spec;
         Ok(Self {
             name,

@@ -1,15 +1,31 @@
 //! The weights of a model, packed for the kernels.
-use ruvlab_kernels::{Arena, Format, Matrix, Pool, dequantize_row};
+use std::{ops::Range, sync::Arc};
+
+use ruvlab_kernels::{Arena, Format, Matrix, Pool, RowBytes, dequantize_row};
 
 use crate::{
-    engine::EngineError,
+    engine::{EngineError, WeightLoad},
     model::{
         families::{self, in_layer},
         rope::{Frequencies, RopeLayout},
         spec::ModelSpec,
-        weights::{TensorType, Weights},
+        weights::{Part, TensorType, Weights},
     },
 };
+
+/// A part of a model's files, as matrices lie in it.
+#[derive(Debug)]
+struct Mapped(Part);
+
+impl RowBytes for Mapped {
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+
+    fn release(&self, range: Range<usize>) {
+        self.0.release(range);
+    }
+}
 
 /// A layer's weights.
 pub(super) struct Layer {
@@ -71,13 +87,15 @@ fn format(kind: TensorType) -> Format {
 struct Packer<'a> {
     weights: &'a Weights,
     pool: &'a Pool,
+    load: WeightLoad,
     arena: Arena,
 }
 
 impl<'a> Packer<'a> {
     /// Reserves exactly what the file's matrices take once they are packed.
-    fn new(weights: &'a Weights, pool: &'a Pool) -> Result<Self, EngineError> {
-        let matrices = weights.index().tensors.iter().filter(|(_, info)| info.shape.len() == 2);
+    fn new(weights: &'a Weights, pool: &'a Pool, load: WeightLoad) -> Result<Self, EngineError> {
+        let packed = |name: &str| load == WeightLoad::Packed || weights.stored(name).is_none();
+        let matrices = weights.index().tensors.iter().filter(|(name, info)| info.shape.len() == 2 && packed(name));
         let bytes = matrices.map(|(name, info)| {
             let (rows, columns) = (info.shape[0], info.shape[1]);
             let packed = Matrix::packed_bytes(format(info.kind), rows, columns);
@@ -88,15 +106,28 @@ impl<'a> Packer<'a> {
         });
         let bytes = bytes.sum::<Result<usize, _>>()?;
         let arena = Arena::with_capacity(bytes).map_err(|error| EngineError::Weights(error.to_string()))?;
-        Ok(Self { weights, pool, arena })
+        Ok(Self { weights, pool, load, arena })
     }
 
-    /// Returns the parts of a matrix that have so many rows each; the file's pages are given back.
+    /// Returns the parts of a matrix that have so many rows each; the file's pages are given back, but
+    /// of those that are used from there.
     fn matrices<const N: usize>(&mut self, name: &str, rows: [usize; N]) -> Result<[Matrix; N], EngineError> {
         let refuse = |error: &dyn std::fmt::Display| EngineError::Weights(format!("tensor {name:?}: {error}"));
         let info = self.weights.index().tensors.get(name).ok_or_else(|| refuse(&"missing"))?;
-        let bytes = self.weights.tensor_bytes(name).map_err(|error| refuse(&error))?;
         let (columns, kind) = (info.shape[1], info.kind);
+        if let Some((part, place)) = self.weights.stored(name).filter(|_| self.load == WeightLoad::Mapped) {
+            let source: Arc<dyn RowBytes> = Arc::new(Mapped(part));
+            let mut start = place.start;
+            let mut parts = Vec::with_capacity(N);
+            for rows in rows {
+                let end = start + place.len() / info.shape[0] * rows;
+                let mapped = Matrix::mapped(Arc::clone(&source), start..end, format(kind), rows, columns);
+                parts.push(mapped.map_err(|error| refuse(&error))?);
+                start = end;
+            }
+            return <[Matrix; N]>::try_from(parts).map_err(|_parts| refuse(&"too few parts"));
+        }
+        let bytes = self.weights.tensor_bytes(name).map_err(|error| refuse(&error))?;
         let mut start = 0;
         let mut parts = Vec::with_capacity(N);
         for rows in rows {
@@ -175,11 +206,11 @@ impl Model {
     ///
     /// Matrices are packed in the order of use, each right after it was read: beside the packed
     /// weights there is never more than one tensor of the file in memory.
-    pub(super) fn load(weights: &Weights, room: usize, pool: &Pool) -> Result<Self, EngineError> {
+    pub(super) fn load(weights: &Weights, room: usize, pool: &Pool, load: WeightLoad) -> Result<Self, EngineError> {
         let spec = weights.spec().clone();
         let unknown = || EngineError::Weights(format!("architecture {:?} is not supported", spec.architecture));
         let family = families::find(&spec.architecture).ok_or_else(unknown)?;
-        let mut packer = Packer::new(weights, pool)?;
+        let mut packer = Packer::new(weights, pool, load)?;
         let embedding = packer.matrix(family.model.token_embedding)?;
         let mut kinds: Vec<LayerKind> = Vec::new();
         let mut layers = Vec::with_capacity(spec.layers);

@@ -208,6 +208,12 @@ impl Team {
         } else {
             self.multiply_many(input, rows, columns, products, classes, additions);
         }
+        for Product { matrix, then, .. } in products {
+            matrix.release();
+            if let Then::Gate { up, .. } = then {
+                up.release();
+            }
+        }
     }
 
     fn multiply_few(

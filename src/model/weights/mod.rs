@@ -17,6 +17,7 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     io,
+    ops::Range,
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -37,6 +38,7 @@ pub use format::TensorType;
 pub use gguf::{GgufError, Index, TensorInfo, Value};
 pub use image::Image;
 pub use importance::{Importance, ImportanceError};
+pub use parts::Part;
 pub use quantize::QuantizeError;
 pub use requantize::{Fallback, Outline};
 pub use safetensors::FolderError;
@@ -271,6 +273,14 @@ impl Weights {
     /// If there is no tensor of that name.
     pub fn tensor_bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
         Ok(self.parts.tensor(self.info(name)?))
+    }
+
+    /// Returns the file, or bytes, that a tensor lies in as the index says, and where; none of one that
+    /// is made from what is stored, or that there is not.
+    #[must_use]
+    pub fn stored(&self, name: &str) -> Option<(Part, Range<usize>)> {
+        let info = self.parts.index.tensors.get(name).filter(|info| info.change.is_none())?;
+        Some((Part(Arc::clone(&self.parts.bytes[info.part])), info.range.clone()))
     }
 
     /// Gives back the memory of a tensor that was read from a mapped file; what is read of it again is

@@ -42,6 +42,29 @@ impl Bytes {
     }
 }
 
+/// One of a model's files, or of the pieces of memory that take their place.
+#[derive(Clone)]
+pub struct Part(pub(super) Arc<Bytes>);
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part").field("bytes", &self.bytes().len()).finish()
+    }
+}
+
+impl Part {
+    /// Returns its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
+    /// Gives back the memory of some of a mapped file; read again, it comes from the file again.
+    pub fn release(&self, range: Range<usize>) {
+        self.0.release(range);
+    }
+}
+
 #[expect(unsafe_code, reason = "mapping a file is the only way to read gigabytes without copying them first")]
 fn map(file: &File) -> io::Result<memmap2::Mmap> {
     // SAFETY: the map is only read. A file that another process shortens while it is mapped ends

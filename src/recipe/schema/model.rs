@@ -19,6 +19,21 @@ pub struct Model {
     #[serde(default)]
     #[schemars(range(min = 2, max = 16_777_216))]
     pub context_length: Option<u32>,
+    /// How ruvlab's own kernels hold matrices.
+    #[serde(default)]
+    pub load: ModelLoad,
+}
+
+/// How ruvlab's own kernels hold matrices. Results are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelLoad {
+    /// Copied into memory, packed for the kernels.
+    #[default]
+    Packed,
+    /// Used from the mapped file, packed again for every product and let go of after it: for models
+    /// larger than memory, and slow.
+    Mapped,
 }
 
 /// How the weights are stored while running.
