@@ -13,7 +13,7 @@ use std::{io, num::NonZeroUsize, sync::Arc};
 
 pub use adapter::{Adapter, LayerAdapter, LowRank};
 pub use native::CacheType;
-pub use ruvlab_kernels::Tier;
+pub use ruvlab_kernels::{Tier, TierError, select, setting};
 
 use crate::model::{spec::ModelSpec, weights::Weights};
 
