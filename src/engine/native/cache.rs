@@ -4,7 +4,7 @@
 //! without it noticing.
 use std::ops::Range;
 
-use ruvlab_kernels::{Cached, KEY_TILE, Kernels, KeyValueTile, KeyValueTiles};
+use ruvlab_kernels::{Cached, KEY_TILE, Kernels, KeyValuePage, KeyValuePages};
 
 use super::CacheType;
 
@@ -108,11 +108,15 @@ pub(super) struct CachedHead<'a> {
     length: usize,
 }
 
-impl KeyValueTiles for CachedHead<'_> {
-    fn tile(&self, index: usize) -> KeyValueTile<'_> {
+impl KeyValuePages for CachedHead<'_> {
+    fn page_tokens(&self) -> usize {
+        KEY_TILE
+    }
+
+    fn page(&self, index: usize) -> KeyValuePage<'_> {
         let range = self.offset..self.offset + self.length;
         let Block { keys, values } = &self.blocks[index];
-        KeyValueTile { keys: keys.part(range.clone()), values: values.part(range) }
+        KeyValuePage { keys: keys.part(range.clone()), values: values.part(range) }
     }
 }
 
@@ -130,6 +134,7 @@ mod tests {
                 kernels.widen(bits, &mut values);
                 values
             }
+            blocks => panic!("{:?} was not asked for", blocks.kind()),
         };
         for (key_type, value_type) in [(CacheType::F32, CacheType::F16), (CacheType::F16, CacheType::F32)] {
             let mut cache = Cache::new(CacheShape { key_type, value_type, layers: 2, kv_heads: 3, head_dim: 8 });
@@ -146,7 +151,7 @@ mod tests {
             assert_eq!(cache.blocks.len(), 3);
             for (layer, head, position) in [(0, 0, 0), (1, 2, 63), (0, 1, 64), (1, 0, 149)] {
                 let tile = cache.head(layer, head);
-                let KeyValueTile { keys, values } = tile.tile(position / KEY_TILE);
+                let KeyValuePage { keys, values } = tile.page(position / KEY_TILE);
                 let at = position % KEY_TILE * 8;
                 let want: Vec<f32> = (0..8).map(|i| value(layer, position, head * 8 + i)).collect();
                 assert_eq!(wide(keys)[at..at + 8], want, "{key_type:?} layer {layer} head {head} position {position}");
