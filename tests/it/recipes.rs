@@ -21,8 +21,12 @@ fn yaml_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-const SHIPPED: [&str; 10] = [
+const SHIPPED: [&str; 14] = [
     "base/cpu.yaml",
+    "kv/context-extension.yaml",
+    "kv/pressure.yaml",
+    "kv/smollm2.yaml",
+    "kv/tiers.yaml",
     "mistral7b-q8.yaml",
     "phi4mini-q4.yaml",
     "prompt-length.yaml",

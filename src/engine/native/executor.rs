@@ -4,15 +4,15 @@
 //! step, so the values the walk hands from phase to phase are empty.
 use std::{cmp::Reverse, ops::Range};
 
-use ruvlab_kernels::{AttentionShape, Chunks, Claims, Matrix, Output, RopePairs};
+use ruvlab_kernels::{AttentionShape, Chunks, Claims, Kernels, Matrix, Output, RopePairs};
 
 use super::{
-    cache::Cache,
     model::Model,
     products::{FEW_ROWS, Input, Product, Scratch, Team, Then, room},
 };
 use crate::{
-    engine::{EngineError, sequences::Sequences},
+    engine::EngineError,
+    kv::{PagedCache, Rotation},
     model::{
         decoder::{Executor, Segment, Step},
         rope::RopeLayout,
@@ -71,11 +71,34 @@ pub(super) struct Walker<'a> {
     pub(super) model: &'a Model,
     pub(super) team: &'a mut Team,
     pub(super) work: &'a mut Workspace,
-    pub(super) sequences: &'a mut Sequences<Cache>,
+    pub(super) cache: &'a mut PagedCache,
     /// Of the step.
     pub(super) rows: usize,
     /// `[logit_rows, V]`.
     pub(super) logits: &'a mut [f32],
+}
+
+fn pairs(layout: RopeLayout) -> RopePairs {
+    match layout {
+        RopeLayout::Interleaved => RopePairs::Interleaved,
+        RopeLayout::Halves => RopePairs::Halves,
+    }
+}
+
+/// Rotates cached keys of a model.
+pub(super) struct CachedRotation<'a> {
+    pub(super) model: &'a Model,
+    pub(super) kernels: &'a Kernels,
+}
+
+impl Rotation for CachedRotation<'_> {
+    fn rotate(&self, layer: usize, keys: &mut [f32], by: u32) {
+        let kind = &self.model.kinds[self.model.layers[layer].kind];
+        // Without the magnitude, which the keys have already.
+        let turn = |frequency: &f32| (by as f32 * frequency).sin_cos();
+        let (sin, cos): (Vec<f32>, Vec<f32>) = kind.frequencies.values.iter().map(turn).unzip();
+        self.kernels.rotate(keys, self.model.spec.head_dim, &cos, &sin, pairs(kind.layout));
+    }
 }
 
 fn normed<'a>(spec: &ModelSpec, stream: &'a [f32], weight: &'a [f32]) -> Input<'a> {
@@ -91,10 +114,7 @@ impl Walker<'_> {
         let [cos, sin] = &work.rotations[layer.kind];
         let kind = &self.model.kinds[layer.kind];
         let half = kind.frequencies.values.len();
-        let pairs = match kind.layout {
-            RopeLayout::Interleaved => RopePairs::Interleaved,
-            RopeLayout::Halves => RopePairs::Halves,
-        };
+        let pairs = pairs(kind.layout);
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let outputs = [(work.queries.flat(rows * queries), queries), (work.keys.flat(rows * keys), keys)];
         team.each_row(rows, &|row, scratch| {
@@ -112,21 +132,19 @@ impl Walker<'_> {
         });
     }
 
-    fn cache_heads(&mut self, layer: usize, step: &Step) -> Result<(), EngineError> {
+    fn cache_heads(&mut self, layer: usize, step: &Step) {
         let width = self.model.spec.kv_heads * self.model.spec.head_dim;
         for Segment { sequence, rows, past } in &step.segments {
-            let cache = &mut self.sequences.get_mut(*sequence)?.state;
-            for (position, row) in (*past..).zip(rows.clone()) {
+            for (index, row) in (*past..).zip(rows.clone()) {
                 let range = row * width..(row + 1) * width;
                 let (keys, values) = (&self.work.keys.values[range.clone()], &self.work.values.values[range]);
-                cache.write(self.team.kernels, layer, position, keys, values);
+                self.cache.write(*sequence, layer, index, keys, values);
             }
         }
-        Ok(())
     }
 
     fn attend_all(&mut self, layer: usize, step: &Step) {
-        let (model, team, sequences) = (self.model, &*self.team, &*self.sequences);
+        let (model, team, cache) = (self.model, &*self.team, &*self.cache);
         let (spec, rows) = (&model.spec, step.tokens.len());
         let group = spec.heads / spec.kv_heads;
         let width = spec.heads * spec.head_dim;
@@ -134,7 +152,7 @@ impl Walker<'_> {
         let attention = Attention {
             model,
             team,
-            sequences,
+            cache,
             layer,
             step,
             queries: &queries.values[..rows * width],
@@ -219,7 +237,7 @@ enum From {
 struct Attention<'a> {
     model: &'a Model,
     team: &'a Team,
-    sequences: &'a Sequences<Cache>,
+    cache: &'a PagedCache,
     layer: usize,
     step: &'a Step,
     queries: &'a [f32],
@@ -231,15 +249,15 @@ impl Attention<'_> {
     fn run(&self, segment: usize, tokens: Range<usize>, heads: Range<usize>, scratch: &mut Scratch) {
         let (spec, kind) = (&self.model.spec, &self.model.kinds[self.model.layers[self.layer].kind]);
         let Segment { sequence, rows, past } = &self.step.segments[segment];
-        // Every sequence of the step was found when its keys were cached.
-        let Ok(sequence) = self.sequences.get(*sequence) else { return };
+        let key_head = heads.start / (spec.heads / spec.kv_heads);
+        // Every sequence of the step was found when room was made for it.
+        let Some(cached) = self.cache.head(*sequence, self.layer, key_head) else { return };
         let shape = AttentionShape {
             head_dim: spec.head_dim,
             scale: spec.attention_scale as f32,
             soft_cap: spec.attention_softcap.map(|cap| cap as f32),
             window: kind.window,
         };
-        let cached = sequence.state.head(self.layer, heads.start / (spec.heads / spec.kv_heads));
         let (first, width) = (past + tokens.start, heads.len() * spec.head_dim);
         let range = |token: usize| {
             let start = ((rows.start + token) * spec.heads + heads.start) * spec.head_dim;
@@ -309,7 +327,7 @@ impl Executor for Walker<'_> {
 
     fn attend(&mut self, layer: usize, (): (), step: &Step) -> Result<(), EngineError> {
         self.turn_heads(layer);
-        self.cache_heads(layer, step)?;
+        self.cache_heads(layer, step);
         self.attend_all(layer, step);
         Ok(())
     }
