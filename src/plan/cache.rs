@@ -12,7 +12,7 @@ use crate::{
 use super::ModelIdentity;
 
 /// Below so many parameters keys of 4 bits cost more than they save: of Qwen3-0.6B they make the
-/// perplexity 3.5 times as high, of Qwen3-8B 1.02 times (ik_llama.cpp #1509).
+/// perplexity 3.5 times as high, of Qwen3-8B 1.02 times (`ik_llama.cpp` #1509).
 const SMALL_MODEL_PARAMETERS: u64 = 3_000_000_000;
 
 pub(super) fn cache_type(asked: Option<KvType>) -> CacheType {

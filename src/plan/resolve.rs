@@ -228,9 +228,10 @@ impl<'a, 'w> Resolver<'a, 'w> {
                 return None;
             }
         }
-        for path in cache::native_only(cache).into_iter().filter(|_| !is_native(kernel_set)) {
-            let message =
-                format!("`{path}` is for the cache of ruvlab's own kernels, which `{}` has not", set_name(kernel_set));
+        let foreign = cache::native_only(cache).first().copied().filter(|_| !is_native(kernel_set));
+        if let Some(path) = foreign {
+            let set = set_name(kernel_set);
+            let message = format!("`{path}` is for the cache of ruvlab's own kernels, which `{set}` has not");
             let diagnostic = Diagnostic::error("cache", message).at((self.place)(path));
             self.recipe_problems.push(diagnostic.hint("take it out, or take the kernel set `auto`"));
             return None;

@@ -54,6 +54,88 @@ struct Running {
     done: usize,
 }
 
+/// Requests on their way.
+struct Traffic<'a> {
+    engine: &'a mut dyn LanguageModel,
+    requests: &'a [Request],
+    waiting: VecDeque<usize>,
+    running: Vec<Running>,
+    /// How many may run until one of them ends.
+    most: usize,
+    fate: Fate,
+}
+
+impl Traffic<'_> {
+    /// Lets in whoever there is room for.
+    fn admit(&mut self) -> Result<(), EngineError> {
+        while self.running.len() < self.most {
+            let Some(request) = self.waiting.front().copied() else { break };
+            let Request { tokens, prompt, .. } = &self.requests[request];
+            match self.engine.admit(&tokens[..*prompt], tokens.len()) {
+                Ok(admitted) => {
+                    self.waiting.pop_front();
+                    self.running.push(Running { request, sequence: admitted.sequence, done: admitted.cached });
+                }
+                Err(EngineError::CacheFull { .. }) if self.running.is_empty() => {
+                    self.waiting.pop_front();
+                    self.fate.dropped += 1;
+                }
+                Err(EngineError::CacheFull { .. }) => {
+                    self.fate.refused += 1;
+                    self.most = self.running.len();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a step of all that run.
+    fn step(&mut self, parts: &[Part], logits: LogitRows) -> Result<Vec<Logits>, EngineError> {
+        let chunk = |(running, part): (&Running, &Part)| Chunk {
+            sequence: running.sequence,
+            tokens: &self.requests[part.request].tokens[part.start..part.start + part.length],
+            logits,
+        };
+        let batch: Vec<Chunk<'_>> = self.running.iter().zip(parts).map(chunk).collect();
+        self.engine.step(&batch)
+    }
+
+    /// Closes those that a step brought to their end.
+    fn advance(&mut self, parts: &[Part], concurrency: usize) {
+        for (running, part) in self.running.iter_mut().zip(parts) {
+            running.done += part.length;
+        }
+        let Self { engine, requests, running, .. } = self;
+        let before = running.len();
+        running.retain(|running| {
+            let goes_on = running.done < requests[running.request].tokens.len();
+            if !goes_on {
+                engine.close(running.sequence);
+            }
+            goes_on
+        });
+        if self.running.len() < before {
+            self.fate.finished += (before - self.running.len()) as u64;
+            self.most = concurrency;
+        }
+    }
+
+    /// Closes the youngest, which begins again when another has ended.
+    fn preempt(&mut self, concurrency: usize) {
+        let Some(youngest) = self.running.pop() else { return };
+        self.engine.close(youngest.sequence);
+        if self.running.is_empty() {
+            self.fate.dropped += 1;
+            self.most = concurrency;
+        } else {
+            self.fate.preempted += 1;
+            self.waiting.push_front(youngest.request);
+            self.most = self.running.len();
+        }
+    }
+}
+
 /// Runs all requests to their end, `concurrency` at most at once, in order.
 pub(super) fn drive<E: From<EngineError>>(
     engine: &mut dyn LanguageModel,
@@ -62,49 +144,24 @@ pub(super) fn drive<E: From<EngineError>>(
     logits: LogitRows,
     mut watch: impl FnMut(Stepped<'_>) -> Result<(), E>,
 ) -> Result<Fate, E> {
-    let mut waiting: VecDeque<usize> = (0..requests.len()).collect();
-    let mut running: Vec<Running> = Vec::new();
-    let (mut fate, mut number) = (Fate::default(), 0);
-    // How many may run until one of them ends.
-    let mut most = concurrency;
-    let mut transitions = Vec::new();
-    while !waiting.is_empty() || !running.is_empty() {
-        while running.len() < most {
-            let Some(request) = waiting.front().copied() else { break };
-            let Request { tokens, prompt, .. } = &requests[request];
-            match engine.admit(&tokens[..*prompt], tokens.len()) {
-                Ok(admitted) => {
-                    waiting.pop_front();
-                    running.push(Running { request, sequence: admitted.sequence, done: admitted.cached });
-                }
-                Err(EngineError::CacheFull { .. }) if running.is_empty() => {
-                    waiting.pop_front();
-                    fate.dropped += 1;
-                }
-                Err(EngineError::CacheFull { .. }) => {
-                    fate.refused += 1;
-                    most = running.len();
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if running.is_empty() {
+    let waiting = (0..requests.len()).collect();
+    let mut traffic =
+        Traffic { engine, requests, waiting, running: Vec::new(), most: concurrency, fate: Fate::default() };
+    let (mut number, mut transitions) = (0, Vec::new());
+    while !traffic.waiting.is_empty() || !traffic.running.is_empty() {
+        traffic.admit()?;
+        if traffic.running.is_empty() {
             continue;
         }
-        let parts: Vec<Part> = running.iter().map(|running| next(running, &requests[running.request])).collect();
-        let chunk = |(running, part): (&Running, &Part)| Chunk {
-            sequence: running.sequence,
-            tokens: &requests[part.request].tokens[part.start..part.start + part.length],
-            logits,
-        };
-        let batch: Vec<Chunk<'_>> = running.iter().zip(&parts).map(chunk).collect();
+        let parts: Vec<Part> =
+            traffic.running.iter().map(|running| next(running, &requests[running.request])).collect();
         let stopwatch = Stopwatch::start();
-        let result = engine.step(&batch);
+        let result = traffic.step(&parts, logits);
         let duration_ns = stopwatch.elapsed_ns();
-        transitions.extend(engine.take_transitions());
+        transitions.extend(traffic.engine.take_transitions());
         match result {
             Ok(logits) => {
-                let report = engine.cache_report().unwrap_or_default();
+                let report = traffic.engine.cache_report().unwrap_or_default();
                 watch(Stepped {
                     number,
                     parts: &parts,
@@ -115,39 +172,13 @@ pub(super) fn drive<E: From<EngineError>>(
                 })?;
                 transitions.clear();
                 number += 1;
-                for (running, part) in running.iter_mut().zip(&parts) {
-                    running.done += part.length;
-                }
-                let before = running.len();
-                running.retain(|running| {
-                    let goes_on = running.done < requests[running.request].tokens.len();
-                    if !goes_on {
-                        engine.close(running.sequence);
-                    }
-                    goes_on
-                });
-                if running.len() < before {
-                    fate.finished += (before - running.len()) as u64;
-                    most = concurrency;
-                }
+                traffic.advance(&parts, concurrency);
             }
-            // The youngest begins again when another has ended.
-            Err(EngineError::CacheFull { .. }) => {
-                let Some(youngest) = running.pop() else { continue };
-                engine.close(youngest.sequence);
-                if running.is_empty() {
-                    fate.dropped += 1;
-                    most = concurrency;
-                } else {
-                    fate.preempted += 1;
-                    waiting.push_front(youngest.request);
-                    most = running.len();
-                }
-            }
+            Err(EngineError::CacheFull { .. }) => traffic.preempt(concurrency),
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(fate)
+    Ok(traffic.fate)
 }
 
 fn next(running: &Running, request: &Request) -> Part {

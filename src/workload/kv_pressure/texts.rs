@@ -137,7 +137,7 @@ fn report(
     let mut totals = Totals::default();
     for (window, text) in (0..).zip(scores) {
         // As in a divergence: the second half of each text is what counts.
-        let second: Vec<TokenScore> = text.iter().skip((text.len() + 1) / 2).flatten().copied().collect();
+        let second: Vec<TokenScore> = text.iter().skip(text.len().div_ceil(2)).flatten().copied().collect();
         if second.is_empty() {
             continue;
         }
