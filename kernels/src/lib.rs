@@ -47,13 +47,13 @@ pub use attention::{
     SMALLEST_PAGE,
 };
 pub use claims::Claims;
-pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select};
+pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select, setting};
 pub use format::Format;
 pub use matmul::matmul_pooled;
 pub use matrix::{Matrix, PackError};
 pub use output::{Output, Tile};
 pub use pool::{Chunks, Pool};
-pub use probe::MULTIPLY_ADDS_A_ROUND;
+pub use probe::{MULTIPLY_ADDS_A_ROUND, ROUNDS_AT_ONCE};
 pub use quant::{QuantizeError, dequantize_row, quantize_row};
 pub use rope::RopePairs;
 

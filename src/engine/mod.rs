@@ -10,7 +10,7 @@ mod steps;
 
 use std::{io, num::NonZeroUsize};
 
-pub use ruvlab_kernels::Tier;
+pub use ruvlab_kernels::{Tier, TierError, select, setting};
 
 pub use crate::kv::CacheType;
 use crate::{

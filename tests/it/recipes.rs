@@ -21,8 +21,11 @@ fn yaml_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-const SHIPPED: [&str; 14] = [
+const SHIPPED: [&str; 17] = [
     "base/cpu.yaml",
+    "kernels/pico.yaml",
+    "kernels/smollm2.yaml",
+    "kernels/synthetic.yaml",
     "kv/context-extension.yaml",
     "kv/pressure.yaml",
     "kv/smollm2.yaml",
