@@ -6,6 +6,8 @@ mod gemm;
 mod gemv;
 mod matmul;
 mod part;
+mod softmax;
+mod tiles;
 
 use crate::{
     avx2,
@@ -17,6 +19,7 @@ static KERNELS: Kernels = Kernels {
     // SAFETY: this table is private and leaves only through `detect`, which has seen the features.
     matmul: |weights, activations, tile| unsafe { matmul::matmul(weights, activations, tile) },
     attention: attention::KERNELS,
+    softmax: softmax::KERNELS,
     ..avx2::KERNELS
 };
 
