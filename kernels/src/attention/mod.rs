@@ -5,15 +5,25 @@
 //! 1805.02867; Dao, arXiv 2307.08691). The walk over tiles is the same in every tier; a tier has the
 //! products inside one. Where a tile lies in several pages its scores and sums are taken page by page,
 //! in the order of the tokens, so that no result depends on the size of pages.
+//!
+//! A single token's keys are taken in parts of [`KEY_PART`], each with a largest score and sums of its
+//! own, which are merged in order: threads can share a long context and the result is the same.
+mod mass;
+mod naive;
 mod pages;
+mod part;
 mod walk;
 
 use crate::Kernels;
 pub use pages::{Cached, CachedMut, CachedType, KeyValuePage, KeyValuePages};
+pub use part::part_values;
 use walk::Walk;
 
 /// Tokens of a tile. Tile `i` of a sequence holds positions from `i * KEY_TILE` on.
 pub const KEY_TILE: usize = 64;
+
+/// Keys of a part, a whole number of tiles.
+pub const KEY_PART: usize = 256;
 
 /// Tokens a page has at least.
 pub const SMALLEST_PAGE: usize = 8;
@@ -26,6 +36,10 @@ const FEW_TOKENS: usize = 3;
 pub(crate) struct AttentionKernels {
     pub(crate) f32: TileKernels<f32>,
     pub(crate) f16: TileKernels<u16>,
+    /// Where there are none, blocks are widened first.
+    pub(crate) q8_0: Option<BlockKernels>,
+    /// Asks for what is read next.
+    pub(crate) prefetch: fn(Cached<'_>),
     /// `c[m, n] = a[m, k] b[k, n]`, or added to it. Rows are `stride` apart; n is a multiple of
     /// [`PANEL`].
     pub(crate) multiply: fn(Operand<'_>, Operand<'_>, &mut [f32], Product),
@@ -42,6 +56,13 @@ pub(crate) struct TileKernels<T> {
     pub(crate) scores: fn(&[f32], &[T], usize, &mut [f32]),
     /// Adds `Σ weights[g, t] values[t]` to `sums[g]`; rows of weights are [`KEY_TILE`] long.
     pub(crate) combine: fn(&[f32], &[T], usize, &mut [f32]),
+}
+
+/// What reads blocks as they are cached, with the results of widening them first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockKernels {
+    pub(crate) scores: fn(&[f32], &[u8], usize, &mut [f32]),
+    pub(crate) combine: fn(&[f32], &[u8], usize, &mut [f32]),
 }
 
 /// The columns of a product come in multiples of this.
@@ -90,6 +111,17 @@ pub struct AttentionScratch {
     queries: Vec<f32>,
     largest: Vec<f32>,
     totals: Vec<f32>,
+    part: Vec<f32>,
+}
+
+impl AttentionScratch {
+    /// Returns how many bytes the buffers have grown to.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let Self { blocks, keys, values, scores, sums, queries, largest, totals, part } = self;
+        let buffers = [blocks, keys, values, scores, sums, queries, largest, totals, part];
+        buffers.into_iter().map(Vec::capacity).sum::<usize>() * size_of::<f32>()
+    }
 }
 
 fn room(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
@@ -132,27 +164,61 @@ impl Kernels {
         scratch: &mut AttentionScratch,
         out: &mut [f32],
     ) {
+        self.run(shape, queries, tokens, first, cached, scratch, out, None);
+    }
+
+    /// Does what [`Kernels::attend`] does, and writes the logarithm of each row's sum of exponentials,
+    /// `ln Σ_s exp(score[s])`.
+    ///
+    /// # Shapes
+    ///
+    /// `log_sum_exps` is `[T, G]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Kernels::attend`].
+    #[expect(clippy::too_many_arguments, reason = "as above")]
+    pub fn attend_saving(
+        &self,
+        shape: &AttentionShape,
+        queries: &[f32],
+        tokens: usize,
+        first: usize,
+        cached: &dyn KeyValuePages,
+        scratch: &mut AttentionScratch,
+        out: &mut [f32],
+        log_sum_exps: &mut [f32],
+    ) {
+        self.run(shape, queries, tokens, first, cached, scratch, out, Some(log_sum_exps));
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "as above")]
+    fn run(
+        &self,
+        shape: &AttentionShape,
+        queries: &[f32],
+        tokens: usize,
+        first: usize,
+        cached: &dyn KeyValuePages,
+        scratch: &mut AttentionScratch,
+        out: &mut [f32],
+        mut log_sum_exps: Option<&mut [f32]>,
+    ) {
         let d = shape.head_dim;
         assert_eq!(queries.len(), out.len(), "attend: {} query values, room for {}", queries.len(), out.len());
-        assert!(
-            d > 0 && tokens > 0 && queries.len().is_multiple_of(tokens * d),
-            "attend: no whole heads of {d} values"
-        );
-        assert!(shape.window != Some(0), "attend: a window of no tokens");
-        let page = cached.page_tokens();
-        assert!(
-            page.is_power_of_two() && (SMALLEST_PAGE..=KEY_TILE).contains(&page),
-            "attend: pages of {page} tokens (a power of two from {SMALLEST_PAGE} to {KEY_TILE} there can be)"
-        );
-        let walk = Walk { kernels: self, shape, group: queries.len() / (tokens * d), cached, page };
+        let walk = Walk::new(self, shape, queries, tokens, cached);
+        let group = walk.group;
+        if let Some(saved) = &log_sum_exps {
+            assert_eq!(saved.len(), tokens * group, "attend: room for {} sums of exponentials", saved.len());
+        }
         if tokens <= FEW_TOKENS {
-            for (token, (queries, out)) in
-                queries.chunks_exact(walk.group * d).zip(out.chunks_exact_mut(walk.group * d)).enumerate()
-            {
-                walk.one_token(queries, first + token, scratch, out);
+            let rows = queries.chunks_exact(group * d).zip(out.chunks_exact_mut(group * d));
+            for (token, (queries, out)) in rows.enumerate() {
+                let saved = log_sum_exps.as_mut().map(|all| &mut all[token * group..][..group]);
+                walk.one_token(queries, first + token, scratch, out, saved);
             }
         } else {
-            walk.many_tokens(queries, first, scratch, out);
+            walk.many_tokens(queries, first, scratch, out, log_sum_exps);
         }
     }
 }
