@@ -86,6 +86,19 @@ impl PagedCache {
         self.has(Stage::Evict) || self.has(Stage::EvictLight)
     }
 
+    /// Returns whether its policy asks how much of the attention pages get
+    /// ([`add_mass`](Self::add_mass)).
+    #[must_use]
+    pub fn weighs(&self) -> bool {
+        self.has(Stage::EvictLight)
+    }
+
+    /// Returns the tokens of a page.
+    #[must_use]
+    pub fn page_tokens(&self) -> usize {
+        self.settings.shape.page_tokens
+    }
+
     /// Returns the most rows a step should add, so that a policy can make room between two of them: a
     /// quarter of what the budget holds.
     #[must_use]

@@ -1,5 +1,5 @@
 //! What a recipe may say and this version cannot run yet.
-use super::schema::{KernelSet, KlReference, PressurePolicy, Recipe, Workload};
+use super::schema::{KernelSet, KlReference, Recipe, Workload};
 
 /// Returns each setting that this version of ruvlab cannot run, by its path, and what is missing.
 /// Nothing listed here is ignored: a plan refuses a recipe that uses any of it.
@@ -27,16 +27,11 @@ pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
 
 /// Returns what the recipe's own cell cannot run.
 fn own(recipe: &Recipe) -> Vec<(String, String)> {
-    let pressure = recipe.kv_cache.pressure.as_ref();
-    let h2o = pressure.is_some_and(|pressure| pressure.steps().contains(&PressurePolicy::H2o));
-    let staged = pressure.is_some_and(|pressure| pressure.policy == PressurePolicy::Hybrid);
     let cuda = "ruvlab's CUDA kernels";
     let verifies = recipe.kernels.verify.reference.is_some_and(|set| set == KernelSet::Cuda);
     let uses = [
         ("kernels.set", recipe.kernels.set == KernelSet::Cuda, cuda),
         ("kernels.verify.reference", verifies, cuda),
-        ("kv_cache.pressure.policy", h2o && !staged, "eviction by the weights of attention"),
-        ("kv_cache.pressure.stages", h2o && staged, "eviction by the weights of attention"),
         ("adapter", recipe.adapter.is_some(), "LoRA adapters"),
         ("micro_lora", recipe.micro_lora.is_some(), "MicroLoRA"),
         ("training", recipe.training.is_some(), "training"),
@@ -69,7 +64,7 @@ mod tests {
         assert_eq!(paths(&json!({"rope": {"scaling": "yarn", "factor": 2.0, "theta": 1e4}})), [""; 0]);
         let kernels = json!({"set": "avx2", "verify": {"reference": "scalar"}});
         assert_eq!(paths(&json!({"kv_cache": {"type_k": "f16"}, "kernels": kernels})), [""; 0]);
-        let cache = json!({"type_k": "q5_1", "type_v": "q8_0", "page_tokens": 16, "budget": "1GiB", "pressure": {"policy": "evict"}});
+        let cache = json!({"type_k": "q5_1", "type_v": "q8_0", "page_tokens": 16, "budget": "1GiB", "pressure": {"policy": "h2o"}});
         assert_eq!(paths(&json!({"kv_cache": cache})), [""; 0]);
     }
 
@@ -78,17 +73,13 @@ mod tests {
         let given = json!({
             "model": {"source": "hf:a/b", "revision": "c"},
             "kernels": {"set": "cuda", "verify": {"reference": "cuda"}},
-            "kv_cache": {"budget": "1GiB", "pressure": {"policy": "h2o"}},
             "adapter": {"target_modules": ["q_proj"]},
             "micro_lora": {},
             "training": {"learning_rate": 1e-4},
             "continual": {"tasks": []},
             "sona": {},
         });
-        assert_eq!(paths(&given).len(), 8);
-        let staged =
-            json!({"kv_cache": {"budget": "1GiB", "pressure": {"policy": "hybrid", "stages": ["spill", "h2o"]}}});
-        assert_eq!(paths(&staged), ["kv_cache.pressure.stages"]);
+        assert_eq!(paths(&given).len(), 7);
         for source in ["synthetic:qwen2.5-7b:q4_0", "hf:a/b@main:Q4_0", "/tmp"] {
             assert_eq!(paths(&json!({"model": {"source": source}})), [""; 0]);
         }

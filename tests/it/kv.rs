@@ -259,7 +259,7 @@ fn one_trace_gives_as_many_behaviours_as_policies() {
         "requests": 5, "concurrency": 4, "prompt_tokens": 100, "output_tokens": 60, "n_ctx": 160,
     }}]);
     let mut seen = Vec::new();
-    for pressure in ["quantize", "evict", "reject", "spill", "none"] {
+    for pressure in ["quantize", "evict", "h2o", "reject", "spill", "none"] {
         let mut behaviour = Vec::new();
         for task in [LaunchTask::Speed, LaunchTask::Quality] {
             let mut spec = launch_spec(task, "builtin:pico", "auto", "as_is", &workload);
@@ -294,7 +294,7 @@ fn one_trace_gives_as_many_behaviours_as_policies() {
             } else {
                 let kl = value("kl_mean").unwrap();
                 println!("{pressure}: KL {kl:e}, perplexity {:.3}", value("perplexity").unwrap());
-                assert_eq!(kl > 1e-9, ["quantize", "evict"].contains(&pressure), "{pressure}: {kl:e}");
+                assert_eq!(kl > 1e-9, ["quantize", "evict", "h2o"].contains(&pressure), "{pressure}: {kl:e}");
                 assert!(!samples(&events, "kl_at_position").is_empty());
             }
         }

@@ -64,6 +64,14 @@ pub(super) struct Workspace {
     /// Cosines and sines of the step's rows, for each kind of layers.
     rotations: Vec<[Vec<f32>; 2]>,
     items: Vec<Item>,
+    weighing: Weighing,
+}
+
+/// What the weight of pages is told from.
+#[derive(Default)]
+struct Weighing {
+    log_sum_exps: Vec<f32>,
+    mass: Vec<f32>,
 }
 
 /// Runs one step of a model.
@@ -192,6 +200,46 @@ impl Walker<'_> {
                 attention.run(*segment, tokens.clone(), kv_head * group..(kv_head + 1) * group, scratch);
             }
         });
+    }
+
+    /// Adds up how much of the attention each page gets, where a policy goes by it. This takes the
+    /// scores once more, on one thread: a policy is studied with it, not served.
+    fn weigh(&mut self, layer: usize, step: &Step) {
+        let spec = &self.model.spec;
+        let (d, group) = (spec.head_dim, spec.heads / spec.kv_heads);
+        let (shape, kernels, width) = (self.shape(layer), self.team.kernels, group * d);
+        let page_tokens = self.cache.page_tokens();
+        let mut scratch = self.team.scratch(0);
+        let Weighing { log_sum_exps, mass } = &mut self.work.weighing;
+        for Segment { sequence, rows, past } in &step.segments {
+            let tokens = rows.len();
+            for kv_head in 0..spec.kv_heads {
+                let Scratch { queries, attended, attention, .. } = &mut *scratch;
+                let (queries, out) = (room(queries, tokens * width), room(attended, tokens * width));
+                for (row, queries) in rows.clone().zip(queries.chunks_exact_mut(width)) {
+                    let start = (row * spec.heads + kv_head * group) * d;
+                    queries.copy_from_slice(&self.work.queries.values[start..start + width]);
+                }
+                let (log_sum_exps, mass) = (room(log_sum_exps, tokens * group), room(mass, past + tokens));
+                mass.fill(0.0);
+                let Some(cached) = self.cache.head(*sequence, layer, kv_head) else { continue };
+                kernels.attend_saving(&shape, queries, tokens, *past, &cached, attention, out, log_sum_exps);
+                kernels.add_attention_mass(&shape, queries, tokens, *past, log_sum_exps, &cached, attention, mass);
+                for (page, mass) in mass.chunks(page_tokens).enumerate() {
+                    self.cache.add_mass(*sequence, page, mass.iter().map(|mass| f64::from(*mass)).sum());
+                }
+            }
+        }
+    }
+
+    fn shape(&self, layer: usize) -> AttentionShape {
+        let spec = &self.model.spec;
+        AttentionShape {
+            head_dim: spec.head_dim,
+            scale: spec.attention_scale as f32,
+            soft_cap: spec.attention_softcap.map(|cap| cap as f32),
+            window: self.model.kinds[self.model.layers[layer].kind].window,
+        }
     }
 
     /// Adds the product of rows with a matrix to the stream, normed first where the model does.
@@ -329,6 +377,9 @@ impl Executor for Walker<'_> {
         self.turn_heads(layer);
         self.cache_heads(layer, step);
         self.attend_all(layer, step);
+        if self.cache.weighs() {
+            self.weigh(layer, step);
+        }
         Ok(())
     }
 
