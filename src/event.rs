@@ -180,6 +180,29 @@ pub struct ScoreTrace {
     pub tokens: Vec<TokenScore>,
 }
 
+/// Something the key-value cache did because it was full.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheTransition {
+    /// Which workload of the recipe, by its label.
+    pub workload: String,
+    /// Repetition inside the launch, from 0.
+    pub rep: u32,
+    /// The step it was done for, from 0.
+    pub step: u64,
+    /// What: `evicted`, `narrowed`, `spilled`, …: the name of a `kv::TransitionKind`.
+    pub kind: String,
+    /// Pages it was done to.
+    pub pages: u64,
+    /// Bytes of pages in memory before.
+    pub before_bytes: u64,
+    /// Bytes of pages in memory after.
+    pub after_bytes: u64,
+    /// Nanoseconds everything waited for it.
+    pub duration_ns: u64,
+    /// Nanoseconds since the launch began.
+    pub t_ns: u64,
+}
+
 /// How a launch ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -244,6 +267,13 @@ pub enum Event {
         launch: u32,
         /// The tokens.
         trace: ScoreTrace,
+    },
+    /// The key-value cache did something because it was full.
+    CacheTransition {
+        /// The launch.
+        launch: u32,
+        /// What it did.
+        transition: CacheTransition,
     },
     /// How far a launch is; for people, never stored.
     Progress {

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod event;
 pub mod exit;
 pub mod host;
+pub mod kv;
 pub mod metrics;
 pub mod model;
 pub mod plan;

@@ -42,7 +42,10 @@ mod neon;
 
 pub use activations::{ActivationClass, Activations, SharedRows};
 pub use arena::{Arena, ArenaError};
-pub use attention::{AttentionScratch, AttentionShape, Cached, KEY_TILE, KeyValueTile, KeyValueTiles};
+pub use attention::{
+    AttentionScratch, AttentionShape, Cached, CachedMut, CachedType, KEY_PART, KEY_TILE, KeyValuePage, KeyValuePages,
+    SMALLEST_PAGE, part_values,
+};
 pub use claims::Claims;
 pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select, setting};
 pub use format::Format;

@@ -138,6 +138,7 @@ fn here(stored: &Cell, candidate: &Cell) -> Result<Cell, Failure> {
                 ours.text.clone_from(&theirs.text);
                 ours.reference.source.clone_from(&theirs.reference.source);
             }
+            (Workload::KvPressure(ours), Workload::KvPressure(theirs)) => ours.text.clone_from(&theirs.text),
             _ => {}
         }
     }

@@ -12,10 +12,13 @@ mod steps;
 use std::{io, num::NonZeroUsize, sync::Arc};
 
 pub use adapter::{Adapter, LayerAdapter, LowRank};
-pub use native::CacheType;
 pub use ruvlab_kernels::{Tier, TierError, select, setting};
 
-use crate::model::{spec::ModelSpec, weights::Weights};
+pub use crate::kv::CacheType;
+use crate::{
+    kv::{CacheError, CacheReport, Policy, Transition},
+    model::{spec::ModelSpec, weights::Weights},
+};
 
 /// A sequence an engine holds context for.
 pub type SequenceId = u32;
@@ -100,6 +103,21 @@ pub enum EngineError {
         /// What was asked.
         what: String,
     },
+    /// The cache has no room, and nothing that may go. Every sequence is as long as it was.
+    #[error(
+        "the cache needs {needed_bytes} bytes more and {free_bytes} of its budget of {budget_bytes} are free: raise kv_cache.budget, run fewer or shorter sequences, or choose a kv_cache.pressure policy that makes room"
+    )]
+    CacheFull {
+        /// Bytes asked for.
+        needed_bytes: u64,
+        /// Bytes free, after all that may go has gone.
+        free_bytes: u64,
+        /// Bytes in all.
+        budget_bytes: u64,
+    },
+    /// The cache could not do as asked for another reason.
+    #[error("key-value cache: {0}")]
+    Cache(#[source] CacheError),
     /// The weights lack something or have it in another shape.
     #[error("weights: {0}")]
     Weights(String),
@@ -112,6 +130,18 @@ pub enum EngineError {
     /// candle said no.
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),
+}
+
+impl From<CacheError> for EngineError {
+    fn from(error: CacheError) -> Self {
+        match error {
+            CacheError::Full { needed_bytes, free_bytes, budget_bytes } => {
+                Self::CacheFull { needed_bytes, free_bytes, budget_bytes }
+            }
+            CacheError::UnknownSequence(sequence) => Self::UnknownSequence(sequence),
+            error => Self::Cache(error),
+        }
+    }
 }
 
 /// The engines there are.
@@ -190,7 +220,7 @@ pub enum WeightLoad {
 }
 
 /// How a model is to be run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// Tokens of context to make room for; the most the engine and the model have when absent.
     pub context_length: Option<usize>,
@@ -203,6 +233,22 @@ pub struct Settings {
     pub value_type: CacheType,
     /// How it holds matrices; the others make their own copies.
     pub load: WeightLoad,
+    /// Tokens in a page of its cache, a power of two from 8 to 64; 32 when absent.
+    pub page_tokens: Option<usize>,
+    /// The most bytes of its cache; no limit when absent.
+    pub cache_bytes: Option<u64>,
+    /// What it does when they run out.
+    pub pressure: Option<Policy>,
+    /// Whether sequences share whole pages they begin with.
+    pub share_prefixes: bool,
+}
+
+impl Settings {
+    /// Returns the same without anything only the native engine's cache does.
+    #[must_use]
+    pub fn unlimited(&self) -> Self {
+        Self { cache_bytes: None, pressure: None, share_prefixes: false, ..self.clone() }
+    }
 }
 
 /// Returns the model, ready for its first step, with room for `context_length` tokens and default
@@ -230,6 +276,10 @@ pub fn load_with(
     settings: &Settings,
 ) -> Result<Box<dyn LanguageModel>, EngineError> {
     let context_length = settings.context_length;
+    if !matches!(kind, EngineKind::Native(_)) && *settings != settings.unlimited() {
+        let what = "hold its cache within a budget, or share it between sequences".to_owned();
+        return Err(EngineError::Unsupported { engine: kind.name(), what });
+    }
     Ok(match kind {
         EngineKind::Reference => Box::new(reference::Reference::load(weights, context_length)?),
         EngineKind::Candle => Box::new(candle::Candle::load(weights, context_length)?),
@@ -257,6 +307,15 @@ fn no_adapters(engine: &'static str, adapter: Option<&Adapter>) -> Result<(), En
     }
 }
 
+/// A sequence that was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// Tokens of its prompt that are cached already, not to be computed again.
+    pub cached: usize,
+}
+
 /// A loaded model.
 pub trait LanguageModel {
     /// Returns its shape.
@@ -272,12 +331,31 @@ pub trait LanguageModel {
     /// If there is no room for another.
     fn open(&mut self) -> Result<SequenceId, EngineError>;
 
+    /// Opens a sequence that begins with `prompt` and will hold `tokens` tokens at most: what an engine
+    /// needs to know to reserve room for all of it, or to share what it has of the prompt.
+    ///
+    /// # Errors
+    ///
+    /// If there may be no room for it; nothing has changed then.
+    fn admit(&mut self, prompt: &[u32], tokens: usize) -> Result<Admitted, EngineError> {
+        let _ = (prompt, tokens);
+        Ok(Admitted { sequence: self.open()?, cached: 0 })
+    }
+
+    /// Opens a sequence with all that another has. The two go on without seeing each other.
+    ///
+    /// # Errors
+    ///
+    /// If the sequence is not open, there is no room for another, or the engine cannot share a cache.
+    fn fork(&mut self, sequence: SequenceId) -> Result<SequenceId, EngineError>;
+
     /// Closes a sequence and frees its room; closing twice does nothing.
     fn close(&mut self, sequence: SequenceId);
 
     /// Gives a sequence an adapter for the tokens it takes from now on, or none. What it holds already
-    /// stays as it was computed. Sequences of one step may have different ones; each gives what it
-    /// gives alone, and one without gives what it gives in a model that never had any.
+    /// stays as it was computed, a prefix that [`LanguageModel::admit`] found cached included. Sequences of
+    /// one step may have different ones; each gives what it gives alone, and one without gives what it
+    /// gives in a model that never had any.
     ///
     /// An adapter is made ready once for all sequences that are given the same one, and kept ready as
     /// long as somebody outside has it.
@@ -293,6 +371,17 @@ pub trait LanguageModel {
     /// # Errors
     ///
     /// If a sequence is not open, a token is not in the vocabulary, a chunk is empty or the
-    /// context is full. All chunks are checked first, so such an error changes no sequence.
+    /// context is full. All chunks are checked first, so such an error changes no sequence. Nor does a
+    /// full cache ([`EngineError::CacheFull`]), but for what its policy did before it gave up.
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError>;
+
+    /// Returns what the cache holds, where the engine counts it.
+    fn cache_report(&self) -> Option<CacheReport> {
+        None
+    }
+
+    /// Returns what was done under pressure since the last call.
+    fn take_transitions(&mut self) -> Vec<Transition> {
+        Vec::new()
+    }
 }

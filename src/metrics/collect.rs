@@ -106,7 +106,10 @@ impl Collector {
                 }
                 launch
             }
-            Event::Tokens { launch, .. } | Event::Scores { launch, .. } | Event::Progress { launch, .. } => launch,
+            Event::Tokens { launch, .. }
+            | Event::Scores { launch, .. }
+            | Event::CacheTransition { launch, .. }
+            | Event::Progress { launch, .. } => launch,
         };
         self.next_launch = self.next_launch.max(seen.saturating_add(1));
     }

@@ -38,11 +38,17 @@ pub(super) fn cell_hash(
     remove(&mut tree, "/measure", "launches");
     remove(&mut tree, "/measure", "order");
     remove(&mut tree, "/measure", "token_trace");
+    // It lets a cell run and changes nothing of it.
+    remove(&mut tree, "/kv_cache", "force");
+    if !recipe.kv_cache.prefix_sharing {
+        // Cells stored before there was this key are the same.
+        remove(&mut tree, "/kv_cache", "prefix_sharing");
+    }
     remove(&mut tree, "/model", "source");
     remove(&mut tree, "/model", "revision");
     if let Some(workloads) = tree.pointer_mut("/workloads").and_then(Value::as_array_mut) {
         for (workload, written) in workloads.iter_mut().zip(&recipe.workloads) {
-            for text in ["/perplexity/text", "/kl_divergence/text"] {
+            for text in ["/perplexity/text", "/kl_divergence/text", "/kv_pressure/text"] {
                 if let Some(text) = workload.pointer_mut(text)
                     && let Some(hash) = text.as_str().and_then(|name| texts.get(name))
                 {

@@ -2,7 +2,7 @@
 use std::num::NonZeroUsize;
 
 use crate::{
-    engine::{CacheType, EngineKind, Settings, Tier, TierError, WeightLoad, select, setting},
+    engine::{EngineKind, Settings, Tier, TierError, WeightLoad, select, setting},
     model::{
         locate::Located,
         rope::{RopeChange, Scaling},
@@ -12,11 +12,11 @@ use crate::{
     },
     recipe::{
         self, Recipe,
-        schema::{KernelSet, KvType, ModelLoad, QuantizationFormat, RopeScaling},
+        schema::{KernelSet, KvCache, ModelLoad, QuantizationFormat, RopeScaling},
     },
 };
 
-use super::{Cell, ModelIdentity};
+use super::{Cell, ModelIdentity, cache};
 
 /// Returns the kernel set that `auto` stands for: the fastest this processor has, or the tier that a
 /// setting (`RUVLAB_KERNELS`) names.
@@ -47,21 +47,24 @@ pub(super) fn running_set(set: KernelSet) -> KernelSet {
 /// Returns how an engine is to hold a cell's model, with room for the cell's context.
 #[must_use]
 pub fn engine_settings(cell: &Cell) -> Settings {
-    let kind = |asked: Option<KvType>| match asked {
-        Some(KvType::F32) => CacheType::F32,
-        // A plan refuses the others.
-        _ => CacheType::default(),
-    };
-    Settings {
+    let KvCache { page_tokens, budget, pressure, prefix_sharing, .. } = &cell.recipe.kv_cache;
+    let types = cache::cache_types(&cell.recipe.kv_cache);
+    let settings = Settings {
         context_length: Some(cell.model.context_length as usize),
         threads: NonZeroUsize::new(usize::from(cell.threads)),
-        key_type: kind(cell.recipe.kv_cache.type_k),
-        value_type: kind(cell.recipe.kv_cache.type_v),
+        key_type: types.keys,
+        value_type: types.values,
         load: match cell.recipe.model.load {
             ModelLoad::Packed => WeightLoad::Packed,
             ModelLoad::Mapped => WeightLoad::Mapped,
         },
-    }
+        page_tokens: Some(*page_tokens as usize),
+        cache_bytes: budget.map(|budget| budget.0),
+        pressure: pressure.as_ref().map(|pressure| cache::policy(pressure, types)),
+        share_prefixes: *prefix_sharing,
+    };
+    // The reference of a divergence may be another engine, which has no such cache.
+    if is_native(cell.kernel_set) { settings } else { settings.unlimited() }
 }
 
 /// Returns the engine of a kernel set; none for one that cannot be run yet.

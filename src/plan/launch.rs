@@ -36,12 +36,13 @@ pub enum LaunchTask {
 }
 
 impl LaunchTask {
-    /// Returns the task a workload belongs to.
+    /// Returns whether a workload has something to do in it.
     #[must_use]
-    pub fn of(workload: &Workload) -> Self {
+    pub fn runs(self, workload: &Workload) -> bool {
         match workload {
-            Workload::Prefill(_) | Workload::Decode(_) => Self::Speed,
-            Workload::Perplexity(_) | Workload::KlDivergence(_) => Self::Quality,
+            Workload::Prefill(_) | Workload::Decode(_) => self == Self::Speed,
+            Workload::Perplexity(_) | Workload::KlDivergence(_) => self == Self::Quality,
+            Workload::KvPressure(_) => self != Self::Verify,
         }
     }
 

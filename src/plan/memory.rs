@@ -28,6 +28,7 @@ fn shape(workload: &Workload) -> (u32, u32) {
         Workload::Decode(decode) => (decode.prompt_tokens.saturating_add(decode.output_tokens), decode.batch_size),
         Workload::Perplexity(perplexity) => (perplexity.n_ctx, 1),
         Workload::KlDivergence(divergence) => (divergence.n_ctx, 1),
+        Workload::KvPressure(pressure) => (pressure.longest(), pressure.concurrency),
     }
 }
 
@@ -47,11 +48,15 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
             let (tokens, batch) = shape(workload);
             let (tokens, batch) = (u64::from(tokens), u64::from(batch));
             let logits = match workload {
-                Workload::Perplexity(_) | Workload::KlDivergence(_) => tokens * spec.vocab_size as u64 * 4 * 2,
+                Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::KvPressure(_) => {
+                    tokens * spec.vocab_size as u64 * 4 * 2
+                }
                 Workload::Prefill(_) | Workload::Decode(_) => batch * spec.vocab_size as u64 * 4,
             };
             let scores = if native { 0 } else { tokens * tokens * spec.heads as u64 * 4 * 2 };
-            tokens * batch * per_token + logits + scores
+            // The pages of a budget, and the cache without limit that a budget is held against.
+            let caches = if matches!(workload, Workload::KvPressure(_)) { 2 } else { 1 };
+            caches * tokens * batch * per_token + logits + scores
         })
         .max()
         .unwrap_or(0);
@@ -60,7 +65,8 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
     let converted = weights.content_hash() != model.weights_hash;
     // Used from the file, a matrix is in memory while it is multiplied with, and no longer.
     let mapped = recipe.model.load == ModelLoad::Mapped;
-    let own = if native && !converted { u64::from(!mapped) } else { 2 };
+    let twice = recipe.workloads.iter().any(|workload| matches!(workload, Workload::KvPressure(_)));
+    let own = if native && !converted { u64::from(!mapped) } else { 2 } + u64::from(twice);
     let copies = if recipe.kernels.verify.reference.is_some() { 3 } else { own };
     let sets = [Some(recipe.kernels.set), recipe.kernels.verify.reference];
     let widens = sets.into_iter().flatten().filter_map(engine_kind).any(|kind| kind.widens(spec));

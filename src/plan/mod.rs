@@ -1,4 +1,5 @@
 //! What a recipe means on this machine: a serialisable list of cells that any process can run.
+mod cache;
 mod fingerprint;
 mod identity;
 mod launch;
@@ -97,7 +98,7 @@ impl Cell {
     /// Returns whether a launch of this task has anything to do.
     #[must_use]
     pub fn has_task(&self, task: LaunchTask) -> bool {
-        let any = |wanted: LaunchTask| self.recipe.workloads.iter().any(|workload| LaunchTask::of(workload) == wanted);
+        let any = |wanted: LaunchTask| self.recipe.workloads.iter().any(|workload| wanted.runs(workload));
         match task {
             LaunchTask::Verify => {
                 self.recipe.kernels.verify.reference.is_some_and(|reference| reference != self.kernel_set)

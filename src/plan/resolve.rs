@@ -21,7 +21,7 @@ use crate::{
 };
 
 use super::{
-    Cell, ModelIdentity, Plan, Reference, fingerprint,
+    Cell, ModelIdentity, Plan, Reference, cache, fingerprint,
     identity::{engine_kind, identity, is_native, longest_context, rope_change, running_set, set_name},
     memory,
 };
@@ -156,6 +156,7 @@ impl<'a, 'w> Resolver<'a, 'w> {
             let (source, key) = match workload {
                 Workload::Perplexity(perplexity) => (&perplexity.text, "perplexity"),
                 Workload::KlDivergence(divergence) => (&divergence.text, "kl_divergence"),
+                Workload::KvPressure(pressure) => (&pressure.text, "kv_pressure"),
                 Workload::Prefill(_) | Workload::Decode(_) => continue,
             };
             match text::load(source) {
@@ -175,6 +176,9 @@ impl<'a, 'w> Resolver<'a, 'w> {
         let kernel_set = running_set(recipe.kernels.set);
         self.check_kernels(&recipe, kernel_set)?;
         let model = self.model(&recipe, kernel_set)?;
+        if is_native(kernel_set) {
+            self.check_cache(&recipe, &model)?;
+        }
         let references = self.references(&recipe, kernel_set, &model, &axes)?;
         let estimated_memory = self.fits(&recipe, &model, &references)?;
         let hash = fingerprint::cell_hash(&recipe, set_name(kernel_set), &model, &texts, &references);
@@ -231,7 +235,23 @@ impl<'a, 'w> Resolver<'a, 'w> {
                 return None;
             }
         }
+        let foreign = cache::native_only(cache).first().copied().filter(|_| !is_native(kernel_set));
+        if let Some(path) = foreign {
+            let set = set_name(kernel_set);
+            let message = format!("`{path}` is for the cache of ruvlab's own kernels, which `{set}` has not");
+            let diagnostic = Diagnostic::error("cache", message).at((self.place)(path));
+            self.recipe_problems.push(diagnostic.hint("take it out, or take the kernel set `auto`"));
+            return None;
+        }
         Some(())
+    }
+
+    /// Refuses a cache that this model cannot have, or should not.
+    fn check_cache(&mut self, recipe: &Recipe, model: &ModelIdentity) -> Option<()> {
+        let Some((path, problem)) = cache::problem(recipe, self.opened(recipe)?.spec(), model) else { return Some(()) };
+        let place = (self.place)(path);
+        self.recipe_problems.push(problem.at(place));
+        None
     }
 
     pub(super) fn model(&mut self, recipe: &Recipe, kernel_set: KernelSet) -> Option<ModelIdentity> {

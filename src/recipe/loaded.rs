@@ -304,6 +304,9 @@ fn expand_sources(recipe: &mut Recipe, layers: &Layers, environment: Environment
                     apply(source, format!("workloads[{index}].kl_divergence.reference.source"), source::model);
                 }
             }
+            Workload::KvPressure(pressure) => {
+                apply(&mut pressure.text, format!("workloads[{index}].kv_pressure.text"), source::text);
+            }
             Workload::Prefill(_) | Workload::Decode(_) => {}
         }
     }

@@ -1,5 +1,5 @@
 //! What a recipe may say and this version cannot run yet.
-use super::schema::{KernelSet, KlReference, KvCache, KvType, Recipe, Workload};
+use super::schema::{KernelSet, KlReference, Recipe, Workload};
 
 /// Returns each setting that this version of ruvlab cannot run, by its path, and what is missing.
 /// Nothing listed here is ignored: a plan refuses a recipe that uses any of it.
@@ -27,19 +27,11 @@ pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
 
 /// Returns what the recipe's own cell cannot run.
 fn own(recipe: &Recipe) -> Vec<(String, String)> {
-    let KvCache { type_k, type_v, page_tokens, budget, pressure } = &recipe.kv_cache;
-    let narrow = |kind: &Option<KvType>| kind.is_some_and(|kind| !matches!(kind, KvType::F32 | KvType::F16));
-    let paged = *page_tokens != KvCache::default().page_tokens;
     let cuda = "ruvlab's CUDA kernels";
     let verifies = recipe.kernels.verify.reference.is_some_and(|set| set == KernelSet::Cuda);
     let uses = [
         ("kernels.set", recipe.kernels.set == KernelSet::Cuda, cuda),
         ("kernels.verify.reference", verifies, cuda),
-        ("kv_cache.type_k", narrow(type_k), "cached keys in another type than f32 or f16"),
-        ("kv_cache.type_v", narrow(type_v), "cached values in another type than f32 or f16"),
-        ("kv_cache.page_tokens", paged, "a paged cache"),
-        ("kv_cache.budget", budget.is_some(), "a cache budget"),
-        ("kv_cache.pressure", pressure.is_some(), "policies for a full cache"),
         ("adapter", recipe.adapter.is_some(), "LoRA adapters"),
         ("micro_lora", recipe.micro_lora.is_some(), "MicroLoRA"),
         ("training", recipe.training.is_some(), "training"),
@@ -72,6 +64,8 @@ mod tests {
         assert_eq!(paths(&json!({"rope": {"scaling": "yarn", "factor": 2.0, "theta": 1e4}})), [""; 0]);
         let kernels = json!({"set": "avx2", "verify": {"reference": "scalar"}});
         assert_eq!(paths(&json!({"kv_cache": {"type_k": "f16"}, "kernels": kernels})), [""; 0]);
+        let cache = json!({"type_k": "q5_1", "type_v": "q8_0", "page_tokens": 16, "budget": "1GiB", "pressure": {"policy": "h2o"}});
+        assert_eq!(paths(&json!({"kv_cache": cache})), [""; 0]);
     }
 
     #[test]
@@ -79,14 +73,13 @@ mod tests {
         let given = json!({
             "model": {"source": "hf:a/b", "revision": "c"},
             "kernels": {"set": "cuda", "verify": {"reference": "cuda"}},
-            "kv_cache": {"type_k": "q5_1", "type_v": "q8_0", "page_tokens": 16, "budget": "1GiB", "pressure": {"policy": "evict"}},
             "adapter": {"target_modules": ["q_proj"]},
             "micro_lora": {},
             "training": {"learning_rate": 1e-4},
             "continual": {"tasks": []},
             "sona": {},
         });
-        assert_eq!(paths(&given).len(), 12);
+        assert_eq!(paths(&given).len(), 7);
         for source in ["synthetic:qwen2.5-7b:q4_0", "hf:a/b@main:Q4_0", "/tmp"] {
             assert_eq!(paths(&json!({"model": {"source": source}})), [""; 0]);
         }

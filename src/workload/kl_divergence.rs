@@ -127,7 +127,7 @@ fn scores_singly(kind: EngineKind) -> bool {
 /// difference of the normalisers. A token the reference holds impossible adds nothing; one that only
 /// the candidate does makes the divergence infinite, and a logit that is NaN makes it NaN. What
 /// rounding puts below zero is zero.
-fn score(reference: &[f32], candidate: &[f32], target: u32, position: u32) -> TokenScore {
+pub(super) fn score(reference: &[f32], candidate: &[f32], target: u32, position: u32) -> TokenScore {
     let highest = (highest(reference), highest(candidate));
     let (mut sums, mut difference) = ((0.0, 0.0), 0.0);
     for (p, q) in reference.iter().zip(candidate) {
@@ -165,7 +165,7 @@ fn likeliest(logits: &[f32]) -> usize {
 
 /// Sums over scored positions.
 #[derive(Default)]
-struct Totals {
+pub(super) struct Totals {
     divergences: Vec<f64>,
     nll: f64,
     reference_nll: f64,
@@ -173,7 +173,7 @@ struct Totals {
 }
 
 impl Totals {
-    fn of(scores: &[TokenScore]) -> Self {
+    pub(super) fn of(scores: &[TokenScore]) -> Self {
         Self {
             divergences: scores.iter().map(|score| score.kl_divergence).collect(),
             nll: scores.iter().map(|score| score.nll).sum(),
@@ -182,11 +182,11 @@ impl Totals {
         }
     }
 
-    fn is_finite(&self) -> bool {
+    pub(super) fn is_finite(&self) -> bool {
         self.divergences.iter().chain([&self.nll, &self.reference_nll]).all(|value| value.is_finite())
     }
 
-    fn add(&mut self, window: Self) {
+    pub(super) fn add(&mut self, window: Self) {
         self.divergences.extend(window.divergences);
         self.nll += window.nll;
         self.reference_nll += window.reference_nll;
@@ -208,13 +208,13 @@ impl Totals {
         ]
     }
 
-    fn record_window(&self, recorder: &mut Recorder<'_>, window: u32) {
+    pub(super) fn record_window(&self, recorder: &mut Recorder<'_>, window: u32) {
         for (metric, mean) in self.means() {
             recorder.at_step(metric, Phase::Eval, mean, self.n(), window.into());
         }
     }
 
-    fn record(mut self, recorder: &mut Recorder<'_>) {
+    pub(super) fn record(mut self, recorder: &mut Recorder<'_>) {
         let n = self.n();
         for (metric, mean) in self.means() {
             recorder.once(metric, Phase::Eval, mean, n);

@@ -1,5 +1,5 @@
 //! One launch: what a child process does from its specification to its last event.
-use super::{decode, kl_divergence, perplexity, prefill, prompt::Prompts, recorder::Recorder, verify};
+use super::{decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder, verify};
 use crate::{
     clock::Stopwatch,
     engine::{self, EngineError, EngineKind, LanguageModel},
@@ -78,6 +78,18 @@ pub enum LaunchError {
         /// Tokens there is room for.
         context_length: usize,
     },
+    /// A budget that holds not even one sequence.
+    #[error(
+        "{workload}: the cache's budget of {budget_bytes} bytes holds no text of {n_ctx} tokens, not even alone: raise kv_cache.budget"
+    )]
+    NothingFits {
+        /// Its label.
+        workload: String,
+        /// Tokens of a text.
+        n_ctx: u32,
+        /// The budget.
+        budget_bytes: u64,
+    },
     /// A divergence without a reference.
     #[error("{0} has no reference in the plan: plan and run it with one build of ruvlab")]
     NoReference(String),
@@ -116,6 +128,7 @@ impl LaunchError {
             | Self::TextTooShort { .. }
             | Self::Tokenizer { .. }
             | Self::Context { .. }
+            | Self::NothingFits { .. }
             | Self::NoReference(_)
             | Self::Vocabulary { .. }
             | Self::Engine(_) => exit::UNEXPECTED,
@@ -230,7 +243,21 @@ fn workloads(cell: &Cell, task: LaunchTask, recorder: &mut Recorder<'_>) -> Resu
             (Workload::KlDivergence(divergence), LaunchTask::Quality) => {
                 kl_divergence::run(divergence, cell, &mut loaded, recorder)?;
             }
-            (Workload::Prefill(_) | Workload::Decode(_) | Workload::Perplexity(_) | Workload::KlDivergence(_), _) => {}
+            (Workload::KvPressure(pressure), LaunchTask::Speed) => {
+                let prompts = Prompts::new(cell)?;
+                kv_pressure::run_trace(pressure, cell, &prompts, &mut loaded, recorder)?;
+            }
+            (Workload::KvPressure(pressure), LaunchTask::Quality) => {
+                kv_pressure::run_texts(pressure, cell, &mut loaded, recorder)?;
+            }
+            (
+                Workload::Prefill(_)
+                | Workload::Decode(_)
+                | Workload::Perplexity(_)
+                | Workload::KlDivergence(_)
+                | Workload::KvPressure(_),
+                _,
+            ) => {}
         }
     }
     if task == LaunchTask::Speed {

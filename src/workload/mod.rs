@@ -1,6 +1,7 @@
 //! The workloads, each in one file, and the launch that runs them in a child process.
 mod decode;
 mod kl_divergence;
+mod kv_pressure;
 mod launch;
 mod perplexity;
 mod prefill;

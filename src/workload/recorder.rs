@@ -1,8 +1,9 @@
 //! From measured values to events.
 use crate::{
     clock::Stopwatch,
-    event::{Event, Phase, Sample, ScoreTrace, Sink, TokenScore, TokenTrace},
+    event::{CacheTransition, Event, Phase, Sample, ScoreTrace, Sink, TokenScore, TokenTrace},
     host::EnergyReading,
+    kv::Transition,
 };
 
 /// Progress is reported no more often than this.
@@ -75,6 +76,23 @@ impl<'a> Recorder<'a> {
     pub(super) fn scores(&mut self, window: u32, tokens: Vec<TokenScore>) {
         let trace = ScoreTrace { workload: self.workload.clone(), window, t_ns: self.clock.elapsed_ns(), tokens };
         self.sink.event(&Event::Scores { launch: self.launch, trace });
+    }
+
+    /// Records what the cache did under pressure before a step.
+    pub(super) fn transition(&mut self, step: u64, transition: Transition) {
+        let Transition { kind, pages, before_bytes, after_bytes, duration_ns } = transition;
+        let transition = CacheTransition {
+            workload: self.workload.clone(),
+            rep: self.rep,
+            step,
+            kind: kind.name().to_owned(),
+            pages: pages as u64,
+            before_bytes,
+            after_bytes,
+            duration_ns,
+            t_ns: self.clock.elapsed_ns(),
+        };
+        self.sink.event(&Event::CacheTransition { launch: self.launch, transition });
     }
 
     /// Reports progress, unless that was done a moment ago; the end always.

@@ -42,7 +42,8 @@ pub(super) fn run(cell: &Cell, recorder: &mut Recorder<'_>) -> Result<(), Launch
         .map_err(|error| LaunchError::Tokenizer { source_name: cell.model.source.clone(), error })?;
     let enough = || LaunchError::TextTooShort { name: SOURCE.to_owned(), found: tokens.len(), needed: wanted };
     let tokens = tokens.get(..wanted.min(tokens.len())).filter(|tokens| tokens.len() > SINGLE).ok_or_else(enough)?;
-    let settings = plan::engine_settings(cell);
+    // What a policy does to a full cache is not the kernels' error.
+    let settings = plan::engine_settings(cell).unlimited();
     recorder.begin(LABEL.to_owned());
     recorder.progress(0, 2);
     let right = one(reference_kind, &weights, &settings, tokens)?;
@@ -73,6 +74,7 @@ fn largest_batch(cell: &Cell) -> usize {
     let batches = cell.recipe.workloads.iter().map(|workload| match workload {
         Workload::Prefill(prefill) => prefill.batch_size,
         Workload::Decode(decode) => decode.batch_size,
+        Workload::KvPressure(pressure) => pressure.concurrency,
         Workload::Perplexity(_) | Workload::KlDivergence(_) => 1,
     });
     batches.max().unwrap_or(1) as usize
@@ -108,6 +110,7 @@ fn prompt_tokens(cell: &Cell) -> usize {
         Workload::Decode(decode) => decode.prompt_tokens,
         Workload::Perplexity(perplexity) => perplexity.n_ctx / 2,
         Workload::KlDivergence(divergence) => divergence.n_ctx / 2,
+        Workload::KvPressure(pressure) => pressure.prompt_tokens,
     });
     let room = (cell.model.context_length as usize).saturating_sub(SINGLE).max(1);
     (longest.max().unwrap_or(0) as usize).max(SHORTEST).min(room)
@@ -118,7 +121,7 @@ fn prompt_tokens(cell: &Cell) -> usize {
 fn load(kind: EngineKind, weights: &Weights, settings: &Settings) -> Result<Box<dyn LanguageModel>, EngineError> {
     let longest = kind.longest_context(weights.spec());
     let context_length = settings.context_length.map(|room| room.min(longest));
-    engine::load_with(kind, weights, &Settings { context_length, ..*settings })
+    engine::load_with(kind, weights, &Settings { context_length, ..settings.clone() })
 }
 
 /// Returns the logits of the prompt's last position and of each token after it.

@@ -64,6 +64,13 @@ impl<'a> Window<'a> {
         (context, scoring)
     }
 
+    /// Returns all tokens but the last, and the one after each.
+    pub(super) fn whole(&self) -> (Vec<u32>, Vec<u32>) {
+        let (mut tokens, scoring) = self.context();
+        tokens.extend(scoring);
+        (tokens, self.tokens[1..].to_vec())
+    }
+
     /// Returns the tokens that are scored, one for each scored position.
     pub(super) fn targets(&self) -> &'a [u32] {
         &self.tokens[self.tokens.len() / 2 + 1..]
@@ -81,6 +88,7 @@ mod tests {
         assert_eq!(all.len(), 3);
         assert_eq!(all[1].context(), (vec![1, 19, 20, 21], vec![22, 23, 24]));
         assert_eq!(all[1].targets(), [23, 24, 25]);
+        assert_eq!(all[1].whole(), (vec![1, 19, 20, 21, 22, 23, 24], (19..26).collect()));
         let plain = Windows { bos: None, ..windows };
         assert_eq!(plain.iter().next().unwrap().context().0, [10, 11, 12, 13]);
     }

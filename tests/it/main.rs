@@ -7,6 +7,7 @@ mod cli;
 mod divergence;
 mod engines;
 mod hub;
+mod kv;
 mod layering;
 mod native;
 mod quantize;

@@ -21,11 +21,15 @@ fn yaml_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-const SHIPPED: [&str; 13] = [
+const SHIPPED: [&str; 17] = [
     "base/cpu.yaml",
     "kernels/pico.yaml",
     "kernels/smollm2.yaml",
     "kernels/synthetic.yaml",
+    "kv/context-extension.yaml",
+    "kv/pressure.yaml",
+    "kv/smollm2.yaml",
+    "kv/tiers.yaml",
     "mistral7b-q8.yaml",
     "phi4mini-q4.yaml",
     "prompt-length.yaml",

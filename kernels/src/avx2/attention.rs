@@ -3,7 +3,7 @@ use std::arch::x86_64::*;
 
 use super::lanes;
 use crate::{
-    attention::{AttentionKernels, KEY_TILE, Operand, PANEL, Product, TileKernels},
+    attention::{AttentionKernels, Cached, KEY_TILE, Operand, PANEL, Product, TileKernels},
     scalar::{transpose_keys, widen_half},
 };
 
@@ -26,6 +26,9 @@ pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
         // SAFETY: as above.
         combine: |weights, values, d, sums| unsafe { half::combine(weights, values, d, sums) },
     },
+    q8_0: None,
+    // SAFETY: as above.
+    prefetch: |cached| unsafe { prefetch(cached) },
     // SAFETY: as above.
     multiply: |a, b, c, product| unsafe { multiply(a, b, c, product) },
 };
@@ -34,6 +37,20 @@ pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
 const HEADS: usize = 3;
 /// Keys whose scores stay in registers together.
 const KEYS: usize = 4;
+
+/// Asks for the cache lines of what is cached.
+#[target_feature(enable = "avx2")]
+fn prefetch(cached: Cached<'_>) {
+    let (start, bytes) = match cached {
+        Cached::F32(all) => (all.as_ptr().cast::<u8>(), size_of_val(all)),
+        Cached::F16(all) => (all.as_ptr().cast(), size_of_val(all)),
+        Cached::Q8_0(all) | Cached::Q5_1(all) | Cached::Q4_0(all) => (all.as_ptr(), all.len()),
+    };
+    for at in (0..bytes).step_by(64) {
+        // SAFETY: a hint, which reads nothing, inside the slice.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(at).cast()) };
+    }
+}
 
 /// Returns the sums of four vectors.
 #[target_feature(enable = "avx2")]

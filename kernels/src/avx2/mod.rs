@@ -15,7 +15,7 @@ pub(crate) mod panel;
 pub(crate) mod part;
 mod probe;
 mod rope;
-mod softmax;
+pub(crate) mod softmax;
 pub(crate) mod vectors;
 
 use crate::dispatch::{Kernels, Tier};

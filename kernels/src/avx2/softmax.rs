@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use super::lanes;
 use crate::softmax::SoftmaxKernels;
 
-pub(super) const KERNELS: SoftmaxKernels = SoftmaxKernels {
+pub(crate) const KERNELS: SoftmaxKernels = SoftmaxKernels {
     // SAFETY: these leave only inside the table, which `detect` gives out.
     largest: |x| unsafe { largest(x) },
     // SAFETY: as above.

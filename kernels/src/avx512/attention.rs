@@ -1,4 +1,4 @@
-//! The products inside a tile of attention, on twice the columns.
+//! The products inside a tile of attention, on twice the columns; those of few queries are in `tiles`.
 use std::arch::x86_64::*;
 
 use crate::{
@@ -9,6 +9,9 @@ use crate::{
 pub(super) const KERNELS: AttentionKernels = AttentionKernels {
     // SAFETY: this leaves only inside the table, which `detect` gives out.
     multiply: |a, b, c, product| unsafe { multiply(a, b, c, product) },
+    f32: super::tiles::SINGLE,
+    f16: super::tiles::HALF,
+    q8_0: Some(super::tiles::Q8_0),
     ..avx2::attention::KERNELS
 };
 

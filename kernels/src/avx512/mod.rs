@@ -7,6 +7,8 @@ mod gemv;
 mod matmul;
 mod part;
 mod probe;
+mod softmax;
+mod tiles;
 
 use crate::{
     avx2,
@@ -22,6 +24,7 @@ static KERNELS: Kernels = Kernels {
     multiply_adds: |rounds| unsafe { probe::multiply_adds(rounds) },
     // SAFETY: as above.
     multiply_add_pairs: |rounds| unsafe { probe::multiply_add_pairs(rounds) },
+    softmax: softmax::KERNELS,
     ..avx2::KERNELS
 };
 

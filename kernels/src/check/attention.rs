@@ -1,51 +1,98 @@
 //! Attention against its definition: all scores at once, in f64.
 use super::{each_tier, waves};
-use crate::{AttentionScratch, AttentionShape, Cached as Numbers, KEY_TILE, Kernels, KeyValueTile, KeyValueTiles};
+use crate::{
+    AttentionScratch, AttentionShape, Cached as Numbers, CachedMut, CachedType, KEY_TILE, Kernels, KeyValuePage,
+    KeyValuePages,
+};
 
-/// Keys and values of one head, `[S, D]`; where there are f16 ones, the f32 ones are their values.
-struct Cached {
-    d: usize,
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    half_keys: Option<Vec<u16>>,
-    half_values: Option<Vec<u16>>,
+/// Numbers as they are cached.
+enum Stored {
+    F32(Vec<f32>),
+    F16(Vec<u16>),
+    Blocks(CachedType, Vec<u8>),
 }
 
-impl Cached {
-    fn new(kernels: &Kernels, tokens: usize, d: usize, scale: f32, [half_keys, half_values]: [bool; 2]) -> Self {
-        let (mut keys, mut values) = (waves(tokens * d, scale), waves(tokens * d + 5, 1.0)[5..].to_vec());
-        let narrow = |x: &mut Vec<f32>| {
-            let mut bits = vec![0; x.len()];
-            kernels.narrow(x, &mut bits);
-            kernels.widen(&bits, x);
-            bits
+impl Stored {
+    /// Stores numbers, and puts in their place what is read back.
+    fn new(kernels: &Kernels, kind: CachedType, numbers: &mut [f32]) -> Self {
+        let mut stored = match kind {
+            CachedType::F32 => Self::F32(vec![0.0; numbers.len()]),
+            CachedType::F16 => Self::F16(vec![0; numbers.len()]),
+            kind => Self::Blocks(kind, vec![0; kind.cached_bytes(numbers.len()).unwrap()]),
         };
-        let half_keys = half_keys.then(|| narrow(&mut keys));
-        let half_values = half_values.then(|| narrow(&mut values));
-        Self { d, keys, values, half_keys, half_values }
+        let to = match &mut stored {
+            Self::F32(all) => CachedMut::F32(all),
+            Self::F16(all) => CachedMut::F16(all),
+            Self::Blocks(CachedType::Q8_0, all) => CachedMut::Q8_0(all),
+            Self::Blocks(CachedType::Q5_1, all) => CachedMut::Q5_1(all),
+            Self::Blocks(_, all) => CachedMut::Q4_0(all),
+        };
+        kernels.write_cached(numbers, to);
+        let all = 0..numbers.len();
+        kernels.read_cached(stored.part(all), numbers);
+        stored
     }
-}
 
-impl KeyValueTiles for Cached {
-    fn tile(&self, index: usize) -> KeyValueTile<'_> {
-        let range = index * KEY_TILE * self.d..((index + 1) * KEY_TILE * self.d).min(self.keys.len());
-        KeyValueTile {
-            keys: match &self.half_keys {
-                None => Numbers::F32(&self.keys[range.clone()]),
-                Some(keys) => Numbers::F16(&keys[range.clone()]),
-            },
-            values: match &self.half_values {
-                None => Numbers::F32(&self.values[range]),
-                Some(values) => Numbers::F16(&values[range]),
-            },
+    fn part(&self, range: std::ops::Range<usize>) -> Numbers<'_> {
+        match self {
+            Self::F32(all) => Numbers::F32(&all[range]),
+            Self::F16(all) => Numbers::F16(&all[range]),
+            Self::Blocks(kind, all) => {
+                let bytes = |values| kind.cached_bytes(values).unwrap();
+                let all = &all[bytes(range.start)..bytes(range.end)];
+                match kind {
+                    CachedType::Q8_0 => Numbers::Q8_0(all),
+                    CachedType::Q5_1 => Numbers::Q5_1(all),
+                    _ => Numbers::Q4_0(all),
+                }
+            }
         }
     }
 }
 
+/// Keys and values of one head, `[S, D]`: as they are cached, and as f32.
+struct Cached {
+    d: usize,
+    page_tokens: usize,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    stored: [Stored; 2],
+}
+
+impl Cached {
+    fn new(kernels: &Kernels, tokens: usize, d: usize, scale: f32, [key_type, value_type]: [CachedType; 2]) -> Self {
+        let (mut keys, mut values) = (waves(tokens * d, scale), waves(tokens * d + 5, 1.0)[5..].to_vec());
+        let stored = [Stored::new(kernels, key_type, &mut keys), Stored::new(kernels, value_type, &mut values)];
+        Self { d, page_tokens: KEY_TILE, keys, values, stored }
+    }
+
+    /// Stores keys and values anew as f32, after they were changed.
+    fn restored(self) -> Self {
+        let stored = [Stored::F32(self.keys.clone()), Stored::F32(self.values.clone())];
+        Self { stored, ..self }
+    }
+}
+
+impl KeyValuePages for Cached {
+    fn page_tokens(&self) -> usize {
+        self.page_tokens
+    }
+
+    fn page(&self, index: usize) -> KeyValuePage<'_> {
+        let length = self.page_tokens * self.d;
+        let range = index * length..((index + 1) * length).min(self.keys.len());
+        KeyValuePage { keys: self.stored[0].part(range.clone()), values: self.stored[1].part(range) }
+    }
+}
+
+use CachedType::{F16 as Half, F32 as Single, Q4_0, Q5_1, Q8_0};
+
 /// Both as f32, both as f16, and one of each.
-const TYPES: [[bool; 2]; 4] = [[false, false], [true, true], [true, false], [false, true]];
-const F32: [bool; 2] = TYPES[0];
-const F16: [bool; 2] = TYPES[1];
+const TYPES: [[CachedType; 2]; 4] = [[Single, Single], [Half, Half], [Half, Single], [Single, Half]];
+/// Those for heads of whole blocks.
+const BLOCK_TYPES: [[CachedType; 2]; 4] = [[Q8_0, Q8_0], [Q8_0, Q4_0], [Q5_1, Half], [Q4_0, Q5_1]];
+const F32: [CachedType; 2] = TYPES[0];
+const F16: [CachedType; 2] = TYPES[1];
 
 fn oracle(shape: &AttentionShape, queries: &[f32], group: usize, first: usize, cached: &Cached) -> Vec<f64> {
     let d = shape.head_dim;
@@ -102,12 +149,13 @@ fn attention_is_its_definition_for_every_shape() {
     each_tier(|kernels| {
         let mut worst: f64 = 0.0;
         for d in [4, 16, 20, 64, 80, 96, 128, 256] {
-            for (group, types) in [1, 2, 3, 7].into_iter().zip(TYPES) {
+            let blocks = BLOCK_TYPES.iter().filter(|_| d % 32 == 0);
+            for (group, types) in [1, 2, 3, 7].into_iter().cycle().zip(TYPES.iter().chain(blocks)) {
                 for (tokens, first) in
                     [(1, 0), (1, 62), (1, 63), (1, 64), (1, 201), (3, 63), (4, 0), (13, 60), (65, 0), (70, 130)]
                 {
                     let queries = waves(tokens * group * d, 2.0);
-                    let cached = Cached::new(kernels, first + tokens, d, 2.0, types);
+                    let cached = Cached::new(kernels, first + tokens, d, 2.0, *types);
                     for (soft_cap, window) in [(None, None), (Some(5.0), None), (None, Some(17)), (None, Some(70))] {
                         let shape = AttentionShape { soft_cap, window, ..shape(d) };
                         let got = attend(kernels, &shape, &queries, tokens, first, &cached);
@@ -164,6 +212,7 @@ fn large_scores_stay_finite_and_take_the_largest() {
             let first = 100;
             let mut cached = Cached::new(kernels, first + tokens, d, 1.0, F32);
             cached.keys[70 * d..71 * d].fill(4.0e3);
+            let cached = cached.restored();
             let queries = vec![4.0e3; tokens * d];
             let got = attend(kernels, &shape(d), &queries, tokens, first, &cached);
             for row in got.chunks(d) {
@@ -187,11 +236,70 @@ fn what_comes_later_or_is_out_of_the_window_is_not_read_into_the_mean() {
             cached.values[..61 * d].fill(1.0e4);
             cached.keys[(first + tokens) * d..].fill(f32::NAN);
             cached.values[(first + tokens) * d..].fill(f32::NAN);
+            let mut cached = cached.restored();
             let again = attend(kernels, &shape, &queries, tokens, first, &cached);
             assert!(clean == again, "{tokens} tokens");
             cached.values[first * d] = f32::NAN;
+            let cached = cached.restored();
             let spoilt = attend(kernels, &shape, &queries, tokens, first, &cached);
             assert!(spoilt[(tokens - 1) * d].is_nan(), "NaN in sight is lost");
         }
     });
+}
+
+#[test]
+fn no_result_depends_on_the_size_of_pages() {
+    each_tier(|kernels| {
+        for (d, types) in [(64, &TYPES[..]), (80, &TYPES[..]), (20, &TYPES[..]), (96, &BLOCK_TYPES[..])] {
+            for (group, types) in [1, 3, 5, 7].into_iter().zip(types) {
+                for (tokens, first) in [(1, 0), (1, 200), (3, 126), (1, 598), (4, 0), (37, 100), (130, 70)] {
+                    for window in [None, Some(75)] {
+                        let shape = AttentionShape { window, ..shape(d) };
+                        let queries = waves(tokens * group * d, 2.0);
+                        let mut cached = Cached::new(kernels, first + tokens, d, 2.0, *types);
+                        let contiguous = attend(kernels, &shape, &queries, tokens, first, &cached);
+                        for page_tokens in [8, 16, 32] {
+                            cached.page_tokens = page_tokens;
+                            let paged = attend(kernels, &shape, &queries, tokens, first, &cached);
+                            let same = contiguous.iter().zip(&paged).all(|(a, b)| a.to_bits() == b.to_bits());
+                            assert!(same, "D={d} T={tokens} at {first}, {types:?}, pages of {page_tokens}");
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_written_is_read_back_in_its_type_and_what_is_not_finite_is_not_lost() {
+    each_tier(|kernels| {
+        // The largest distance from a number, relative to the largest of its block.
+        for (kind, bound) in [(Single, 0.0), (Half, 4.9e-4), (Q8_0, 4.5e-3), (Q5_1, 3.3e-2), (Q4_0, 0.13)] {
+            let numbers = waves(320, 3.0);
+            let mut back = numbers.clone();
+            Stored::new(kernels, kind, &mut back);
+            for (block, (x, y)) in numbers.chunks(32).zip(back.chunks(32)).enumerate() {
+                let largest = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+                let far = x.iter().zip(y).fold(0.0f32, |most, (x, y)| most.max((x - y).abs()));
+                assert!(far <= bound * largest, "{kind} block {block}: {far:e} of {largest}");
+            }
+            for odd in [f32::NAN, f32::INFINITY] {
+                let mut back = numbers.clone();
+                back[40] = odd;
+                Stored::new(kernels, kind, &mut back);
+                assert!(!back[40].is_finite(), "{kind}: {odd} became {}", back[40]);
+                assert!(back[..32].iter().chain(&back[64..]).all(|x| x.is_finite()), "{kind}: {odd} spread");
+            }
+        }
+    });
+}
+
+#[test]
+#[should_panic(expected = "heads of 80 numbers are no whole blocks of q8_0")]
+fn heads_that_are_no_whole_blocks_are_refused() {
+    let kernels = crate::active();
+    // Five tokens of 80 numbers are whole blocks; one is not.
+    let cached = Cached::new(kernels, 8, 80, 1.0, [Q8_0, Q8_0]);
+    attend(kernels, &shape(80), &waves(80, 1.0), 1, 7, &cached);
 }

@@ -26,6 +26,8 @@ pub(super) const KERNELS: AttentionKernels = AttentionKernels {
         // SAFETY: as above.
         combine: |weights, values, d, sums| unsafe { half::combine(weights, values, d, sums) },
     },
+    q8_0: None,
+    prefetch: |_| {},
     // SAFETY: as above.
     multiply: |a, b, c, product| unsafe { multiply(a, b, c, product) },
 };

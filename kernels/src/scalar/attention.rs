@@ -14,6 +14,8 @@ pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
         scores: |queries, keys, d, out| scores(queries, keys, d, out, super::half::widen),
         combine: |weights, values, d, sums| combine(weights, values, d, sums, super::half::widen),
     },
+    q8_0: None,
+    prefetch: |_| {},
     multiply,
 };
 

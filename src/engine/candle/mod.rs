@@ -69,6 +69,11 @@ impl LanguageModel for Candle {
         self.sequences.open(NAME, Cache::new(self.model.spec.layers))
     }
 
+    fn fork(&mut self, sequence: SequenceId) -> Result<SequenceId, EngineError> {
+        self.sequences.get(sequence)?;
+        Err(EngineError::Unsupported { engine: NAME, what: "fork a sequence".to_owned() })
+    }
+
     fn close(&mut self, sequence: SequenceId) {
         drop(self.sequences.close(sequence));
     }

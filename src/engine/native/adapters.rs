@@ -179,6 +179,13 @@ impl Adapters {
         Ok(())
     }
 
+    /// Gives a sequence what another has.
+    pub(super) fn copy(&mut self, from: SequenceId, to: SequenceId) {
+        if let Some(adapter) = self.of.get(&from) {
+            self.of.insert(to, Arc::clone(adapter));
+        }
+    }
+
     pub(super) fn detach(&mut self, sequence: SequenceId) {
         self.of.remove(&sequence);
     }

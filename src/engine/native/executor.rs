@@ -4,17 +4,17 @@
 //! step, so the values the walk hands from phase to phase are empty.
 use std::{cmp::Reverse, ops::Range};
 
-use ruvlab_kernels::{AttentionShape, Chunks, Claims, Matrix, Output, RopePairs};
+use ruvlab_kernels::{AttentionShape, Chunks, Claims, Kernels, Matrix, Output, RopePairs};
 
 use super::{
     adapters::{Adapters, Group},
-    cache::Cache,
     low_rank::Additions,
     model::Model,
     products::{FEW_ROWS, Input, Product, Scratch, Team, Then, room},
 };
 use crate::{
-    engine::{EngineError, sequences::Sequences},
+    engine::EngineError,
+    kv::{PagedCache, Rotation},
     model::{
         decoder::{Executor, Segment, Step},
         rope::RopeLayout,
@@ -66,6 +66,14 @@ pub(super) struct Workspace {
     /// Cosines and sines of the step's rows, for each kind of layers.
     rotations: Vec<[Vec<f32>; 2]>,
     items: Vec<Item>,
+    weighing: Weighing,
+}
+
+/// What the weight of pages is told from.
+#[derive(Default)]
+struct Weighing {
+    log_sum_exps: Vec<f32>,
+    mass: Vec<f32>,
 }
 
 /// Runs one step of a model.
@@ -73,12 +81,35 @@ pub(super) struct Walker<'a> {
     pub(super) model: &'a Model,
     pub(super) team: &'a mut Team,
     pub(super) work: &'a mut Workspace,
-    pub(super) sequences: &'a mut Sequences<Cache>,
+    pub(super) cache: &'a mut PagedCache,
     pub(super) adapters: &'a Adapters,
     /// Of the step.
     pub(super) rows: usize,
     /// `[logit_rows, V]`.
     pub(super) logits: &'a mut [f32],
+}
+
+fn pairs(layout: RopeLayout) -> RopePairs {
+    match layout {
+        RopeLayout::Interleaved => RopePairs::Interleaved,
+        RopeLayout::Halves => RopePairs::Halves,
+    }
+}
+
+/// Rotates cached keys of a model.
+pub(super) struct CachedRotation<'a> {
+    pub(super) model: &'a Model,
+    pub(super) kernels: &'a Kernels,
+}
+
+impl Rotation for CachedRotation<'_> {
+    fn rotate(&self, layer: usize, keys: &mut [f32], by: u32) {
+        let kind = &self.model.kinds[self.model.layers[layer].kind];
+        // Without the magnitude, which the keys have already.
+        let turn = |frequency: &f32| (by as f32 * frequency).sin_cos();
+        let (sin, cos): (Vec<f32>, Vec<f32>) = kind.frequencies.values.iter().map(turn).unzip();
+        self.kernels.rotate(keys, self.model.spec.head_dim, &cos, &sin, pairs(kind.layout));
+    }
 }
 
 fn normed<'a>(spec: &ModelSpec, stream: &'a [f32], weight: &'a [f32]) -> Input<'a> {
@@ -94,10 +125,7 @@ impl Walker<'_> {
         let [cos, sin] = &work.rotations[layer.kind];
         let kind = &self.model.kinds[layer.kind];
         let half = kind.frequencies.values.len();
-        let pairs = match kind.layout {
-            RopeLayout::Interleaved => RopePairs::Interleaved,
-            RopeLayout::Halves => RopePairs::Halves,
-        };
+        let pairs = pairs(kind.layout);
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let outputs = [(work.queries.flat(rows * queries), queries), (work.keys.flat(rows * keys), keys)];
         team.each_row(rows, &|row, scratch| {
@@ -115,21 +143,19 @@ impl Walker<'_> {
         });
     }
 
-    fn cache_heads(&mut self, layer: usize, step: &Step) -> Result<(), EngineError> {
+    fn cache_heads(&mut self, layer: usize, step: &Step) {
         let width = self.model.spec.kv_heads * self.model.spec.head_dim;
         for Segment { sequence, rows, past } in &step.segments {
-            let cache = &mut self.sequences.get_mut(*sequence)?.state;
-            for (position, row) in (*past..).zip(rows.clone()) {
+            for (index, row) in (*past..).zip(rows.clone()) {
                 let range = row * width..(row + 1) * width;
                 let (keys, values) = (&self.work.keys.values[range.clone()], &self.work.values.values[range]);
-                cache.write(self.team.kernels, layer, position, keys, values);
+                self.cache.write(*sequence, layer, index, keys, values);
             }
         }
-        Ok(())
     }
 
     fn attend_all(&mut self, layer: usize, step: &Step) {
-        let (model, team, sequences) = (self.model, &*self.team, &*self.sequences);
+        let (model, team, cache) = (self.model, &*self.team, &*self.cache);
         let (spec, rows) = (&model.spec, step.tokens.len());
         let group = spec.heads / spec.kv_heads;
         let width = spec.heads * spec.head_dim;
@@ -137,7 +163,7 @@ impl Walker<'_> {
         let attention = Attention {
             model,
             team,
-            sequences,
+            cache,
             layer,
             step,
             queries: &queries.values[..rows * width],
@@ -177,6 +203,46 @@ impl Walker<'_> {
                 attention.run(*segment, tokens.clone(), kv_head * group..(kv_head + 1) * group, scratch);
             }
         });
+    }
+
+    /// Adds up how much of the attention each page gets, where a policy goes by it. This takes the
+    /// scores once more, on one thread: a policy is studied with it, not served.
+    fn weigh(&mut self, layer: usize, step: &Step) {
+        let spec = &self.model.spec;
+        let (d, group) = (spec.head_dim, spec.heads / spec.kv_heads);
+        let (shape, kernels, width) = (self.shape(layer), self.team.kernels, group * d);
+        let page_tokens = self.cache.page_tokens();
+        let mut scratch = self.team.scratch(0);
+        let Weighing { log_sum_exps, mass } = &mut self.work.weighing;
+        for Segment { sequence, rows, past } in &step.segments {
+            let tokens = rows.len();
+            for kv_head in 0..spec.kv_heads {
+                let Scratch { queries, attended, attention, .. } = &mut *scratch;
+                let (queries, out) = (room(queries, tokens * width), room(attended, tokens * width));
+                for (row, queries) in rows.clone().zip(queries.chunks_exact_mut(width)) {
+                    let start = (row * spec.heads + kv_head * group) * d;
+                    queries.copy_from_slice(&self.work.queries.values[start..start + width]);
+                }
+                let (log_sum_exps, mass) = (room(log_sum_exps, tokens * group), room(mass, past + tokens));
+                mass.fill(0.0);
+                let Some(cached) = self.cache.head(*sequence, layer, kv_head) else { continue };
+                kernels.attend_saving(&shape, queries, tokens, *past, &cached, attention, out, log_sum_exps);
+                kernels.add_attention_mass(&shape, queries, tokens, *past, log_sum_exps, &cached, attention, mass);
+                for (page, mass) in mass.chunks(page_tokens).enumerate() {
+                    self.cache.add_mass(*sequence, page, mass.iter().map(|mass| f64::from(*mass)).sum());
+                }
+            }
+        }
+    }
+
+    fn shape(&self, layer: usize) -> AttentionShape {
+        let spec = &self.model.spec;
+        AttentionShape {
+            head_dim: spec.head_dim,
+            scale: spec.attention_scale as f32,
+            soft_cap: spec.attention_softcap.map(|cap| cap as f32),
+            window: self.model.kinds[self.model.layers[layer].kind].window,
+        }
     }
 
     /// Adds the product of rows with a matrix to the stream, normed first where the model does.
@@ -223,7 +289,7 @@ enum From {
 struct Attention<'a> {
     model: &'a Model,
     team: &'a Team,
-    sequences: &'a Sequences<Cache>,
+    cache: &'a PagedCache,
     layer: usize,
     step: &'a Step,
     queries: &'a [f32],
@@ -235,15 +301,15 @@ impl Attention<'_> {
     fn run(&self, segment: usize, tokens: Range<usize>, heads: Range<usize>, scratch: &mut Scratch) {
         let (spec, kind) = (&self.model.spec, &self.model.kinds[self.model.layers[self.layer].kind]);
         let Segment { sequence, rows, past } = &self.step.segments[segment];
-        // Every sequence of the step was found when its keys were cached.
-        let Ok(sequence) = self.sequences.get(*sequence) else { return };
+        let key_head = heads.start / (spec.heads / spec.kv_heads);
+        // Every sequence of the step was found when room was made for it.
+        let Some(cached) = self.cache.head(*sequence, self.layer, key_head) else { return };
         let shape = AttentionShape {
             head_dim: spec.head_dim,
             scale: spec.attention_scale as f32,
             soft_cap: spec.attention_softcap.map(|cap| cap as f32),
             window: kind.window,
         };
-        let cached = sequence.state.head(self.layer, heads.start / (spec.heads / spec.kv_heads));
         let (first, width) = (past + tokens.start, heads.len() * spec.head_dim);
         let range = |token: usize| {
             let start = ((rows.start + token) * spec.heads + heads.start) * spec.head_dim;
@@ -314,8 +380,11 @@ impl Executor for Walker<'_> {
 
     fn attend(&mut self, layer: usize, (): (), step: &Step) -> Result<(), EngineError> {
         self.turn_heads(layer);
-        self.cache_heads(layer, step)?;
+        self.cache_heads(layer, step);
         self.attend_all(layer, step);
+        if self.cache.weighs() {
+            self.weigh(layer, step);
+        }
         Ok(())
     }
 

@@ -4,11 +4,10 @@
 //! ([`WeightLoad`](super::WeightLoad)). A layer is five rounds of the threads: normed
 //! queries, keys and values; attention; its projection; normed gates; their projection. Whatever a
 //! round needs is in buffers that are kept, so a token allocates nothing but the logits it returns
-//! and, once in [`KEY_TILE`](ruvlab_kernels::KEY_TILE) tokens, room for keys and values. Each result
+//! and, once in a page of tokens, room for keys and values. Each result
 //! is computed from its own row in an order of its own, so logits do not depend on the number of
 //! threads, nor, but for rounding where a step of more than 512 rows is cut, on what else is in it.
 mod adapters;
-mod cache;
 mod executor;
 mod low_rank;
 mod model;
@@ -19,33 +18,28 @@ use std::sync::Arc;
 use ruvlab_kernels::{Tier, for_tier};
 
 use super::{
-    Adapter, Chunk, EngineError, LanguageModel, Logits, SequenceId, Settings, room,
+    Adapter, Admitted, Chunk, EngineError, LanguageModel, Logits, SequenceId, Settings, room,
     sequences::Sequences,
     steps::{Piece, Steps, hand_out},
 };
-use crate::model::{
-    decoder::{Step, walk},
-    spec::ModelSpec,
-    weights::Weights,
+use crate::{
+    kv::{CacheReport, CacheSettings, CacheTypes, PageShape, PagedCache, Transition, prefix_root},
+    model::{
+        decoder::{Step, walk},
+        spec::ModelSpec,
+        weights::Weights,
+    },
 };
 use adapters::Adapters;
-use cache::{Cache, CacheShape};
-use executor::{Walker, Workspace};
+use executor::{CachedRotation, Walker, Workspace};
 use model::Model;
 use products::Team;
 
 /// Rows computed at once.
 const STEP_ROWS: usize = 512;
 
-/// The type of cached keys and values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum CacheType {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats: half the memory to read at every token.
-    #[default]
-    F16,
-}
+/// Tokens of a page where nothing else is asked for.
+const PAGE_TOKENS: usize = 32;
 
 /// Checks what the kernels ask of a model's shape: threads share rows by groups of eight.
 pub(super) fn check(tier: Tier, spec: &ModelSpec) -> Result<(), EngineError> {
@@ -63,9 +57,11 @@ pub(super) struct Native {
     name: &'static str,
     model: Model,
     context_length: usize,
-    cache: CacheShape,
-    sequences: Sequences<Cache>,
+    cache: PagedCache,
+    sequences: Sequences<()>,
     adapters: Adapters,
+    /// How long the sequences of a batch were before it, evicted tokens included.
+    before: Vec<(SequenceId, usize)>,
     team: Team,
     work: Workspace,
     pieces: Vec<Piece>,
@@ -88,18 +84,27 @@ impl Native {
         let team = Team::new(kernels, threads).map_err(EngineError::Threads)?;
         let model = Model::load(weights, context_length, &team.pool, settings.load)?;
         let ModelSpec { layers, kv_heads, head_dim, .. } = model.spec;
+        let page_tokens = settings.page_tokens.unwrap_or(PAGE_TOKENS);
+        let shape = PageShape { layers, kv_heads, head_dim, page_tokens };
+        let types = CacheTypes { keys: settings.key_type, values: settings.value_type };
+        let cache = CacheSettings {
+            shape,
+            types,
+            budget_bytes: settings.cache_bytes,
+            policy: settings.pressure.clone(),
+            context_length,
+            prefix_root: settings.share_prefixes.then(|| {
+                let layout = format!("{} {} {page_tokens}", types.keys.name(), types.values.name());
+                prefix_root(&[weights.content_hash().as_bytes(), layout.as_bytes()])
+            }),
+        };
         Ok(Self {
             name,
             context_length,
-            cache: CacheShape {
-                key_type: settings.key_type,
-                value_type: settings.value_type,
-                layers,
-                kv_heads,
-                head_dim,
-            },
+            cache: PagedCache::new(team.kernels, cache)?,
             sequences: Sequences::new(),
             adapters: Adapters::default(),
+            before: Vec::new(),
             team,
             work: Workspace::default(),
             pieces: Vec::new(),
@@ -113,11 +118,12 @@ impl Native {
         let vocab_size = self.model.spec.vocab_size;
         let mut all = Vec::with_capacity(batch.len());
         all.resize_with(batch.len(), || Logits { rows: 0, vocab_size, values: Vec::new() });
-        let mut steps = Steps::new(STEP_ROWS);
+        let mut steps = Steps::new(STEP_ROWS.min(self.cache.most_rows()));
         while steps.next(batch, &self.sequences, &mut self.pieces, &mut self.step)? {
-            for segment in &self.step.segments {
-                let cache = &mut self.sequences.get_mut(segment.sequence)?.state;
-                cache.reserve(segment.past + segment.rows.len());
+            let rotation = CachedRotation { model: &self.model, kernels: self.team.kernels };
+            self.cache.prepare(self.step.segments.iter().map(|part| (part.sequence, part.rows.len())), &rotation)?;
+            if self.cache.evicts() {
+                place(&mut self.step, &self.cache)?;
             }
             let wanted = self.step.logit_rows.len();
             let logits = match (all.as_mut_slice(), self.pieces.as_slice()) {
@@ -140,18 +146,77 @@ impl Native {
             };
             self.adapters.lay_out(&self.step);
             let rows = self.step.tokens.len();
-            let Self { model, team, work, sequences, adapters, .. } = self;
-            let mut walker = Walker { model, team, work, sequences, adapters, rows, logits };
+            let Self { model, team, work, cache, adapters, .. } = self;
+            let mut walker = Walker { model, team, work, cache, adapters, rows, logits };
             walk(&mut walker, model.spec.layers, &self.step)?;
             if self.pieces.len() > 1 {
                 hand_out(&self.logits, &self.pieces, &self.step, &mut all);
             }
             for segment in &self.step.segments {
-                self.sequences.get_mut(segment.sequence)?.length += segment.rows.len();
+                self.cache.advance(segment.sequence, &self.step.tokens[segment.rows.clone()])?;
+                self.sequences.get_mut(segment.sequence)?.length = self.cache.length(segment.sequence)?.0;
             }
         }
         Ok(all)
     }
+
+    /// Runs a batch in as many parts as its pages need that come from a file.
+    fn run_parts(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {
+        let mut all = Vec::new();
+        let mut rest = batch;
+        loop {
+            let fitting = self.cache.fitting(rest.iter().map(|chunk| (chunk.sequence, chunk.tokens.len())))?;
+            let (part, after) = rest.split_at(fitting.min(rest.len()));
+            let logits = self.run(part)?;
+            if all.is_empty() && after.is_empty() {
+                return Ok(logits);
+            }
+            all.extend(logits);
+            rest = after;
+            if rest.is_empty() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Takes all sequences of a batch back to where they were before it.
+    fn undo(&mut self) -> Result<(), EngineError> {
+        for (sequence, tokens) in std::mem::take(&mut self.before) {
+            self.cache.truncate(sequence, tokens)?;
+            self.sequences.get_mut(sequence)?.length = self.cache.length(sequence)?.0;
+        }
+        Ok(())
+    }
+
+    fn open_with(&mut self, prompt: &[u32], tokens: usize) -> Result<Admitted, EngineError> {
+        let sequence = self.sequences.open(self.name, ())?;
+        match self.cache.open(sequence, prompt, tokens) {
+            Ok(cached) => {
+                self.sequences.get_mut(sequence)?.length = cached;
+                Ok(Admitted { sequence, cached })
+            }
+            Err(error) => {
+                self.sequences.close(sequence);
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// Gives the rows of a step their places anew, after tokens before them were evicted.
+fn place(step: &mut Step, cache: &PagedCache) -> Result<(), EngineError> {
+    for at in 0..step.segments.len() {
+        let (earlier, rest) = step.segments.split_at_mut(at);
+        let Some(segment) = rest.first_mut() else { break };
+        let (length, dropped) = cache.length(segment.sequence)?;
+        let same = earlier.iter().filter(|other| other.sequence == segment.sequence);
+        segment.past = length + same.map(|other| other.rows.len()).sum::<usize>();
+        let first = segment.past + dropped;
+        for (position, row) in (first..).zip(segment.rows.clone()) {
+            step.positions[row] = position as u32;
+        }
+    }
+    Ok(())
 }
 
 impl LanguageModel for Native {
@@ -164,21 +229,60 @@ impl LanguageModel for Native {
     }
 
     fn open(&mut self) -> Result<SequenceId, EngineError> {
-        self.sequences.open(self.name, Cache::new(self.cache))
+        self.open_with(&[], self.context_length).map(|admitted| admitted.sequence)
+    }
+
+    fn admit(&mut self, prompt: &[u32], tokens: usize) -> Result<Admitted, EngineError> {
+        self.open_with(prompt, tokens)
+    }
+
+    fn fork(&mut self, sequence: SequenceId) -> Result<SequenceId, EngineError> {
+        let length = self.sequences.get(sequence)?.length;
+        let child = self.sequences.open(self.name, ())?;
+        if let Err(error) = self.cache.fork(sequence, child) {
+            self.sequences.close(child);
+            return Err(error.into());
+        }
+        self.sequences.get_mut(child)?.length = length;
+        self.adapters.copy(sequence, child);
+        Ok(child)
     }
 
     fn close(&mut self, sequence: SequenceId) {
         self.sequences.close(sequence);
+        self.cache.close(sequence);
         self.adapters.detach(sequence);
     }
 
     fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
         self.sequences.get(sequence)?;
-        self.adapters.attach(&self.model.spec, sequence, adapter.as_ref())
+        self.adapters.attach(&self.model.spec, sequence, adapter.as_ref())?;
+        // Keys and values depend on the adapter, and a prefix is known by its tokens alone.
+        Ok(self.cache.keep_to_itself(sequence)?)
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {
-        self.sequences.check(batch, self.model.spec.vocab_size, self.context_length)?;
-        self.run(batch)
+        let context_length = if self.cache.evicts() { usize::MAX } else { self.context_length };
+        self.sequences.check(batch, self.model.spec.vocab_size, context_length)?;
+        self.before.clear();
+        for chunk in batch {
+            let (length, dropped) = self.cache.length(chunk.sequence)?;
+            self.before.push((chunk.sequence, length + dropped));
+        }
+        match self.run_parts(batch) {
+            Ok(logits) => Ok(logits),
+            Err(error) => {
+                self.undo()?;
+                Err(error)
+            }
+        }
+    }
+
+    fn cache_report(&self) -> Option<CacheReport> {
+        Some(self.cache.report())
+    }
+
+    fn take_transitions(&mut self) -> Vec<Transition> {
+        self.cache.take_transitions()
     }
 }

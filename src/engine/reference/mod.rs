@@ -107,6 +107,11 @@ impl LanguageModel for Reference {
         self.sequences.open(NAME, State { model, stepped: false })
     }
 
+    fn fork(&mut self, sequence: SequenceId) -> Result<SequenceId, EngineError> {
+        self.sequences.get(sequence)?;
+        Err(EngineError::Unsupported { engine: NAME, what: "fork a sequence".to_owned() })
+    }
+
     fn close(&mut self, sequence: SequenceId) {
         // Emptied, the only copy serves the next sequence.
         if let Some(mut state) = self.sequences.close(sequence)

@@ -113,6 +113,23 @@ mod tests {
     }
 
     #[test]
+    fn policies_have_what_they_need_and_nothing_they_ignore() {
+        let cache = |more: Value| json!({"kv_cache": {"budget": "1GiB", "pressure": more}});
+        let tiers = json!([{"tokens": 64, "type_k": "f16", "type_v": "f16"}, {"type_k": "q8_0", "type_v": "q4_0"}]);
+        assert_eq!(codes(&cache(json!({"policy": "quantize", "tiers": tiers, "low_watermark": 0.5}))), [""; 0]);
+        assert_eq!(codes(&cache(json!({"policy": "evict", "tiers": tiers}))), ["pressure"]);
+        let endless = json!([{"tokens": 64, "type_k": "f16", "type_v": "f16"}]);
+        assert_eq!(codes(&cache(json!({"policy": "quantize", "tiers": endless}))), ["pressure"]);
+        assert_eq!(codes(&cache(json!({"policy": "spill", "low_watermark": 0.9}))), ["pressure"]);
+        assert_eq!(codes(&json!({"kv_cache": {"page_tokens": 24}})), ["page-tokens"]);
+        let mut narrow = cache(json!({"policy": "evict", "window": 128}));
+        narrow["model"] = json!({"source": "builtin:pico", "context_length": 192});
+        assert_eq!(codes(&narrow), ["pressure"]);
+        let workload = json!({"workloads": [{"kv_pressure": {}}]});
+        assert_eq!(codes(&workload), ["needs"]);
+    }
+
+    #[test]
     fn limits_are_inclusive() {
         let given = |context: u32| json!({"model": {"source": "builtin:pico", "context_length": context}});
         assert_eq!(codes(&given(192)), [""; 0]);

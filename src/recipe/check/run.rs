@@ -1,6 +1,8 @@
 //! Rules of what runs: workloads, context, cache, positions, launches.
 use super::Report;
-use crate::recipe::schema::{Decode, KlDivergence, Perplexity, Prefill, PressurePolicy, Recipe, RopeScaling, Workload};
+use crate::recipe::schema::{
+    Decode, KlDivergence, KvPressure, Perplexity, Prefill, Pressure, PressurePolicy, Recipe, RopeScaling, Workload,
+};
 
 /// Bytes of cache a token takes in the smallest model there could be: one layer, one head of 64,
 /// keys and values of 4 bits.
@@ -81,6 +83,20 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
                 let words = format!("a window of {n_ctx} tokens is longer than");
                 (u64::from(*n_ctx), words, format!("{path}.kl_divergence.n_ctx"))
             }
+            Workload::KvPressure(pressure) => {
+                let KvPressure { prompt_tokens, output_tokens, n_ctx, .. } = pressure;
+                if recipe.kv_cache.budget.is_none() {
+                    let message = "`kv_pressure` drives requests past the budget of the cache, and there is none";
+                    report.error(&["kv_cache.budget", &path], "needs", message, "add `kv_cache: {budget: 512MiB}`");
+                }
+                let tokens = u64::from(pressure.longest());
+                let words = format!(
+                    "requests of {prompt_tokens} and {output_tokens} tokens, half as many again at most, or texts of {n_ctx}, are longer than"
+                );
+                // Where tokens are evicted, a sequence may outgrow the context.
+                let evicts = recipe.kv_cache.pressure.as_ref().is_some_and(evicts);
+                (if evicts { 0 } else { tokens }, words, format!("{path}.kv_pressure.prompt_tokens"))
+            }
         };
         if let Some(context) = context.filter(|context| tokens > u64::from(*context)) {
             let message = format!("{words} `model.context_length`, {context}");
@@ -100,11 +116,61 @@ fn check_kv_cache(recipe: &Recipe, report: &mut Report<'_>) {
             report.error(&["kv_cache.budget"], "budget", message, &hint);
         }
     }
+    if !cache.page_tokens.is_power_of_two() {
+        let message = format!("pages of {} tokens: the kernels walk pages of 8, 16, 32 or 64", cache.page_tokens);
+        report.error(&["kv_cache.page_tokens"], "page-tokens", message, "32 is a good number");
+    }
     let Some(pressure) = &cache.pressure else { return };
     if cache.budget.is_none() {
         let message = "`kv_cache.pressure` acts when a budget runs out, and there is none";
         report.error(&["kv_cache.pressure"], "needs", message, "add `budget: 512MiB` to `kv_cache`");
     }
+    check_stages(pressure, report);
+    check_tiers(pressure, report);
+    if let Some(low) = pressure.low_watermark.filter(|low| *low > pressure.high_watermark) {
+        let message = format!("`low_watermark` is {low}, above `high_watermark`, {}", pressure.high_watermark);
+        let hint = "a policy begins at the high one and stops at the low one";
+        report.error(&["kv_cache.pressure.low_watermark"], "pressure", message, hint);
+    }
+    let kept = pressure.sinks.saturating_add(pressure.window).saturating_add(2 * cache.page_tokens);
+    if let Some(context) = recipe.model.context_length.filter(|context| evicts(pressure) && kept > *context) {
+        let message = format!(
+            "{} sinks and a window of {} leave nothing to evict in a context of {context}",
+            pressure.sinks, pressure.window
+        );
+        let hint = "make `window` smaller, two pages smaller than the context at least";
+        report.error(&["kv_cache.pressure.window"], "pressure", message, hint);
+    }
+}
+
+fn evicts(pressure: &Pressure) -> bool {
+    pressure.steps().iter().any(|step| matches!(step, PressurePolicy::Evict | PressurePolicy::H2o))
+}
+
+/// Checks that tiers grow older and narrower and are used.
+fn check_tiers(pressure: &Pressure, report: &mut Report<'_>) {
+    let tiers = &pressure.tiers;
+    if !tiers.is_empty() && !pressure.steps().contains(&PressurePolicy::Quantize) {
+        let message = "only `quantize` has `tiers`";
+        let hint = "leave them out, or choose `policy: quantize`";
+        report.error(&["kv_cache.pressure.tiers"], "pressure", message, hint);
+    }
+    for (index, tier) in tiers.iter().enumerate() {
+        let is_last = index + 1 == tiers.len();
+        if tier.tokens.is_none() != is_last {
+            let path = format!("kv_cache.pressure.tiers[{index}]");
+            let message = "all tiers but the last have a number of `tokens`, and the last holds the rest";
+            report.error(
+                &[&path],
+                "pressure",
+                message,
+                "for example `[{tokens: 256, type_k: f16, type_v: f16}, {type_k: q8_0, type_v: q8_0}]`",
+            );
+        }
+    }
+}
+
+fn check_stages(pressure: &Pressure, report: &mut Report<'_>) {
     let stages = &pressure.stages;
     match pressure.policy {
         PressurePolicy::Hybrid if stages.is_empty() => {

@@ -12,18 +12,31 @@ pub struct KvCache {
     pub type_k: Option<KvType>,
     /// The type of stored values; absent takes the engine's own.
     pub type_v: Option<KvType>,
-    /// Tokens in a page.
-    #[schemars(range(min = 1, max = 4096))]
+    /// Tokens in a page: 8, 16, 32 or 64.
+    #[schemars(range(min = 8, max = 64))]
     pub page_tokens: u32,
     /// The most memory the cache may take; absent means no limit but the context length.
     pub budget: Option<Bytes>,
     /// What happens when the budget runs out.
     pub pressure: Option<Pressure>,
+    /// Whether sequences share the whole pages they begin with; pages stay for those to come as long
+    /// as there is room.
+    pub prefix_sharing: bool,
+    /// Takes keys of 4 bits on models below 3 billion parameters too, where they do much harm.
+    pub force: bool,
 }
 
 impl Default for KvCache {
     fn default() -> Self {
-        Self { type_k: None, type_v: None, page_tokens: 32, budget: None, pressure: None }
+        Self {
+            type_k: None,
+            type_v: None,
+            page_tokens: 32,
+            budget: None,
+            pressure: None,
+            prefix_sharing: false,
+            force: false,
+        }
     }
 }
 
@@ -52,12 +65,42 @@ pub struct Pressure {
     #[serde(default = "default_high_watermark")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub high_watermark: f64,
-    /// First tokens of a sequence that are never evicted (attention sinks, arXiv 2309.17453).
+    /// The share at which it has done enough; absent means `high_watermark`, so that no more is done
+    /// than must be.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub low_watermark: Option<f64>,
+    /// First tokens of a sequence that are neither evicted nor narrowed (attention sinks, arXiv
+    /// 2309.17453), rounded up to whole pages.
     #[serde(default = "default_sinks")]
     pub sinks: u32,
+    /// Last tokens of a sequence that are neither evicted nor narrowed.
+    #[serde(default = "default_window")]
+    pub window: u32,
     /// The policies of `hybrid`, in the order they are tried.
     #[serde(default)]
     pub stages: Vec<PressurePolicy>,
+    /// The types of `quantize` by age, youngest first; absent means all that is older than the window
+    /// goes to `q8_0`.
+    #[serde(default)]
+    pub tiers: Vec<CacheTier>,
+    /// The most room of the file of `spill`.
+    #[serde(default = "default_spill_limit")]
+    pub spill_limit: Bytes,
+}
+
+/// The types of cached tokens up to an age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheTier {
+    /// How many tokens it holds; only the last tier has no number, and holds the rest.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub tokens: Option<u32>,
+    /// The type of keys.
+    pub type_k: KvType,
+    /// The type of values.
+    pub type_v: KvType,
 }
 
 fn default_high_watermark() -> f64 {
@@ -66,6 +109,22 @@ fn default_high_watermark() -> f64 {
 
 fn default_sinks() -> u32 {
     4
+}
+
+fn default_window() -> u32 {
+    256
+}
+
+fn default_spill_limit() -> Bytes {
+    Bytes(1 << 30)
+}
+
+impl Pressure {
+    /// Returns what is done, in order: the stages of `hybrid`, or the policy itself.
+    #[must_use]
+    pub fn steps(&self) -> &[PressurePolicy] {
+        if self.policy == PressurePolicy::Hybrid { &self.stages } else { std::slice::from_ref(&self.policy) }
+    }
 }
 
 /// A policy for a full cache.
@@ -78,7 +137,7 @@ pub enum PressurePolicy {
     H2o,
     /// Stores cold pages in a narrower type.
     Quantize,
-    /// Refuses new sequences that could not finish.
+    /// Refuses new sequences that could not finish; in a `hybrid`, all new ones above the watermark.
     Reject,
     /// Moves cold pages to a file.
     Spill,

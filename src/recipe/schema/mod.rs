@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use adapter::{Adapter, AdapterType, MicroLora, TargetModule};
 pub use continual::{Continual, Ewc, EwcMode, EwcSpace, FisherKind, Task};
-pub use kv_cache::{KvCache, KvType, Pressure, PressurePolicy};
+pub use kv_cache::{CacheTier, KvCache, KvType, Pressure, PressurePolicy};
 pub use matrix::{AxisPoint, Matrix, same_value};
 pub use measure::{Baseline, Isolation, Launches, Measure, Order};
 pub use model::{
@@ -26,7 +26,7 @@ pub use model::{
 };
 pub use sona::{Sona, SonaBackground, SonaDeep, SonaInstant};
 pub use training::{AnnealStrategy, LrScheduler, LrSchedulerType, Optimizer, Training};
-pub use workload::{Decode, KlDivergence, KlReference, Perplexity, Prefill, Workload};
+pub use workload::{Decode, KlDivergence, KlReference, KvPressure, Perplexity, Prefill, Workload};
 
 /// The version of the recipe format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

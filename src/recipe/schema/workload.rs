@@ -21,6 +21,8 @@ pub enum Workload {
     Perplexity(Perplexity),
     /// Compares predictions with a reference's, token by token.
     KlDivergence(KlDivergence),
+    /// Fills the key-value cache beyond its budget and measures what that costs.
+    KvPressure(KvPressure),
 }
 
 /// Processes a prompt.
@@ -121,6 +123,54 @@ impl Default for KlDivergence {
     }
 }
 
+/// Drives a trace of requests past the budget of the key-value cache. Timed, it answers them as fast
+/// as the cache lets it: requests whose lengths the seed draws, fed with the text that follows their
+/// prompt, so that every policy computes the same tokens. Untimed, it holds the predictions on texts
+/// side by side against those of a cache without limit, KL(unlimited || cell), by position.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct KvPressure {
+    /// Requests in all.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub requests: u32,
+    /// The most requests at once, and the texts scored side by side.
+    #[schemars(range(min = 1, max = 1024))]
+    pub concurrency: u32,
+    /// Tokens of a prompt on average: each has between half and one and a half times as many.
+    #[schemars(range(min = 2, max = 1_000_000))]
+    pub prompt_tokens: u32,
+    /// Tokens of an answer on average, likewise.
+    #[schemars(range(min = 2, max = 1_000_000))]
+    pub output_tokens: u32,
+    /// The text that is scored: `builtin:NAME` or a path, relative to the recipe's folder.
+    pub text: String,
+    /// Tokens of each text that is scored.
+    #[schemars(range(min = 8, max = 16_777_216))]
+    pub n_ctx: u32,
+}
+
+impl Default for KvPressure {
+    fn default() -> Self {
+        Self {
+            requests: 16,
+            concurrency: 8,
+            prompt_tokens: 128,
+            output_tokens: 128,
+            text: "builtin:heldout".to_owned(),
+            n_ctx: 512,
+        }
+    }
+}
+
+impl KvPressure {
+    /// Returns the tokens of the longest request.
+    #[must_use]
+    pub fn longest(&self) -> u32 {
+        let most = |mean: u32| mean.saturating_add(mean / 2);
+        most(self.prompt_tokens).saturating_add(most(self.output_tokens)).max(self.n_ctx)
+    }
+}
+
 /// What a cell's predictions are held against. What is absent is the cell's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -199,6 +249,11 @@ impl fmt::Display for Workload {
                 write!(f, "kl_divergence(")?;
                 windows(f, text, *n_ctx, *chunks)?;
                 write!(f, ",vs {reference}")?;
+            }
+            Self::KvPressure(KvPressure { requests, concurrency, prompt_tokens, output_tokens, text, n_ctx }) => {
+                write!(f, "kv_pressure(r{requests},p{prompt_tokens},n{output_tokens},")?;
+                windows(f, text, *n_ctx, None)?;
+                batch(f, *concurrency)?;
             }
         }
         f.write_str(")")

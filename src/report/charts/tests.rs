@@ -288,3 +288,40 @@ fn equal_records_give_equal_drawings() {
     let wanted = baseline("kernels.set", "reference");
     assert_eq!(draw(&two(), Some(&wanted)).unwrap(), draw(&two(), Some(&wanted)).unwrap());
 }
+
+#[test]
+fn a_full_cache_is_drawn_over_time_by_position_and_against_its_memory() {
+    const WORKLOAD: &str = "kv_pressure(r4,p8,n8,heldout,c64,b2)";
+    let mut records = two();
+    for (number, (record, _)) in (0u32..).zip(&mut records) {
+        let mut add = |metric: &str, step: Option<u64>, value: f64| {
+            let mut row = row(metric, WORKLOAD, 0, 0, 0, value);
+            row.step = step;
+            record.samples.push(row);
+        };
+        for step in 0..20 {
+            add("kv_used_bytes", Some(step), f64::from(number + 1) * 1_048_576.0 * (step + 1) as f64);
+            add("step_ms", Some(step), if step == 7 { 9.0 } else { 1.0 });
+            add("nll_at_position", Some(step * 4 + 1), 3.0 - f64::from(number));
+        }
+        add("kv_stall_ms", Some(7), 8.0);
+        add("kv_peak_bytes", None, f64::from(number + 1) * 20.0 * 1_048_576.0);
+        add("kl_mean", None, 0.01 * f64::from(number));
+    }
+    let (charts, _) = draw(&records, None).unwrap();
+    let chart = |name: &str| charts.iter().find(|chart| chart.name == name).unwrap_or_else(|| panic!("no {name}"));
+    for name in ["cache_memory", "cache_steps", "cache_quality", "cache_position"] {
+        let svg = &chart(name).svg;
+        let (tree, document) = (usvg::Tree::from_str(svg, &png::options()).unwrap(), texts(svg).concat());
+        let (size, ink) = (tree.size(), tree.root().abs_bounding_box());
+        assert!(ink.left() >= 0.0 && ink.right() <= size.width() && ink.bottom() <= size.height(), "{name}: {ink:?}");
+        assert!(document.contains("reference") && document.contains("avx2"), "{name}: {document}");
+    }
+    let memory = &chart("cache_memory").csv;
+    assert_eq!(memory.lines().count(), 41);
+    assert!(memory.lines().any(|line| line.ends_with(",19,40") || line.ends_with(",19.0,40.0")), "{memory}");
+    let steps = &chart("cache_steps").csv;
+    assert_eq!(steps.lines().filter(|line| line.ends_with("true")).count(), 2, "{steps}");
+    let (plain, _) = draw(&two(), None).unwrap();
+    assert!(plain.iter().all(|chart| !chart.name.starts_with("cache")), "nothing is missing where nothing was full");
+}

@@ -1,0 +1,205 @@
+//! What is cached of a sequence, in pages of tokens.
+use std::ops::Range;
+
+use crate::{Format, Kernels, dequantize_row, quantize_row};
+
+/// How keys or values are cached.
+///
+/// The quantised types are llama.cpp's blocks of 32 numbers, laid along D for each token and head: D
+/// is a multiple of 32 there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are the types")]
+pub enum CachedType {
+    F32,
+    F16,
+    Q8_0,
+    Q5_1,
+    Q4_0,
+}
+
+impl CachedType {
+    /// All types, the widest first.
+    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Q8_0, Self::Q5_1, Self::Q4_0];
+
+    /// Returns the format of matrices that holds numbers alike.
+    #[must_use]
+    pub const fn format(self) -> Format {
+        match self {
+            Self::F32 => Format::F32,
+            Self::F16 => Format::F16,
+            Self::Q8_0 => Format::Q8_0,
+            Self::Q5_1 => Format::Q5_1,
+            Self::Q4_0 => Format::Q4_0,
+        }
+    }
+
+    /// Returns its name as recipes spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.format().name()
+    }
+
+    /// Returns how many bytes so many numbers of one head take, or nothing if they are no whole number
+    /// of blocks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ruvlab_kernels::CachedType;
+    ///
+    /// assert_eq!(CachedType::Q8_0.cached_bytes(64), Some(68));
+    /// assert_eq!(CachedType::Q8_0.cached_bytes(80), None);
+    /// ```
+    #[must_use]
+    pub const fn cached_bytes(self, values: usize) -> Option<usize> {
+        self.format().row_bytes(values)
+    }
+}
+
+impl std::fmt::Display for CachedType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Numbers as they are cached: f16 as its bits, the quantised types as blocks.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the names are the types")]
+pub enum Cached<'a> {
+    F32(&'a [f32]),
+    F16(&'a [u16]),
+    Q8_0(&'a [u8]),
+    Q5_1(&'a [u8]),
+    Q4_0(&'a [u8]),
+}
+
+/// Room for numbers as they are cached, the same types as [`Cached`].
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the names are the types")]
+pub enum CachedMut<'a> {
+    F32(&'a mut [f32]),
+    F16(&'a mut [u16]),
+    Q8_0(&'a mut [u8]),
+    Q5_1(&'a mut [u8]),
+    Q4_0(&'a mut [u8]),
+}
+
+impl<'a> Cached<'a> {
+    /// Returns the type.
+    #[must_use]
+    pub fn kind(self) -> CachedType {
+        match self {
+            Self::F32(_) => CachedType::F32,
+            Self::F16(_) => CachedType::F16,
+            Self::Q8_0(_) => CachedType::Q8_0,
+            Self::Q5_1(_) => CachedType::Q5_1,
+            Self::Q4_0(_) => CachedType::Q4_0,
+        }
+    }
+
+    /// Returns how many numbers there are.
+    pub(super) fn values(self) -> usize {
+        let numbers = |format: Format, bytes: &[u8]| bytes.len() / format.block_bytes() * format.block_values();
+        match self {
+            Self::F32(all) => all.len(),
+            Self::F16(all) => all.len(),
+            Self::Q8_0(all) => numbers(Format::Q8_0, all),
+            Self::Q5_1(all) => numbers(Format::Q5_1, all),
+            Self::Q4_0(all) => numbers(Format::Q4_0, all),
+        }
+    }
+
+    /// Returns some tokens' heads of D numbers.
+    pub(super) fn tokens(self, range: Range<usize>, d: usize) -> Self {
+        let values = range.start * d..range.end * d;
+        let blocks = || {
+            let kind = self.kind();
+            let Some(bytes) = kind.cached_bytes(d) else {
+                panic!("attend: heads of {d} numbers are no whole blocks of {kind} (cache them as f16)")
+            };
+            range.start * bytes..range.end * bytes
+        };
+        match self {
+            Self::F32(all) => Self::F32(&all[values]),
+            Self::F16(all) => Self::F16(&all[values]),
+            Self::Q8_0(all) => Self::Q8_0(&all[blocks()]),
+            Self::Q5_1(all) => Self::Q5_1(&all[blocks()]),
+            Self::Q4_0(all) => Self::Q4_0(&all[blocks()]),
+        }
+    }
+}
+
+/// Keys and values of one key head in one page.
+///
+/// # Shapes
+///
+/// Both are `[n, D]`, with n up to the tokens of a page.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "described above")]
+pub struct KeyValuePage<'a> {
+    pub keys: Cached<'a>,
+    pub values: Cached<'a>,
+}
+
+/// The cached keys and values of one key head of one sequence.
+///
+/// Pages may be of different types.
+pub trait KeyValuePages {
+    /// Returns how many tokens a page has room for: a power of two from [`super::SMALLEST_PAGE`] to
+    /// [`super::KEY_TILE`], the same for all pages.
+    fn page_tokens(&self) -> usize;
+
+    /// Returns the page of positions from `index * page_tokens` on, with at least the tokens any query
+    /// may see of it.
+    fn page(&self, index: usize) -> KeyValuePage<'_>;
+}
+
+impl Kernels {
+    /// Writes numbers as they are to be cached.
+    ///
+    /// # Numerics
+    ///
+    /// f16 as [`Kernels::narrow`] does, the quantised types as [`quantize_row`]. A block with a number
+    /// that is not finite is read back as NaN: no code stands for it, and it must not be lost.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not belong together.
+    pub fn write_cached(&self, values: &[f32], to: CachedMut<'_>) {
+        match to {
+            CachedMut::F32(to) => to.copy_from_slice(values),
+            CachedMut::F16(to) => self.narrow(values, to),
+            CachedMut::Q8_0(to) => write_blocks(Format::Q8_0, values, to),
+            CachedMut::Q5_1(to) => write_blocks(Format::Q5_1, values, to),
+            CachedMut::Q4_0(to) => write_blocks(Format::Q4_0, values, to),
+        }
+    }
+
+    /// Writes what is cached as f32, exactly.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not belong together.
+    pub fn read_cached(&self, from: Cached<'_>, out: &mut [f32]) {
+        match from {
+            Cached::F32(from) => out.copy_from_slice(from),
+            Cached::F16(from) => self.widen(from, out),
+            Cached::Q8_0(from) => dequantize_row(Format::Q8_0, from, out),
+            Cached::Q5_1(from) => dequantize_row(Format::Q5_1, from, out),
+            Cached::Q4_0(from) => dequantize_row(Format::Q4_0, from, out),
+        }
+    }
+}
+
+fn write_blocks(format: Format, values: &[f32], to: &mut [u8]) {
+    if quantize_row(format, values, to).is_ok() {
+        return;
+    }
+    let blocks = to.chunks_exact_mut(format.block_bytes());
+    for (values, block) in values.chunks_exact(format.block_values()).zip(blocks) {
+        if quantize_row(format, values, block).is_err() {
+            block.fill(0);
+            block[..2].copy_from_slice(&half::f16::NAN.to_le_bytes());
+        }
+    }
+}

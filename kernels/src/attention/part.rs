@@ -1,0 +1,111 @@
+//! Parts of a context: what each knows by itself, and how they become one.
+use std::ops::Range;
+
+use super::{AttentionScratch, AttentionShape, KEY_PART, KeyValuePages, walk::Walk};
+use crate::Kernels;
+
+/// Returns how many numbers hold what a part knows of G heads of D: the weighted sums `[G, D]`, the
+/// largest scores `[G]` those are relative to and the sums of weights `[G]`, rounded up to a multiple
+/// of eight so that threads can write parts side by side.
+#[must_use]
+pub fn part_values(head_dim: usize, group: usize) -> usize {
+    (group * (head_dim + 2)).next_multiple_of(8)
+}
+
+/// Returns the positions of a part that are seen.
+pub(super) fn clip(seen: &Range<usize>, part: usize) -> Range<usize> {
+    seen.start.max(part * KEY_PART)..seen.end.min((part + 1) * KEY_PART)
+}
+
+/// Returns `ln Σ exp(score)`: negative infinity where nothing was seen.
+pub(super) fn log_sum_exp(largest: f32, total: f32) -> f32 {
+    if total == 0.0 { f32::NEG_INFINITY } else { largest + total.ln() }
+}
+
+impl AttentionShape {
+    /// Returns the parts of a context that a query at `position` sees.
+    #[must_use]
+    pub fn parts(&self, position: usize) -> Range<usize> {
+        let start = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        start / KEY_PART..(position + 1).div_ceil(KEY_PART)
+    }
+}
+
+impl Kernels {
+    /// Writes what one part of a context contributes to one token: the keys from `part * KEY_PART` on,
+    /// up to [`KEY_PART`] of them.
+    ///
+    /// [`Kernels::merge_parts`] of all parts in [`AttentionShape::parts`], in order, gives what
+    /// [`Kernels::attend`] of the token gives, bit for bit.
+    ///
+    /// # Shapes
+    ///
+    /// `queries` is `[G, D]`; `out` is [`part_values`]. A part of which nothing is seen has sums of 0.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not fit, or as [`Kernels::attend`].
+    #[expect(clippy::too_many_arguments, reason = "one of them holds buffers, so that nothing is allocated")]
+    pub fn attend_part(
+        &self,
+        shape: &AttentionShape,
+        queries: &[f32],
+        position: usize,
+        part: usize,
+        cached: &dyn KeyValuePages,
+        scratch: &mut AttentionScratch,
+        out: &mut [f32],
+    ) {
+        let walk = Walk::new(self, shape, queries, 1, cached);
+        assert_eq!(out.len(), part_values(shape.head_dim, walk.group), "attend_part: room for {}", out.len());
+        walk.part(queries, clip(&walk.seen(position), part), scratch, out);
+    }
+
+    /// Writes the means that parts make together, and where asked the logarithms of their sums of
+    /// exponentials.
+    ///
+    /// Of nothing seen in any part the mean is 0 and the logarithm negative infinity.
+    ///
+    /// # Shapes
+    ///
+    /// `parts` is one or more [`part_values`], `out` is `[G, D]`, `log_sum_exps` `[G]`.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not fit.
+    pub fn merge_parts(&self, head_dim: usize, parts: &[f32], out: &mut [f32], log_sum_exps: Option<&mut [f32]>) {
+        merge(self, head_dim, parts, out, log_sum_exps);
+    }
+}
+
+pub(super) fn merge(kernels: &Kernels, d: usize, parts: &[f32], out: &mut [f32], mut log_sum_exps: Option<&mut [f32]>) {
+    let group = out.len() / d;
+    let length = part_values(d, group);
+    assert!(
+        out.len() == group * d && !parts.is_empty() && parts.len().is_multiple_of(length),
+        "merge: {} numbers are no whole parts of {group} heads of {d}",
+        parts.len()
+    );
+    for (head, out) in out.chunks_exact_mut(d).enumerate() {
+        let state = |part: &[f32]| (part[group * d + head], part[group * (d + 1) + head]);
+        // NaN is left out of the largest: it comes through the totals.
+        let largest = parts.chunks_exact(length).fold(f32::NEG_INFINITY, |most, part| most.max(state(part).0));
+        let mut sum = 0.0;
+        out.fill(0.0);
+        for part in parts.chunks_exact(length) {
+            let (own, total) = state(part);
+            // Where nothing was seen, both are 0 whatever the factor; infinities would make it NaN.
+            let factor = if own == largest || total == 0.0 { 1.0 } else { (own - largest).exp() };
+            sum += total * factor;
+            for (out, x) in out.iter_mut().zip(&part[head * d..][..d]) {
+                *out += factor * x;
+            }
+        }
+        if let Some(saved) = &mut log_sum_exps {
+            saved[head] = log_sum_exp(largest, sum);
+        }
+        if sum != 0.0 {
+            kernels.scale(out, 1.0 / sum);
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The cache of an engine: sequences, their pages, and room for more.
+use std::collections::BTreeMap;
+
+use ruvlab_kernels::{Kernels, KeyValuePage, KeyValuePages};
+
+use super::{
+    CacheError, CacheReport, CacheTypes, PageShape, Policy, PrefixKey, Stage, Transition,
+    pool::{PageId, Pool},
+    prefix,
+    spill::SpillFile,
+    table::Table,
+};
+
+/// What a cache is made of.
+#[derive(Clone, Debug)]
+pub struct CacheSettings {
+    /// The sizes of a page.
+    pub shape: PageShape,
+    /// What new tokens are written as.
+    pub types: CacheTypes,
+    /// The most bytes of pages in memory; none without a limit.
+    pub budget_bytes: Option<u64>,
+    /// What to do when they run out.
+    pub policy: Option<Policy>,
+    /// The most tokens a sequence may have in the cache.
+    pub context_length: usize,
+    /// Where sequences may share whole pages they begin with: what names the empty prefix.
+    pub prefix_root: Option<PrefixKey>,
+}
+
+/// How keys are rotated to later positions.
+pub trait Rotation {
+    /// Rotates keys `[n, D]` of a layer as if each came `by` positions later.
+    fn rotate(&self, layer: usize, keys: &mut [f32], by: u32);
+}
+
+/// Cached keys and values of many sequences.
+pub struct PagedCache {
+    pub(super) pool: Pool,
+    pub(super) tables: BTreeMap<u32, Table>,
+    pub(super) settings: CacheSettings,
+    pub(super) spill: Option<SpillFile>,
+    pub(super) transitions: Vec<Transition>,
+    /// Rows each sequence of the coming step adds.
+    demand: Vec<(u32, usize)>,
+    pub(super) step: u64,
+}
+
+impl PagedCache {
+    /// Returns an empty cache.
+    ///
+    /// # Errors
+    ///
+    /// If the kernels cannot walk such pages, or the file of a policy that spills cannot be made.
+    pub fn new(kernels: &'static Kernels, settings: CacheSettings) -> Result<Self, CacheError> {
+        settings.shape.check(settings.types)?;
+        let mut spill = None;
+        if let Some(policy) = &settings.policy {
+            let narrows = policy.stages.contains(&Stage::Quantize);
+            for tier in policy.tiers.iter().filter(|_| narrows) {
+                settings.shape.check(tier.types)?;
+            }
+            if policy.stages.contains(&Stage::Spill) {
+                spill = Some(SpillFile::create(&std::env::temp_dir(), policy.spill_bytes)?);
+            }
+        }
+        let pool = Pool::new(kernels, settings.shape);
+        Ok(Self {
+            pool,
+            tables: BTreeMap::new(),
+            settings,
+            spill,
+            transitions: Vec::new(),
+            demand: Vec::new(),
+            step: 0,
+        })
+    }
+
+    pub(super) fn has(&self, stage: Stage) -> bool {
+        self.settings.policy.as_ref().is_some_and(|policy| policy.stages.contains(&stage))
+    }
+
+    /// Returns whether sequences may lose their oldest tokens, and so go on beyond the context.
+    #[must_use]
+    pub fn evicts(&self) -> bool {
+        self.has(Stage::Evict) || self.has(Stage::EvictLight)
+    }
+
+    /// Returns whether its policy asks how much of the attention pages get
+    /// ([`add_mass`](Self::add_mass)).
+    #[must_use]
+    pub fn weighs(&self) -> bool {
+        self.has(Stage::EvictLight)
+    }
+
+    /// Returns the tokens of a page.
+    #[must_use]
+    pub fn page_tokens(&self) -> usize {
+        self.settings.shape.page_tokens
+    }
+
+    /// Returns the most rows a step should add, so that a policy can make room between two of them: a
+    /// quarter of what the budget holds.
+    #[must_use]
+    pub fn most_rows(&self) -> usize {
+        let CacheSettings { shape, types, budget_bytes, policy, .. } = &self.settings;
+        let (Some(budget), Some(policy)) = (budget_bytes, policy) else { return usize::MAX };
+        if policy.stages == [Stage::Reject] {
+            return usize::MAX;
+        }
+        let pages = *budget as usize / shape.bytes(*types).max(1);
+        (pages / 4).max(1) * shape.page_tokens
+    }
+
+    pub(super) fn free_bytes(&self, budget: u64) -> u64 {
+        budget.saturating_sub(self.pool.used() as u64)
+    }
+
+    pub(super) fn table(&self, id: u32) -> Result<&Table, CacheError> {
+        self.tables.get(&id).ok_or(CacheError::UnknownSequence(id))
+    }
+
+    pub(super) fn table_mut(&mut self, id: u32) -> Result<&mut Table, CacheError> {
+        self.tables.get_mut(&id).ok_or(CacheError::UnknownSequence(id))
+    }
+
+    /// Returns a sequence's tokens in the cache, and how many were evicted before the first of them or
+    /// between them: the position of the next is the sum.
+    ///
+    /// # Errors
+    ///
+    /// If it is not open.
+    pub fn length(&self, id: u32) -> Result<(usize, usize), CacheError> {
+        let table = self.table(id)?;
+        Ok((table.length, table.dropped))
+    }
+
+    /// Makes room for the rows each sequence adds in the coming step, and sees that all its pages are
+    /// in memory and its last one its own. Allocates nothing while rows fit the pages there are.
+    ///
+    /// # Errors
+    ///
+    /// If there is no room and nothing that may go. Sequences are then as long as they were, unless
+    /// the policy evicts; what is cold may be narrower or in the file.
+    pub fn prepare(
+        &mut self,
+        rows: impl Iterator<Item = (u32, usize)>,
+        rotation: &dyn Rotation,
+    ) -> Result<(), CacheError> {
+        self.step += 1;
+        let mut demand = std::mem::take(&mut self.demand);
+        demand.clear();
+        for (id, rows) in rows {
+            match demand.iter_mut().find(|(other, _)| *other == id) {
+                Some((_, all)) => *all += rows,
+                None => demand.push((id, rows)),
+            }
+        }
+        let result = self.make_room(&demand, rotation);
+        self.demand = demand;
+        result
+    }
+
+    fn make_room(&mut self, demand: &[(u32, usize)], rotation: &dyn Rotation) -> Result<(), CacheError> {
+        for (id, rows) in demand {
+            let step = self.step;
+            let table = self.table_mut(*id)?;
+            table.last_used = step;
+            let needed = table.length + rows;
+            if let Some(reserved) = table.reserved.filter(|reserved| needed > *reserved) {
+                return Err(CacheError::BeyondReserved { needed, reserved });
+            }
+            self.fit_context(*id, *rows, rotation)?;
+        }
+        if self.need(demand)? == 0 {
+            return Ok(());
+        }
+        self.relieve(demand, rotation)?;
+        // Evicting changes what is needed.
+        let need = self.need(demand)?;
+        if let Some(budget) = self.settings.budget_bytes {
+            while need as u64 > self.free_bytes(budget) && self.pool.forget() {}
+            if need as u64 > self.free_bytes(budget) {
+                let free = self.free_bytes(budget);
+                return Err(self.full(need, free));
+            }
+        }
+        self.restore(demand)?;
+        let types = self.settings.types;
+        for (id, rows) in demand {
+            self.own_last(*id)?;
+            let (length, have) = (self.table(*id)?.length, self.table(*id)?.pages.len());
+            for _ in have..self.settings.shape.pages(length + rows) {
+                let page = self.pool.allocate(types);
+                self.table_mut(*id)?.pages.push(page);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes in memory that a step needs more: new pages, copies of shared ones, and those
+    /// that come back from the file.
+    pub(super) fn need(&self, demand: &[(u32, usize)]) -> Result<usize, CacheError> {
+        let shape = &self.settings.shape;
+        let mut need = 0;
+        for (id, rows) in demand {
+            let table = self.table(*id)?;
+            need += (shape.pages(table.length + rows) - table.pages.len()) * shape.bytes(self.settings.types);
+            if let Some(last) = self.shared_last(table) {
+                need += self.pool.bytes(last).0;
+            }
+            if self.spill.is_some() {
+                let away = table.pages.iter().map(|page| self.pool.bytes(*page)).filter(|(_, is_away)| *is_away);
+                need += away.map(|(bytes, _)| bytes).sum::<usize>();
+            }
+        }
+        Ok(need)
+    }
+
+    /// Returns the page a sequence goes on in, where others have it too.
+    fn shared_last(&self, table: &Table) -> Option<PageId> {
+        let last = *table.pages.last()?;
+        let has_room = !table.length.is_multiple_of(self.settings.shape.page_tokens);
+        (has_room && self.pool.references(last) > 1).then_some(last)
+    }
+
+    fn own_last(&mut self, id: u32) -> Result<(), CacheError> {
+        if let Some(shared) = self.shared_last(self.table(id)?) {
+            let own = self.pool.copy(shared);
+            if let Some(last) = self.table_mut(id)?.pages.last_mut() {
+                *last = own;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns how many of the first of these chunks (a sequence and its new tokens) can be computed
+    /// with all their pages in memory at once; at least one. Only a policy that spills asks for less
+    /// than all.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is not open.
+    pub fn fitting(&self, chunks: impl Iterator<Item = (u32, usize)>) -> Result<usize, CacheError> {
+        let Some(budget) = self.settings.budget_bytes.filter(|_| self.spill.is_some()) else { return Ok(usize::MAX) };
+        let (shape, types) = (&self.settings.shape, self.settings.types);
+        let (mut count, mut total) = (0, 0);
+        for (id, tokens) in chunks {
+            let table = self.table(id)?;
+            total += table.pages.iter().map(|page| self.pool.bytes(*page).0).sum::<usize>();
+            // One more than new tokens ask for: the last may have to be copied.
+            total += (shape.pages(table.length + tokens) + 1 - table.pages.len()) * shape.bytes(types);
+            if total as u64 > budget && count > 0 {
+                break;
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Writes one token's keys and values `[K, D]` of a layer; `index` counts the tokens in the cache.
+    pub fn write(&mut self, id: u32, layer: usize, index: usize, keys: &[f32], values: &[f32]) {
+        let PageShape { page_tokens, .. } = self.settings.shape;
+        let Some(page) = self.tables.get(&id).and_then(|table| table.pages.get(index / page_tokens)) else { return };
+        let (kernels, shape) = (self.pool.kernels, self.settings.shape);
+        if let Some(page) = self.pool.page_mut(*page) {
+            page.write(kernels, &shape, (layer, index % page_tokens), keys, values);
+        }
+    }
+
+    /// Returns what is cached of one key head in one layer; none of a sequence that is not open.
+    #[must_use]
+    pub fn head(&self, id: u32, layer: usize, head: usize) -> Option<CachedHead<'_>> {
+        let PageShape { page_tokens, head_dim, .. } = self.settings.shape;
+        let start = self.settings.shape.offset(layer, head);
+        let table = self.tables.get(&id)?;
+        Some(CachedHead { pool: &self.pool, pages: &table.pages, start, length: page_tokens * head_dim, page_tokens })
+    }
+
+    /// Takes note of tokens whose keys and values were written.
+    ///
+    /// # Errors
+    ///
+    /// If the sequence is not open.
+    pub fn advance(&mut self, id: u32, tokens: &[u32]) -> Result<(), CacheError> {
+        let page_tokens = self.settings.shape.page_tokens;
+        let table = self.tables.get_mut(&id).ok_or(CacheError::UnknownSequence(id))?;
+        let filled = table.length / page_tokens;
+        table.length += tokens.len();
+        let Some(chain) = &mut table.chain else { return Ok(()) };
+        chain.pending.extend_from_slice(tokens);
+        let whole = chain.pending.len() / page_tokens * page_tokens;
+        for (tokens, page) in chain.pending[..whole].chunks_exact(page_tokens).zip(&table.pages[filled..]) {
+            chain.key = prefix::next(&chain.key, tokens);
+            if self.pool.page(*page).is_some_and(|page| page.types() == self.settings.types) {
+                self.pool.publish(*page, chain.key);
+            }
+        }
+        chain.pending.drain(..whole);
+        Ok(())
+    }
+
+    /// Lets no other sequence share what this one computes from now on.
+    ///
+    /// # Errors
+    ///
+    /// If the sequence is not open.
+    pub fn keep_to_itself(&mut self, id: u32) -> Result<(), CacheError> {
+        self.table_mut(id)?.chain = None;
+        Ok(())
+    }
+
+    /// Takes a sequence back to its first tokens: `tokens` in all, those that were evicted included.
+    ///
+    /// # Errors
+    ///
+    /// If the sequence is not open.
+    pub fn truncate(&mut self, id: u32, tokens: usize) -> Result<(), CacheError> {
+        let shape = self.settings.shape;
+        let table = self.table_mut(id)?;
+        let length = tokens.saturating_sub(table.dropped).min(table.length);
+        let mut gone = table.pages.split_off(shape.pages(length).min(table.pages.len()));
+        if length < table.length {
+            table.length = length;
+            table.chain = None;
+        }
+        let open = table.pages.last().copied().filter(|_| !length.is_multiple_of(shape.page_tokens));
+        if let Some(page) = open {
+            // It will be written again, so nobody may find it by what it held.
+            self.pool.unpublish(page);
+        }
+        for page in gone.drain(..) {
+            self.pool.release(page, self.spill.as_mut());
+        }
+        Ok(())
+    }
+
+    /// Returns what it holds.
+    #[must_use]
+    pub fn report(&self) -> CacheReport {
+        let (pages, shared_pages, idle_pages) = self.pool.count();
+        CacheReport {
+            used_bytes: self.pool.used() as u64,
+            peak_bytes: self.pool.peak() as u64,
+            budget_bytes: self.settings.budget_bytes,
+            spilled_bytes: self.spill.as_ref().map_or(0, SpillFile::used),
+            pages,
+            shared_pages,
+            idle_pages,
+            sequences: self.tables.len(),
+            tokens: self.tables.values().map(|table| table.length as u64).sum(),
+        }
+    }
+
+    /// Returns what was done under pressure since the last call.
+    pub fn take_transitions(&mut self) -> Vec<Transition> {
+        std::mem::take(&mut self.transitions)
+    }
+
+    /// Adds the weight that attention gave the tokens of a sequence's page.
+    pub fn add_mass(&mut self, id: u32, page: usize, mass: f64) {
+        if let Some(page) = self.tables.get(&id).and_then(|table| table.pages.get(page)) {
+            self.pool.add_mass(*page, mass);
+        }
+    }
+}
+
+/// One key head of one layer.
+pub struct CachedHead<'a> {
+    pool: &'a Pool,
+    pages: &'a [PageId],
+    start: usize,
+    length: usize,
+    page_tokens: usize,
+}
+
+impl KeyValuePages for CachedHead<'_> {
+    fn page_tokens(&self) -> usize {
+        self.page_tokens
+    }
+
+    #[expect(clippy::panic, reason = "a step brings all its pages to memory before it attends")]
+    fn page(&self, index: usize) -> KeyValuePage<'_> {
+        match self.pool.page(self.pages[index]) {
+            Some(page) => page.tile(self.start, self.length),
+            None => panic!("page {index} of a sequence that attends is not in memory"),
+        }
+    }
+}

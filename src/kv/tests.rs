@@ -1,0 +1,342 @@
+//! The cache against a naive model of it, under random operations.
+use std::collections::BTreeMap;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use ruvlab_kernels::Kernels;
+
+use super::*;
+
+const D: usize = 32;
+const PAGE: usize = 8;
+/// Longer ones would not be told apart in 8 bits.
+const LONGEST: usize = 400;
+
+/// "Rotates" by adding: a key then tells the position it is rotated to.
+struct Adding;
+
+impl Rotation for Adding {
+    fn rotate(&self, _: usize, keys: &mut [f32], by: u32) {
+        keys.iter_mut().for_each(|key| *key += by as f32);
+    }
+}
+
+/// Returns what stands for a token: it depends on all tokens before it, as values of a model do.
+fn value(tokens: &[u32]) -> f32 {
+    let mixed = tokens.iter().fold(7u32, |sum, token| sum.wrapping_mul(31).wrapping_add(*token + 1));
+    (mixed % 61 + 1) as f32
+}
+
+/// A sequence as it should be.
+#[derive(Clone, Default)]
+struct Model {
+    tokens: Vec<u32>,
+    /// What is in the cache, oldest first.
+    values: Vec<f32>,
+    dropped: usize,
+    reserved: usize,
+}
+
+struct Bench {
+    cache: PagedCache,
+    model: BTreeMap<u32, Model>,
+    random: ChaCha8Rng,
+    sinks: usize,
+    next: u32,
+}
+
+fn kernels() -> &'static Kernels {
+    ruvlab_kernels::active()
+}
+
+fn settings(types: CacheTypes, pages: usize, policy: Option<Policy>) -> CacheSettings {
+    let shape = PageShape { layers: 1, kv_heads: 1, head_dim: D, page_tokens: PAGE };
+    CacheSettings {
+        shape,
+        types,
+        budget_bytes: Some((pages * shape.bytes(types)) as u64),
+        policy,
+        context_length: LONGEST,
+        prefix_root: Some(prefix_root(&[b"test"])),
+    }
+}
+
+const WIDE: CacheTypes = CacheTypes { keys: CacheType::F32, values: CacheType::F32 };
+
+impl Bench {
+    fn new(seed: u64, policy: Option<Policy>) -> Self {
+        let sinks = policy.as_ref().map_or(0, |policy| policy.sinks.div_ceil(PAGE) * PAGE);
+        let cache = PagedCache::new(kernels(), settings(WIDE, 40, policy)).unwrap();
+        Self { cache, model: BTreeMap::new(), random: ChaCha8Rng::seed_from_u64(seed), sinks, next: 0 }
+    }
+
+    fn any(&mut self) -> Option<u32> {
+        let ids: Vec<u32> = self.model.keys().copied().collect();
+        (!ids.is_empty()).then(|| ids[self.random.random_range(0..ids.len())])
+    }
+
+    /// Lets the model lose what the cache says it evicted: always the first page after the sinks.
+    fn follow_evictions(&mut self) {
+        for (id, model) in &mut self.model {
+            let (length, dropped) = self.cache.length(*id).unwrap();
+            while model.dropped < dropped {
+                model.values.drain(self.sinks..self.sinks + PAGE);
+                model.dropped += PAGE;
+            }
+            assert_eq!(model.values.len(), length);
+        }
+    }
+
+    fn open(&mut self) {
+        let id = self.next;
+        self.next += 1;
+        // Few beginnings, so that some are the same.
+        let stream = self.random.random_range(0..3);
+        let prompt: Vec<u32> = (0..self.random.random_range(0..60)).map(|at| (at + stream) % 5).collect();
+        let reserved = self.random.random_range(1..160);
+        let before = self.cache.report();
+        match self.cache.open(id, &prompt, reserved) {
+            Ok(shared) => {
+                assert!(shared <= prompt.len().saturating_sub(1) && shared.is_multiple_of(PAGE));
+                let values = (0..shared).map(|at| value(&prompt[..=at])).collect();
+                let tokens = prompt[..shared].to_vec();
+                self.model.insert(id, Model { tokens, values, dropped: 0, reserved });
+            }
+            Err(CacheError::Full { .. }) => assert_eq!(self.cache.report(), before, "a refusal changed something"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn append(&mut self, id: u32, count: usize) {
+        let reserves = self.cache.table(id).unwrap().reserved.is_some();
+        let model = &self.model[&id];
+        let room = if reserves { model.reserved - model.values.len().min(model.reserved) } else { LONGEST };
+        let count = count.min(room).min(LONGEST.saturating_sub(model.values.len() + model.dropped));
+        if count == 0 {
+            return;
+        }
+        let result = self.cache.prepare([(id, count)].into_iter(), &Adding);
+        self.follow_evictions();
+        if reserves {
+            result.as_ref().expect("what was reserved is there");
+        }
+        match result {
+            Ok(()) => {}
+            Err(CacheError::Full { .. } | CacheError::Context { .. }) => return,
+            Err(error) => panic!("{error}"),
+        }
+        let stream = self.random.random_range(0..2);
+        let model = self.model.get_mut(&id).unwrap();
+        let mut fresh = Vec::new();
+        for _ in 0..count {
+            let token = (model.tokens.len() as u32 + stream) % 5;
+            model.tokens.push(token);
+            fresh.push(token);
+            let (index, x) = (model.values.len(), value(&model.tokens));
+            model.values.push(x);
+            self.cache.write(id, 0, index, &[x + (index + model.dropped) as f32; D], &[x; D]);
+        }
+        self.cache.advance(id, &fresh).unwrap();
+    }
+
+    fn fork(&mut self, parent: u32) {
+        let child = self.next;
+        self.next += 1;
+        match self.cache.fork(parent, child) {
+            Ok(()) => {
+                let model = self.model[&parent].clone();
+                self.model.insert(child, model);
+            }
+            Err(CacheError::Full { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn truncate(&mut self, id: u32) {
+        let model = self.model.get_mut(&id).unwrap();
+        let keep = self.random.random_range(0..=model.values.len());
+        self.cache.truncate(id, keep + model.dropped).unwrap();
+        model.values.truncate(keep);
+        // The tokens that were evicted came before all that is kept.
+        model.tokens.truncate(keep + model.dropped);
+    }
+
+    /// Compares what is in memory with the model.
+    fn check(&self) {
+        let mut mapped = vec![0; self.cache.pool.slots()];
+        for (id, table) in &self.cache.tables {
+            table.pages.iter().for_each(|page| mapped[*page as usize] += 1);
+            let model = &self.model[id];
+            assert_eq!((table.length, table.pages.len()), (model.values.len(), model.values.len().div_ceil(PAGE)));
+            for (at, page) in table.pages.iter().enumerate() {
+                let Some(page) = self.cache.pool.page(*page) else { continue };
+                let tile = page.tile(0, PAGE * D);
+                let (mut keys, mut values) = ([0.0; PAGE * D], [0.0; PAGE * D]);
+                kernels().read_cached(tile.keys, &mut keys);
+                kernels().read_cached(tile.values, &mut values);
+                for (index, x) in model.values.iter().enumerate().skip(at * PAGE).take(PAGE) {
+                    let place = index % PAGE * D;
+                    let position = (index + model.dropped) as f32;
+                    assert!((values[place] - x).abs() <= 0.4, "sequence {id} token {index}: {} for {x}", values[place]);
+                    assert!(
+                        (keys[place + D - 1] - x - position).abs() <= 0.4,
+                        "sequence {id} token {index}: a key is at {}, not {position}",
+                        keys[place] - x
+                    );
+                }
+            }
+        }
+        self.cache.pool.audit(&mapped).unwrap();
+        let report = self.cache.report();
+        assert!(report.used_bytes <= report.budget_bytes.unwrap(), "{report:?}");
+    }
+
+    fn step(&mut self) {
+        let kind = self.random.random_range(0..100);
+        let count = self.random.random_range(1..30);
+        let Some(id) = self.any() else { return self.open() };
+        match kind {
+            0..8 | 70..76 if self.model.len() >= 12 => {
+                self.cache.close(id);
+                self.model.remove(&id);
+            }
+            0..8 => self.open(),
+            8..70 => self.append(id, count),
+            70..76 => self.fork(id),
+            76..84 => self.truncate(id),
+            84..92 => {
+                // All of a sequence comes back from a file.
+                let result = self.cache.prepare([(id, 0)].into_iter(), &Adding);
+                self.follow_evictions();
+                if result.is_ok() {
+                    let away = self
+                        .cache
+                        .table(id)
+                        .unwrap()
+                        .pages
+                        .iter()
+                        .filter(|page| self.cache.pool.page(**page).is_none());
+                    assert_eq!(away.count(), 0);
+                }
+            }
+            _ => {
+                self.cache.close(id);
+                self.model.remove(&id);
+            }
+        }
+    }
+}
+
+fn policy(stages: &[Stage]) -> Policy {
+    Policy { window: 20, sinks: 4, low_watermark: 0.6, spill_bytes: 1 << 20, ..Policy::of(stages.to_vec()) }
+}
+
+#[test]
+fn random_operations_keep_contents_references_and_bytes() {
+    let policies = [
+        None,
+        Some(policy(&[Stage::Evict])),
+        Some(Policy { sinks: 0, ..policy(&[Stage::Evict]) }),
+        Some(policy(&[Stage::EvictLight])),
+        Some(policy(&[Stage::Quantize])),
+        Some(policy(&[Stage::Spill])),
+        Some(policy(&[Stage::Reject])),
+        Some(policy(&[Stage::Quantize, Stage::Spill, Stage::Evict])),
+    ];
+    for (seed, policy) in (11..).zip(policies) {
+        println!("seed {seed}: {:?}", policy.as_ref().map(|policy| (&policy.stages, policy.sinks)));
+        let mut bench = Bench::new(seed, policy);
+        for _ in 0..10_000 {
+            bench.step();
+            bench.check();
+        }
+        let acts: std::collections::BTreeSet<&str> =
+            bench.cache.take_transitions().iter().map(|transition| transition.kind.name()).collect();
+        println!("seed {seed}: {acts:?}");
+        let wanted: Vec<&str> = bench
+            .cache
+            .settings
+            .policy
+            .iter()
+            .flat_map(|policy| &policy.stages)
+            .map(|stage| match stage {
+                Stage::Evict => "evicted",
+                Stage::EvictLight => "evicted_light",
+                Stage::Quantize => "narrowed",
+                Stage::Reject => "refused",
+                Stage::Spill => "spilled",
+            })
+            .collect();
+        assert!(wanted.iter().all(|kind| acts.contains(kind)), "{wanted:?} were to act, {acts:?} did");
+        for id in bench.model.keys() {
+            bench.cache.close(*id);
+        }
+        while bench.cache.pool.forget() {}
+        let report = bench.cache.report();
+        assert_eq!((report.used_bytes, report.pages, report.spilled_bytes, report.tokens), (0, 0, 0, 0), "a leak");
+    }
+}
+
+#[test]
+fn a_tier_has_the_ages_up_to_its_end() {
+    let types = |kind| CacheTypes { keys: kind, values: kind };
+    let mut policy = Policy::of(vec![Stage::Quantize]);
+    policy.tiers = vec![
+        Tier { tokens: Some(256), types: types(CacheType::F16) },
+        Tier { tokens: Some(1792), types: types(CacheType::Q8_0) },
+        Tier { tokens: None, types: types(CacheType::Q4_0) },
+    ];
+    let at = |age| policy.types_at(age).unwrap().keys;
+    assert_eq!(
+        [at(0), at(255), at(256), at(2047), at(2048), at(1 << 20)].map(CacheType::name),
+        ["f16", "f16", "q8_0", "q8_0", "q4_0", "q4_0"]
+    );
+}
+
+#[test]
+fn pages_take_the_bytes_that_were_predicted_in_every_type() {
+    let all = [CacheType::F32, CacheType::F16, CacheType::Q8_0, CacheType::Q5_1, CacheType::Q4_0];
+    for keys in all {
+        for values in all {
+            let types = CacheTypes { keys, values };
+            let mut settings = settings(types, 10, None);
+            settings.shape = PageShape { layers: 3, kv_heads: 2, head_dim: 64, page_tokens: 16 };
+            settings.budget_bytes = None;
+            let mut cache = PagedCache::new(kernels(), settings.clone()).unwrap();
+            cache.open(0, &[], 0).unwrap();
+            cache.prepare([(0, 33)].into_iter(), &Adding).unwrap();
+            // Two for 32 values of each: 128, 64, 34, 24 or 18 bytes.
+            let block = |kind: CacheType| kind.bytes(32).unwrap();
+            let expected = 3 * (3 * 2 * 16) * 2 * (block(keys) + block(values));
+            assert_eq!(cache.report().used_bytes, expected as u64);
+        }
+    }
+    let odd = CacheSettings {
+        shape: PageShape { head_dim: 80, ..settings(WIDE, 1, None).shape },
+        types: CacheTypes { keys: CacheType::Q8_0, values: CacheType::F16 },
+        ..settings(WIDE, 1, None)
+    };
+    let Err(error) = PagedCache::new(kernels(), odd) else { panic!("80 values are no whole blocks") };
+    assert!(error.to_string().contains("80"), "{error}");
+}
+
+#[test]
+fn a_prefix_is_shared_page_by_page_until_room_is_needed() {
+    let mut cache = PagedCache::new(kernels(), settings(WIDE, 6, None)).unwrap();
+    let tokens: Vec<u32> = (0..20).collect();
+    assert_eq!(cache.open(0, &tokens, 20).unwrap(), 0);
+    cache.prepare([(0, 20)].into_iter(), &Adding).unwrap();
+    cache.advance(0, &tokens).unwrap();
+    assert_eq!(cache.open(1, &tokens, 20).unwrap(), 16);
+    assert_eq!(cache.open(2, &tokens[..16], 20).unwrap(), 8, "its last token is to be computed");
+    assert_eq!(cache.open(3, &[&[9], &tokens[1..]].concat(), 20).unwrap(), 0);
+    assert_eq!(cache.report().shared_pages, 2);
+    (0..4).for_each(|id| cache.close(id));
+    assert_eq!((cache.report().idle_pages, cache.report().tokens), (2, 0));
+    assert_eq!(cache.open(4, &tokens, 20).unwrap(), 16);
+    cache.close(4);
+    cache.open(5, &[], 40).unwrap();
+    cache.prepare([(5, 48)].into_iter(), &Adding).unwrap();
+    assert_eq!(cache.report().idle_pages, 0);
+    assert_eq!(cache.open(6, &tokens, 20).unwrap(), 0);
+}

@@ -1,0 +1,8 @@
+//! Beyond the cache's budget: a trace of requests answered as fast as the cache lets them, and texts
+//! scored against a cache without limit.
+mod drive;
+mod texts;
+mod trace;
+
+pub(super) use texts::run as run_texts;
+pub(super) use trace::run as run_trace;
