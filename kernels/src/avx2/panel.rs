@@ -13,7 +13,7 @@ use crate::{
 
 /// 32 columns of `G` groups of rows.
 #[derive(Clone, Copy)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(crate) struct PanelPart<const G: usize> {
     /// `[pair of columns][group][row, column of the pair]`.
     pub(crate) codes: [[[i16; 2 * ROWS]; G]; COLUMNS / 2],

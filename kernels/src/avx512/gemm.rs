@@ -1,7 +1,10 @@
 //! Integer weights times many tokens: 32 rows unpacked once, twelve tokens at a time.
 use std::arch::x86_64::*;
 
-use super::part::pair;
+use super::{
+    micro_kernel::{self, TOKENS},
+    part::pair,
+};
 use crate::{
     activations::{ActivationRows, CodeBlock, each, slices},
     avx2::panel::{PanelPart, unpack, unpack_any},
@@ -11,12 +14,13 @@ use crate::{
     scalar::part::Minima,
 };
 
-/// Parts that are unpacked at a time: with the tokens' codes they stay in the first-level cache.
-const PARTS: usize = 16;
+/// Parts that are unpacked at a time, at most. They are read once for twelve tokens, one after the other,
+/// so the second-level cache is near enough; the more there are, the less often sums go to the tile.
+const PARTS: usize = 48;
+/// The same where rows are short, so that no more of the stack is cleared than is used.
+const FEW_PARTS: usize = 20;
 /// Groups of rows in a panel.
-const GROUPS: usize = 4;
-/// Tokens whose sums stay in registers.
-const TOKENS: usize = 12;
+pub(super) const GROUPS: usize = 4;
 
 type Sums = [[f32; ROWS]; GROUPS];
 
@@ -117,7 +121,9 @@ impl Step<'_, '_> {
                 4 | 5 => self.some::<4, MINIMA>(panel, first),
                 6 | 7 => self.some::<6, MINIMA>(panel, first),
                 8..TOKENS => self.some::<8, MINIMA>(panel, first),
-                _ => self.some::<TOKENS, MINIMA>(panel, first),
+                _ if MINIMA == Minima::Halves as u8 => self.some::<TOKENS, MINIMA>(panel, first),
+                _ if MINIMA == Minima::Whole as u8 => self.twelve::<true>(panel, first),
+                _ => self.twelve::<false>(panel, first),
             };
         }
     }
@@ -126,6 +132,56 @@ impl Step<'_, '_> {
     fn some<const T: usize, const MINIMA: u8>(&mut self, panel: &[PanelPart<GROUPS>], first: usize) -> usize {
         self.tokens::<T, MINIMA>(panel, first);
         T
+    }
+}
+
+impl Step<'_, '_> {
+    /// Returns a token's sums in the tile, if the tile has all rows of the panel.
+    fn whole(&mut self, token: usize) -> Option<&mut [f32; GROUPS * ROWS]> {
+        self.tile.token(token)[self.group * ROWS..].first_chunk_mut()
+    }
+
+    /// Asks for what the tokens from `first` on begin with; the rest follows by itself.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn fetch_ahead(&mut self, first: usize) {
+        let activations = self.activations;
+        for token in first..(first + TOKENS).min(activations.rows) {
+            let codes = activations.row_codes(token)[self.part * COLUMNS..].as_ptr();
+            let blocks = activations.row_blocks(token)[self.part..].as_ptr();
+            let rows = self.whole(token).map_or(std::ptr::null(), |rows| rows.as_ptr());
+            // Hints, which read nothing, whatever the address.
+            _mm_prefetch::<_MM_HINT_T0>(codes.cast());
+            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(COLUMNS).cast());
+            _mm_prefetch::<_MM_HINT_T0>(blocks.cast());
+            _mm_prefetch::<_MM_HINT_ET0>(rows.cast());
+            _mm_prefetch::<_MM_HINT_ET0>(rows.wrapping_add(2 * ROWS).cast());
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn twelve<const MINIMA: bool>(&mut self, panel: &[PanelPart<GROUPS>], first: usize) -> usize {
+        let activations = self.activations;
+        self.fetch_ahead(first + TOKENS);
+        let mut sums = micro_kernel::Sums::ZERO;
+        if self.part > 0 {
+            for (token, sums) in (first..).zip(&mut sums.tokens) {
+                match self.whole(token) {
+                    Some(rows) => *sums = *rows,
+                    None => self.tile.get(token, self.group, sums),
+                }
+            }
+        }
+        let step = activations.columns / COLUMNS;
+        let codes = &activations.codes[first * activations.stride + self.part * COLUMNS..];
+        let blocks = &activations.blocks[first * step + self.part..];
+        micro_kernel::multiply::<MINIMA>(panel, (codes, activations.stride), (blocks, step), &mut sums);
+        for (token, sums) in (first..).zip(&sums.tokens) {
+            match self.whole(token) {
+                Some(rows) => *rows = *sums,
+                None => self.tile.put(token, self.group, sums),
+            }
+        }
+        TOKENS
     }
 }
 
@@ -156,12 +212,29 @@ fn run(
     tile: &mut Tile<'_>,
     unpack: impl Fn(&[u8], usize, &mut PanelPart<GROUPS>, usize),
 ) {
+    if weights.columns <= FEW_PARTS * COLUMNS {
+        run_in::<FEW_PARTS>(weights, activations, tile, unpack);
+    } else {
+        run_in::<PARTS>(weights, activations, tile, unpack);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn run_in<const PARTS: usize>(
+    weights: WeightGroups<'_>,
+    activations: ActivationRows<'_>,
+    tile: &mut Tile<'_>,
+    unpack: impl Fn(&[u8], usize, &mut PanelPart<GROUPS>, usize),
+) {
     let size = Layout::of(weights.format).group(weights.columns);
     let parts = weights.columns / COLUMNS;
+    // Steps of about the same size: a short one would not be worth its sums' way to the tile.
+    let step = parts.div_ceil(parts.div_ceil(PARTS));
     let mut panel = [PanelPart::EMPTY; PARTS];
     for (index, groups) in weights.bytes.chunks(GROUPS * size).enumerate() {
-        for part in (0..parts).step_by(PARTS) {
-            let panel = &mut panel[..PARTS.min(parts - part)];
+        for part in (0..parts).step_by(step) {
+            let panel = &mut panel[..step.min(parts - part)];
             for (at, group) in groups.chunks_exact(size).enumerate() {
                 for (offset, panel) in panel.iter_mut().enumerate() {
                     unpack(group, part + offset, panel, at);

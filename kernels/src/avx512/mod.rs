@@ -5,6 +5,7 @@ mod float;
 mod gemm;
 mod gemv;
 mod matmul;
+mod micro_kernel;
 mod part;
 mod probe;
 mod softmax;
