@@ -10,7 +10,7 @@ mod steps;
 
 use std::{io, num::NonZeroUsize};
 
-pub use native::CacheType;
+pub use native::{AttentionMethod, CacheType};
 pub use ruvlab_kernels::Tier;
 
 use crate::model::{spec::ModelSpec, weights::Weights};
@@ -184,6 +184,8 @@ pub struct Settings {
     pub key_type: CacheType,
     /// The type of its cached values.
     pub value_type: CacheType,
+    /// How it attends; the others have all scores at once.
+    pub attention: AttentionMethod,
 }
 
 /// Returns the model, ready for its first step, with room for `context_length` tokens and default

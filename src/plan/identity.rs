@@ -2,7 +2,7 @@
 use std::num::NonZeroUsize;
 
 use crate::{
-    engine::{CacheType, EngineKind, Settings, Tier},
+    engine::{AttentionMethod, CacheType, EngineKind, Settings, Tier},
     model::{
         locate::Located,
         rope::{RopeChange, Scaling},
@@ -12,7 +12,7 @@ use crate::{
     },
     recipe::{
         self, Recipe,
-        schema::{KernelSet, KvType, QuantizationFormat, RopeScaling},
+        schema::{Attention, KernelSet, KvType, QuantizationFormat, RopeScaling},
     },
 };
 
@@ -43,6 +43,10 @@ pub fn engine_settings(cell: &Cell) -> Settings {
         threads: NonZeroUsize::new(usize::from(cell.threads)),
         key_type: kind(cell.recipe.kv_cache.type_k),
         value_type: kind(cell.recipe.kv_cache.type_v),
+        attention: match cell.recipe.kernels.attention {
+            Some(Attention::Naive) => AttentionMethod::Naive,
+            Some(Attention::Flash) | None => AttentionMethod::Flash,
+        },
     }
 }
 

@@ -40,7 +40,13 @@ fn all() -> impl Iterator<Item = EngineKind> {
 /// Loads with caches in f32, so that nothing is rounded but weights.
 pub(crate) fn load_exact(kind: EngineKind, weights: &Weights, threads: usize) -> Box<dyn LanguageModel> {
     let (key_type, value_type) = (CacheType::F32, CacheType::F32);
-    let settings = Settings { context_length: None, threads: threads.try_into().ok(), key_type, value_type };
+    let settings = Settings {
+        context_length: None,
+        threads: threads.try_into().ok(),
+        key_type,
+        value_type,
+        ..Settings::default()
+    };
     engine::load_with(kind, weights, &settings).unwrap()
 }
 

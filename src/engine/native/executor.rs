@@ -4,9 +4,10 @@
 //! step, so the values the walk hands from phase to phase are empty.
 use std::{cmp::Reverse, ops::Range};
 
-use ruvlab_kernels::{AttentionShape, Chunks, Claims, Matrix, Output, RopePairs};
+use ruvlab_kernels::{Chunks, Claims, Matrix, Output, RopePairs, part_values};
 
 use super::{
+    AttentionMethod,
     cache::Cache,
     model::Model,
     products::{FEW_ROWS, Input, Product, Scratch, Team, Then, room},
@@ -57,6 +58,8 @@ pub(super) struct Workspace {
     keys: Buffer,
     values: Buffer,
     attended: Buffer,
+    /// Of the contexts that threads share.
+    parts: Buffer,
     projected: Buffer,
     gate: Buffer,
     up: Buffer,
@@ -64,6 +67,14 @@ pub(super) struct Workspace {
     /// Cosines and sines of the step's rows, for each kind of layers.
     rotations: Vec<[Vec<f32>; 2]>,
     items: Vec<Item>,
+    shared: Vec<Part>,
+}
+
+/// Keys of one head and one part of a context, for the one token of a segment.
+struct Part {
+    segment: usize,
+    kv_head: usize,
+    part: usize,
 }
 
 /// Runs one step of a model.
@@ -72,6 +83,7 @@ pub(super) struct Walker<'a> {
     pub(super) team: &'a mut Team,
     pub(super) work: &'a mut Workspace,
     pub(super) sequences: &'a mut Sequences<Cache>,
+    pub(super) attention: AttentionMethod,
     /// Of the step.
     pub(super) rows: usize,
     /// `[logit_rows, V]`.
@@ -128,6 +140,13 @@ impl Walker<'_> {
     fn attend_all(&mut self, layer: usize, step: &Step) {
         let (model, team, sequences) = (self.model, &*self.team, &*self.sequences);
         let (spec, rows) = (&model.spec, step.tokens.len());
+        let single = rows <= FEW_ROWS && step.segments.iter().all(|segment| segment.rows.len() == 1);
+        if self.attention == AttentionMethod::Flash && single {
+            let shape = model.attention_shape(layer);
+            if step.segments.iter().any(|segment| shape.parts(segment.past).len() > 1) {
+                return self.attend_parts(layer, step);
+            }
+        }
         let group = spec.heads / spec.kv_heads;
         let width = spec.heads * spec.head_dim;
         let Workspace { queries, attended, items, .. } = &mut *self.work;
@@ -135,6 +154,7 @@ impl Walker<'_> {
             model,
             team,
             sequences,
+            method: self.attention,
             layer,
             step,
             queries: &queries.values[..rows * width],
@@ -158,7 +178,10 @@ impl Walker<'_> {
         }
         items.clear();
         for (segment, Segment { rows, .. }) in step.segments.iter().enumerate() {
-            let tile = (QUERY_ROWS / group).clamp(8, 64);
+            let tile = match self.attention {
+                AttentionMethod::Flash => (QUERY_ROWS / group).clamp(8, 64),
+                AttentionMethod::Naive => rows.len(),
+            };
             for start in (0..rows.len()).step_by(tile) {
                 let tokens = start..(start + tile).min(rows.len());
                 items.extend((0..spec.kv_heads).map(|kv_head| Item { segment, tokens: tokens.clone(), kv_head }));
@@ -174,6 +197,50 @@ impl Walker<'_> {
                 attention.run(*segment, tokens.clone(), kv_head * group..(kv_head + 1) * group, scratch);
             }
         });
+    }
+
+    /// Lets one token of each segment attend, its context shared among the threads by parts. The
+    /// parts are those that the kernel takes by itself, so the result is the same for any number of
+    /// threads.
+    fn attend_parts(&mut self, layer: usize, step: &Step) {
+        let (model, team, sequences) = (self.model, &*self.team, &*self.sequences);
+        let spec = &model.spec;
+        let group = spec.heads / spec.kv_heads;
+        let (d, width, length) = (spec.head_dim, group * spec.head_dim, part_values(spec.head_dim, group));
+        let shape = model.attention_shape(layer);
+        let Workspace { queries, attended, parts, shared, .. } = &mut *self.work;
+        shared.clear();
+        for (segment, Segment { past, .. }) in step.segments.iter().enumerate() {
+            for kv_head in 0..spec.kv_heads {
+                shared.extend(shape.parts(*past).map(|part| Part { segment, kv_head, part }));
+            }
+        }
+        let (shared, queries) = (&*shared, &queries.values);
+        // Whoever comes first takes the next: what is left at the end is one part at most.
+        let (output, chunks) = (parts.flat(shared.len() * length), Chunks::new(shared.len(), 1));
+        team.pool.run(&|worker| {
+            let scratch = &mut team.scratch(worker).attention;
+            while let Some(chunk) = chunks.next() {
+                let Part { segment, kv_head, part } = shared[chunk.start];
+                let Segment { sequence, rows, past } = &step.segments[segment];
+                // Every sequence of the step was found when its keys were cached.
+                let Ok(sequence) = sequences.get(*sequence) else { return };
+                let queries = &queries[(rows.start * spec.kv_heads + kv_head) * width..][..width];
+                let cached = sequence.state.head(layer, kv_head);
+                let mut tile = output.tile(chunk.start * length..(chunk.start + 1) * length);
+                team.kernels.attend_part(&shape, queries, *past, part, &cached, scratch, tile.token(0));
+            }
+        });
+        let attended = room(&mut attended.values, step.tokens.len() * spec.kv_heads * width);
+        let mut rest = &parts.values[..shared.len() * length];
+        for Segment { rows, past, .. } in &step.segments {
+            for kv_head in 0..spec.kv_heads {
+                let (own, others) = rest.split_at(shape.parts(*past).len() * length);
+                let out = &mut attended[(rows.start * spec.kv_heads + kv_head) * width..][..width];
+                team.kernels.merge_parts(d, own, out, None);
+                rest = others;
+            }
+        }
     }
 
     /// Adds the product of rows with a matrix to the stream, normed first where the model does.
@@ -220,6 +287,7 @@ struct Attention<'a> {
     model: &'a Model,
     team: &'a Team,
     sequences: &'a Sequences<Cache>,
+    method: AttentionMethod,
     layer: usize,
     step: &'a Step,
     queries: &'a [f32],
@@ -229,16 +297,11 @@ struct Attention<'a> {
 impl Attention<'_> {
     /// Lets some heads of one key head attend, for some tokens of a segment.
     fn run(&self, segment: usize, tokens: Range<usize>, heads: Range<usize>, scratch: &mut Scratch) {
-        let (spec, kind) = (&self.model.spec, &self.model.kinds[self.model.layers[self.layer].kind]);
+        let spec = &self.model.spec;
         let Segment { sequence, rows, past } = &self.step.segments[segment];
         // Every sequence of the step was found when its keys were cached.
         let Ok(sequence) = self.sequences.get(*sequence) else { return };
-        let shape = AttentionShape {
-            head_dim: spec.head_dim,
-            scale: spec.attention_scale as f32,
-            soft_cap: spec.attention_softcap.map(|cap| cap as f32),
-            window: kind.window,
-        };
+        let shape = self.model.attention_shape(self.layer);
         let cached = sequence.state.head(self.layer, heads.start / (spec.heads / spec.kv_heads));
         let (first, width) = (past + tokens.start, heads.len() * spec.head_dim);
         let range = |token: usize| {
@@ -246,7 +309,11 @@ impl Attention<'_> {
             start..start + width
         };
         let attend = |queries: &[f32], out: &mut [f32], scratch| {
-            self.team.kernels.attend(&shape, queries, tokens.len(), first, &cached, scratch, out);
+            let (kernels, count) = (self.team.kernels, tokens.len());
+            match self.method {
+                AttentionMethod::Flash => kernels.attend(&shape, queries, count, first, &cached, scratch, out),
+                AttentionMethod::Naive => kernels.attend_naively(&shape, queries, count, first, &cached, scratch, out),
+            }
         };
         let Scratch { queries, attended, attention, .. } = scratch;
         if tokens.len() == 1 {

@@ -41,6 +41,16 @@ pub enum CacheType {
     F16,
 }
 
+/// How the native engine attends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AttentionMethod {
+    /// Tile by tile, with memory that does not grow with the context (arXiv 2307.08691).
+    #[default]
+    Flash,
+    /// All scores of a step's tokens at once: what the other one is compared with.
+    Naive,
+}
+
 /// Checks what the kernels ask of a model's shape: threads share rows by groups of eight.
 pub(super) fn check(tier: Tier, spec: &ModelSpec) -> Result<(), EngineError> {
     for (what, width) in [("heads", spec.head_dim), ("a stream", spec.hidden_size), ("gates", spec.intermediate_size)] {
@@ -58,6 +68,7 @@ pub(super) struct Native {
     model: Model,
     context_length: usize,
     cache: CacheShape,
+    attention: AttentionMethod,
     sequences: Sequences<Cache>,
     team: Team,
     work: Workspace,
@@ -91,6 +102,7 @@ impl Native {
                 kv_heads,
                 head_dim,
             },
+            attention: settings.attention,
             sequences: Sequences::new(),
             team,
             work: Workspace::default(),
@@ -131,8 +143,8 @@ impl Native {
                 }
             };
             let rows = self.step.tokens.len();
-            let Self { model, team, work, sequences, .. } = self;
-            let mut walker = Walker { model, team, work, sequences, rows, logits };
+            let Self { model, team, work, sequences, attention, .. } = self;
+            let mut walker = Walker { model, team, work, sequences, attention: *attention, rows, logits };
             walk(&mut walker, model.spec.layers, &self.step)?;
             if self.pieces.len() > 1 {
                 hand_out(&self.logits, &self.pieces, &self.step, &mut all);

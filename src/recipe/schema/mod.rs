@@ -21,7 +21,9 @@ pub use continual::{Continual, Ewc, EwcMode, EwcSpace, FisherKind, Task};
 pub use kv_cache::{KvCache, KvType, Pressure, PressurePolicy};
 pub use matrix::{AxisPoint, Matrix, same_value};
 pub use measure::{Baseline, Isolation, Launches, Measure, Order};
-pub use model::{KernelSet, Kernels, Model, Quantization, QuantizationFormat, Rope, RopeScaling, Sampling, Verify};
+pub use model::{
+    Attention, KernelSet, Kernels, Model, Quantization, QuantizationFormat, Rope, RopeScaling, Sampling, Verify,
+};
 pub use sona::{Sona, SonaBackground, SonaDeep, SonaInstant};
 pub use training::{AnnealStrategy, LrScheduler, LrSchedulerType, Optimizer, Training};
 pub use workload::{Decode, KlDivergence, KlReference, Perplexity, Prefill, Workload};
