@@ -4,7 +4,7 @@ mod waves;
 
 use std::process::ExitCode;
 
-use ruvlab_kernels::{AttentionScratch, AttentionShape, Cached, KEY_TILE, Kernels, KeyValueTile, KeyValueTiles};
+use ruvlab_kernels::{AttentionScratch, AttentionShape, Cached, KEY_TILE, Kernels, KeyValuePage, KeyValuePages};
 use suite::{Suite, Work, tiers, verify};
 use waves::waves;
 
@@ -53,18 +53,22 @@ impl Head {
 /// A head of a given width as tiles.
 struct Tiles<'a>(&'a Head, usize);
 
-impl KeyValueTiles for Tiles<'_> {
-    fn tile(&self, index: usize) -> KeyValueTile<'_> {
+impl KeyValuePages for Tiles<'_> {
+    fn page_tokens(&self) -> usize {
+        KEY_TILE
+    }
+
+    fn page(&self, index: usize) -> KeyValuePage<'_> {
         let part = |length: usize| {
             let start = index * KEY_TILE * self.1;
             start..length.min(start + KEY_TILE * self.1)
         };
         match self.0 {
-            Head::F32 { keys, values } => KeyValueTile {
+            Head::F32 { keys, values } => KeyValuePage {
                 keys: Cached::F32(&keys[part(keys.len())]),
                 values: Cached::F32(&values[part(values.len())]),
             },
-            Head::F16 { keys, values } => KeyValueTile {
+            Head::F16 { keys, values } => KeyValuePage {
                 keys: Cached::F16(&keys[part(keys.len())]),
                 values: Cached::F16(&values[part(values.len())]),
             },

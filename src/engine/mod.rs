@@ -12,6 +12,7 @@ mod steps;
 use std::{io, num::NonZeroUsize, sync::Arc};
 
 pub use adapter::{Adapter, LayerAdapter, LowRank};
+pub use native::AttentionMethod;
 pub use ruvlab_kernels::{Tier, TierError, select, setting};
 
 pub use crate::kv::CacheType;
@@ -233,6 +234,8 @@ pub struct Settings {
     pub value_type: CacheType,
     /// How it holds matrices; the others make their own copies.
     pub load: WeightLoad,
+    /// How it attends; the others have all scores at once.
+    pub attention: AttentionMethod,
     /// Tokens in a page of its cache, a power of two from 8 to 64; 32 when absent.
     pub page_tokens: Option<usize>,
     /// The most bytes of its cache; no limit when absent.

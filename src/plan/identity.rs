@@ -2,7 +2,7 @@
 use std::num::NonZeroUsize;
 
 use crate::{
-    engine::{EngineKind, Settings, Tier, TierError, WeightLoad, select, setting},
+    engine::{AttentionMethod, EngineKind, Settings, Tier, TierError, WeightLoad, select, setting},
     model::{
         locate::Located,
         rope::{RopeChange, Scaling},
@@ -12,7 +12,7 @@ use crate::{
     },
     recipe::{
         self, Recipe,
-        schema::{KernelSet, KvCache, ModelLoad, QuantizationFormat, RopeScaling},
+        schema::{Attention, KernelSet, KvCache, ModelLoad, QuantizationFormat, RopeScaling},
     },
 };
 
@@ -57,6 +57,10 @@ pub fn engine_settings(cell: &Cell) -> Settings {
         load: match cell.recipe.model.load {
             ModelLoad::Packed => WeightLoad::Packed,
             ModelLoad::Mapped => WeightLoad::Mapped,
+        },
+        attention: match cell.recipe.kernels.attention {
+            Some(Attention::Naive) => AttentionMethod::Naive,
+            Some(Attention::Flash) | None => AttentionMethod::Flash,
         },
         page_tokens: Some(*page_tokens as usize),
         cache_bytes: budget.map(|budget| budget.0),

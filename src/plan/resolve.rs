@@ -226,6 +226,14 @@ impl<'a, 'w> Resolver<'a, 'w> {
         if let Some(reference) = recipe.kernels.verify.reference {
             self.check_available("kernels.verify.reference", running_set(reference))?;
         }
+        if recipe.kernels.attention.is_some() && !is_native(kernel_set) {
+            let message = format!("`{}` attends in its own way only", set_name(kernel_set));
+            let diagnostic = Diagnostic::error("unsupported-attention", message)
+                .at((self.place)("kernels.attention"))
+                .hint("take `kernels.attention` out, or a kernel set of ruvlab's own such as `auto`");
+            self.recipe_problems.push(diagnostic);
+            return None;
+        }
         let cache = &recipe.kv_cache;
         for (path, kind) in [("kv_cache.type_k", cache.type_k), ("kv_cache.type_v", cache.type_v)] {
             if !is_native(kernel_set) && kind.is_some_and(|kind| kind != KvType::F32) {

@@ -1,8 +1,8 @@
 //! Attention against its definition: all scores at once, in f64.
 use super::{each_tier, waves};
 use crate::{
-    AttentionScratch, AttentionShape, Cached as Numbers, CachedMut, CachedType, KEY_TILE, Kernels, KeyValuePage,
-    KeyValuePages,
+    AttentionScratch, AttentionShape, Cached as Numbers, CachedMut, CachedType, KEY_PART, KEY_TILE, Kernels,
+    KeyValuePage, KeyValuePages, part_values,
 };
 
 /// Numbers as they are cached.
@@ -94,19 +94,20 @@ const BLOCK_TYPES: [[CachedType; 2]; 4] = [[Q8_0, Q8_0], [Q8_0, Q4_0], [Q5_1, Ha
 const F32: [CachedType; 2] = TYPES[0];
 const F16: [CachedType; 2] = TYPES[1];
 
+fn score(shape: &AttentionShape, query: &[f32], cached: &Cached, s: usize) -> f64 {
+    let key = &cached.keys[s * shape.head_dim..][..shape.head_dim];
+    let product: f64 = query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+    let score = product * f64::from(shape.scale);
+    shape.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
+}
+
 fn oracle(shape: &AttentionShape, queries: &[f32], group: usize, first: usize, cached: &Cached) -> Vec<f64> {
     let d = shape.head_dim;
     let mut out = Vec::new();
     for (row, query) in queries.chunks(d).enumerate() {
         let position = first + row / group;
         let start = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
-        let score = |s: usize| {
-            let key = &cached.keys[s * d..][..d];
-            let product: f64 = query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
-            let score = product * f64::from(shape.scale);
-            shape.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
-        };
-        let scores: Vec<f64> = (start..=position).map(score).collect();
+        let scores: Vec<f64> = (start..=position).map(|s| score(shape, query, cached, s)).collect();
         let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
         let total: f64 = weights.iter().sum();
@@ -302,4 +303,152 @@ fn heads_that_are_no_whole_blocks_are_refused() {
     // Five tokens of 80 numbers are whole blocks; one is not.
     let cached = Cached::new(kernels, 8, 80, 1.0, [Q8_0, Q8_0]);
     attend(kernels, &shape(80), &waves(80, 1.0), 1, 7, &cached);
+}
+
+#[test]
+fn parts_merged_in_order_are_the_whole() {
+    each_tier(|kernels| {
+        for (d, group, types) in [(64, 3, F16), (80, 7, F32), (128, 6, [Q8_0, Q8_0]), (96, 1, [Q5_1, Q4_0])] {
+            for position in [0, 255, 256, 599, 1300] {
+                for window in [None, Some(300)] {
+                    let shape = AttentionShape { window, ..shape(d) };
+                    let queries = waves(group * d, 2.0);
+                    let cached = Cached::new(kernels, position + 1, d, 2.0, types);
+                    let (mut scratch, mut out) = (AttentionScratch::default(), vec![f32::NAN; group * d]);
+                    let length = part_values(d, group);
+                    let mut parts = vec![f32::NAN; shape.parts(position).len() * length];
+                    // Last part first: none needs another.
+                    let rows = shape.parts(position).zip(parts.chunks_exact_mut(length)).rev();
+                    for (part, to) in rows {
+                        kernels.attend_part(&shape, &queries, position, part, &cached, &mut scratch, to);
+                    }
+                    kernels.merge_parts(d, &parts, &mut out, None);
+                    let whole = attend(kernels, &shape, &queries, 1, position, &cached);
+                    let same = out.iter().zip(&whole).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "D={d} at {position}, window {window:?}");
+                    let found = nmse(&whole, &oracle(&shape, &queries, group, position, &cached));
+                    assert!(found <= 1.0e-10, "D={d} at {position}: {found:e}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn rows_that_see_nothing_are_zero_and_change_nothing() {
+    each_tier(|kernels| {
+        let (d, group, position) = (64, 3, 40);
+        let shape = shape(d);
+        let queries = waves(group * d, 2.0);
+        let cached = Cached::new(kernels, position + 1, d, 2.0, F16);
+        let (mut scratch, length) = (AttentionScratch::default(), part_values(d, group));
+        let mut parts = vec![f32::NAN; 2 * length];
+        // Part 3 begins behind the token.
+        kernels.attend_part(&shape, &queries, position, 3, &cached, &mut scratch, &mut parts[length..]);
+        let (mut out, mut saved) = (vec![f32::NAN; group * d], vec![f32::NAN; group]);
+        kernels.merge_parts(d, &parts[length..], &mut out, Some(&mut saved));
+        assert!(out.iter().all(|x| *x == 0.0) && saved.iter().all(|x| *x == f32::NEG_INFINITY), "{out:?} {saved:?}");
+        kernels.attend_part(&shape, &queries, position, 0, &cached, &mut scratch, &mut parts[..length]);
+        kernels.merge_parts(d, &parts, &mut out, None);
+        assert_eq!(out, attend(kernels, &shape, &queries, 1, position, &cached));
+    });
+}
+
+#[test]
+fn every_number_of_keys_up_to_600_is_right_for_one_token() {
+    each_tier(|kernels| {
+        for keys in 1..=600 {
+            let (d, group) = ([64, 80, 96, 128, 256][keys % 5], [1, 3, 4, 6, 8][keys % 5]);
+            let types = if d % 32 == 0 && keys % 3 == 0 { BLOCK_TYPES[keys % 4] } else { TYPES[keys % 4] };
+            let queries = waves(group * d, 2.0);
+            let mut cached = Cached::new(kernels, keys, d, 2.0, types);
+            cached.page_tokens = 8 << (keys % 4);
+            let got = attend(kernels, &shape(d), &queries, 1, keys - 1, &cached);
+            let found = nmse(&got, &oracle(&shape(d), &queries, group, keys - 1, &cached));
+            assert!(found <= 1.0e-10, "{keys} keys, D={d} G={group} {types:?}: {found:e}");
+        }
+    });
+}
+
+#[test]
+fn saved_sums_and_masses_are_their_definitions() {
+    each_tier(|kernels| {
+        let (d, group) = (64, 3);
+        for (tokens, first) in [(1, 0), (1, 700), (3, 300), (20, 130)] {
+            for (soft_cap, window) in [(None, None), (Some(5.0), Some(70))] {
+                let shape = AttentionShape { soft_cap, window, ..shape(d) };
+                let queries = waves(tokens * group * d, 2.0);
+                let cached = Cached::new(kernels, first + tokens, d, 2.0, F16);
+                let mut scratch = AttentionScratch::default();
+                let (mut out, mut saved) = (vec![0.0; queries.len()], vec![f32::NAN; tokens * group]);
+                kernels.attend_saving(&shape, &queries, tokens, first, &cached, &mut scratch, &mut out, &mut saved);
+                assert_eq!(out, attend(kernels, &shape, &queries, tokens, first, &cached));
+                let mut mass = vec![0.0; first + tokens];
+                kernels.add_attention_mass(&shape, &queries, tokens, first, &saved, &cached, &mut scratch, &mut mass);
+                let mut want = vec![0.0; first + tokens];
+                for (row, query) in queries.chunks(d).enumerate() {
+                    let position = first + row / group;
+                    let start = window.map_or(0, |window| (position + 1).saturating_sub(window));
+                    let scores: Vec<f64> = (start..=position).map(|s| score(&shape, query, &cached, s)).collect();
+                    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let sum = largest + scores.iter().map(|score| (score - largest).exp()).sum::<f64>().ln();
+                    let far = (f64::from(saved[row]) - sum).abs();
+                    assert!(far <= 2.0e-5, "row {row} of {tokens} at {first}: {} for {sum}", saved[row]);
+                    for (want, score) in want[start..].iter_mut().zip(scores) {
+                        *want += (score - sum).exp();
+                    }
+                }
+                for (s, (mass, want)) in mass.iter().zip(want).enumerate() {
+                    assert!((f64::from(*mass) - want).abs() <= 1.0e-4, "key {s} of {first}: {mass} for {want}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn naive_attention_is_its_definition_and_takes_memory_for_every_score() {
+    each_tier(|kernels| {
+        for (d, types) in [(64, F16), (80, F32), (96, [Q8_0, Q8_0]), (256, F16)] {
+            for (tokens, first) in [(1, 0), (1, 300), (3, 63), (13, 60), (70, 130)] {
+                for (soft_cap, window) in [(None, None), (Some(5.0), None), (None, Some(70))] {
+                    let (group, shape) = (3, AttentionShape { soft_cap, window, ..shape(d) });
+                    let queries = waves(tokens * group * d, 2.0);
+                    let cached = Cached::new(kernels, first + tokens, d, 2.0, types);
+                    let (mut scratch, mut out) = (AttentionScratch::default(), vec![f32::NAN; queries.len()]);
+                    kernels.attend_naively(&shape, &queries, tokens, first, &cached, &mut scratch, &mut out);
+                    let found = nmse(&out, &oracle(&shape, &queries, group, first, &cached));
+                    assert!(found <= 1.0e-10, "D={d} T={tokens} at {first}: {found:e}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn memory_is_that_of_the_tokens_and_not_of_the_scores() {
+    let kernels = crate::active();
+    let (d, group) = (64, 3);
+    let bytes = |tokens: usize, first: usize, naive: bool| {
+        let queries = waves(tokens * group * d, 1.0);
+        let cached = Cached::new(kernels, first + tokens, d, 1.0, F16);
+        let (mut scratch, mut out) = (AttentionScratch::default(), vec![0.0; queries.len()]);
+        let run = if naive { Kernels::attend_naively } else { Kernels::attend };
+        run(kernels, &shape(d), &queries, tokens, first, &cached, &mut scratch, &mut out);
+        scratch.bytes()
+    };
+    let row = (d + d + KEY_TILE + 2) * group * size_of::<f32>();
+    let tiles = 3 * d * KEY_TILE * size_of::<f32>();
+    // However many keys there are, so much for each query token and no more.
+    for first in [0, 4000] {
+        let found = bytes(64, first, false);
+        assert!(found <= 64 * row + tiles, "{found} bytes for 64 tokens at {first}");
+    }
+    assert_eq!(bytes(64, 1000, false), bytes(64, 4000, false));
+    // One token: the sums of each part of its context.
+    let parts = 4000 / KEY_PART + 1;
+    let found = bytes(1, 4000, false);
+    assert!(found <= row + tiles + KEY_TILE * 4 + parts * part_values(d, group) * 4, "{found} bytes for one token");
+    let (short, long) = (bytes(64, 1000, true), bytes(64, 4000, true));
+    assert!(long - short >= 3000 * 64 * group * size_of::<f32>(), "naive: {short} and {long} bytes");
 }

@@ -2,15 +2,17 @@
 //!
 //! The residual stream and all that is computed from it lie in buffers that are kept from step to
 //! step, so the values the walk hands from phase to phase are empty.
-use std::{cmp::Reverse, ops::Range};
+mod attention;
 
-use ruvlab_kernels::{AttentionShape, Chunks, Claims, Kernels, Matrix, Output, RopePairs};
+use attention::{Item, Part, Weighing};
+use ruvlab_kernels::{Claims, Kernels, Matrix, Output, RopePairs};
 
 use super::{
+    AttentionMethod,
     adapters::{Adapters, Group},
     low_rank::Additions,
     model::Model,
-    products::{FEW_ROWS, Input, Product, Scratch, Team, Then, room},
+    products::{Input, Product, Team, Then, room},
 };
 use crate::{
     engine::EngineError,
@@ -21,9 +23,6 @@ use crate::{
         spec::ModelSpec,
     },
 };
-
-/// Query rows of one key head that attend together, about.
-const QUERY_ROWS: usize = 96;
 
 /// A buffer that threads write parts of.
 #[derive(Default)]
@@ -44,13 +43,6 @@ impl Buffer {
     }
 }
 
-/// Query tokens and heads that attend together.
-struct Item {
-    segment: usize,
-    tokens: Range<usize>,
-    kv_head: usize,
-}
-
 /// Buffers kept from step to step.
 #[derive(Default)]
 pub(super) struct Workspace {
@@ -59,6 +51,8 @@ pub(super) struct Workspace {
     keys: Buffer,
     values: Buffer,
     attended: Buffer,
+    /// Of the contexts that threads share.
+    parts: Buffer,
     projected: Buffer,
     gate: Buffer,
     up: Buffer,
@@ -66,14 +60,8 @@ pub(super) struct Workspace {
     /// Cosines and sines of the step's rows, for each kind of layers.
     rotations: Vec<[Vec<f32>; 2]>,
     items: Vec<Item>,
+    shared: Vec<Part>,
     weighing: Weighing,
-}
-
-/// What the weight of pages is told from.
-#[derive(Default)]
-struct Weighing {
-    log_sum_exps: Vec<f32>,
-    mass: Vec<f32>,
 }
 
 /// Runs one step of a model.
@@ -83,6 +71,7 @@ pub(super) struct Walker<'a> {
     pub(super) work: &'a mut Workspace,
     pub(super) cache: &'a mut PagedCache,
     pub(super) adapters: &'a Adapters,
+    pub(super) attention: AttentionMethod,
     /// Of the step.
     pub(super) rows: usize,
     /// `[logit_rows, V]`.
@@ -154,97 +143,6 @@ impl Walker<'_> {
         }
     }
 
-    fn attend_all(&mut self, layer: usize, step: &Step) {
-        let (model, team, cache) = (self.model, &*self.team, &*self.cache);
-        let (spec, rows) = (&model.spec, step.tokens.len());
-        let group = spec.heads / spec.kv_heads;
-        let width = spec.heads * spec.head_dim;
-        let Workspace { queries, attended, items, .. } = &mut *self.work;
-        let attention = Attention {
-            model,
-            team,
-            cache,
-            layer,
-            step,
-            queries: &queries.values[..rows * width],
-            attended: attended.flat(rows * width),
-        };
-        if rows <= FEW_ROWS {
-            // Heads in equal shares; heads of one group stay together where they can.
-            let (total, workers) = (step.segments.len() * spec.heads, team.pool.threads());
-            team.pool.run(&|worker| {
-                let scratch = &mut team.scratch(worker);
-                let (mut at, end) = (total * worker / workers, total * (worker + 1) / workers);
-                while at < end {
-                    let (segment, head) = (at / spec.heads, at % spec.heads);
-                    let count = (group - head % group).min(end - at);
-                    let tokens = 0..step.segments[segment].rows.len();
-                    attention.run(segment, tokens, head..head + count, scratch);
-                    at += count;
-                }
-            });
-            return;
-        }
-        items.clear();
-        for (segment, Segment { rows, .. }) in step.segments.iter().enumerate() {
-            let tile = (QUERY_ROWS / group).clamp(8, 64);
-            for start in (0..rows.len()).step_by(tile) {
-                let tokens = start..(start + tile).min(rows.len());
-                items.extend((0..spec.kv_heads).map(|kv_head| Item { segment, tokens: tokens.clone(), kv_head }));
-            }
-        }
-        // What sees most keys takes longest: first, so that no thread is left with it at the end.
-        items.sort_unstable_by_key(|item| Reverse(step.segments[item.segment].past + item.tokens.end));
-        let chunks = Chunks::new(items.len(), 1);
-        team.pool.run(&|worker| {
-            let scratch = &mut team.scratch(worker);
-            while let Some(chunk) = chunks.next() {
-                let Item { segment, tokens, kv_head } = &items[chunk.start];
-                attention.run(*segment, tokens.clone(), kv_head * group..(kv_head + 1) * group, scratch);
-            }
-        });
-    }
-
-    /// Adds up how much of the attention each page gets, where a policy goes by it. This takes the
-    /// scores once more, on one thread: a policy is studied with it, not served.
-    fn weigh(&mut self, layer: usize, step: &Step) {
-        let spec = &self.model.spec;
-        let (d, group) = (spec.head_dim, spec.heads / spec.kv_heads);
-        let (shape, kernels, width) = (self.shape(layer), self.team.kernels, group * d);
-        let page_tokens = self.cache.page_tokens();
-        let mut scratch = self.team.scratch(0);
-        let Weighing { log_sum_exps, mass } = &mut self.work.weighing;
-        for Segment { sequence, rows, past } in &step.segments {
-            let tokens = rows.len();
-            for kv_head in 0..spec.kv_heads {
-                let Scratch { queries, attended, attention, .. } = &mut *scratch;
-                let (queries, out) = (room(queries, tokens * width), room(attended, tokens * width));
-                for (row, queries) in rows.clone().zip(queries.chunks_exact_mut(width)) {
-                    let start = (row * spec.heads + kv_head * group) * d;
-                    queries.copy_from_slice(&self.work.queries.values[start..start + width]);
-                }
-                let (log_sum_exps, mass) = (room(log_sum_exps, tokens * group), room(mass, past + tokens));
-                mass.fill(0.0);
-                let Some(cached) = self.cache.head(*sequence, layer, kv_head) else { continue };
-                kernels.attend_saving(&shape, queries, tokens, *past, &cached, attention, out, log_sum_exps);
-                kernels.add_attention_mass(&shape, queries, tokens, *past, log_sum_exps, &cached, attention, mass);
-                for (page, mass) in mass.chunks(page_tokens).enumerate() {
-                    self.cache.add_mass(*sequence, page, mass.iter().map(|mass| f64::from(*mass)).sum());
-                }
-            }
-        }
-    }
-
-    fn shape(&self, layer: usize) -> AttentionShape {
-        let spec = &self.model.spec;
-        AttentionShape {
-            head_dim: spec.head_dim,
-            scale: spec.attention_scale as f32,
-            soft_cap: spec.attention_softcap.map(|cap| cap as f32),
-            window: self.model.kinds[self.model.layers[layer].kind].window,
-        }
-    }
-
     /// Adds the product of rows with a matrix to the stream, normed first where the model does.
     fn add_product(&mut self, input: From, matrix: &Matrix, group: Group, norm: Option<&[f32]>) {
         let Workspace { hidden, attended, projected, gate, .. } = &mut *self.work;
@@ -283,55 +181,6 @@ impl Walker<'_> {
 enum From {
     Attended,
     Gate,
-}
-
-/// What all threads need to attend in one layer.
-struct Attention<'a> {
-    model: &'a Model,
-    team: &'a Team,
-    cache: &'a PagedCache,
-    layer: usize,
-    step: &'a Step,
-    queries: &'a [f32],
-    attended: Output<'a>,
-}
-
-impl Attention<'_> {
-    /// Lets some heads of one key head attend, for some tokens of a segment.
-    fn run(&self, segment: usize, tokens: Range<usize>, heads: Range<usize>, scratch: &mut Scratch) {
-        let (spec, kind) = (&self.model.spec, &self.model.kinds[self.model.layers[self.layer].kind]);
-        let Segment { sequence, rows, past } = &self.step.segments[segment];
-        let key_head = heads.start / (spec.heads / spec.kv_heads);
-        // Every sequence of the step was found when room was made for it.
-        let Some(cached) = self.cache.head(*sequence, self.layer, key_head) else { return };
-        let shape = AttentionShape {
-            head_dim: spec.head_dim,
-            scale: spec.attention_scale as f32,
-            soft_cap: spec.attention_softcap.map(|cap| cap as f32),
-            window: kind.window,
-        };
-        let (first, width) = (past + tokens.start, heads.len() * spec.head_dim);
-        let range = |token: usize| {
-            let start = ((rows.start + token) * spec.heads + heads.start) * spec.head_dim;
-            start..start + width
-        };
-        let attend = |queries: &[f32], out: &mut [f32], scratch| {
-            self.team.kernels.attend(&shape, queries, tokens.len(), first, &cached, scratch, out);
-        };
-        let Scratch { queries, attended, attention, .. } = scratch;
-        if tokens.len() == 1 {
-            let range = range(tokens.start);
-            return attend(&self.queries[range.clone()], self.attended.tile(range).token(0), attention);
-        }
-        let (queries, out) = (room(queries, tokens.len() * width), room(attended, tokens.len() * width));
-        for (token, queries) in tokens.clone().zip(queries.chunks_exact_mut(width)) {
-            queries.copy_from_slice(&self.queries[range(token)]);
-        }
-        attend(queries, out, attention);
-        for (token, out) in tokens.clone().zip(out.chunks_exact(width)) {
-            self.attended.tile(range(token)).token(0).copy_from_slice(out);
-        }
-    }
 }
 
 impl Executor for Walker<'_> {

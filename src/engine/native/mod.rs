@@ -41,6 +41,16 @@ const STEP_ROWS: usize = 512;
 /// Tokens of a page where nothing else is asked for.
 const PAGE_TOKENS: usize = 32;
 
+/// How the native engine attends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AttentionMethod {
+    /// Tile by tile, with memory that does not grow with the context (arXiv 2307.08691).
+    #[default]
+    Flash,
+    /// All scores of a step's tokens at once: what the other one is compared with.
+    Naive,
+}
+
 /// Checks what the kernels ask of a model's shape: threads share rows by groups of eight.
 pub(super) fn check(tier: Tier, spec: &ModelSpec) -> Result<(), EngineError> {
     for (what, width) in [("heads", spec.head_dim), ("a stream", spec.hidden_size), ("gates", spec.intermediate_size)] {
@@ -58,6 +68,7 @@ pub(super) struct Native {
     model: Model,
     context_length: usize,
     cache: PagedCache,
+    attention: AttentionMethod,
     sequences: Sequences<()>,
     adapters: Adapters,
     /// How long the sequences of a batch were before it, evicted tokens included.
@@ -102,6 +113,7 @@ impl Native {
             name,
             context_length,
             cache: PagedCache::new(team.kernels, cache)?,
+            attention: settings.attention,
             sequences: Sequences::new(),
             adapters: Adapters::default(),
             before: Vec::new(),
@@ -146,8 +158,8 @@ impl Native {
             };
             self.adapters.lay_out(&self.step);
             let rows = self.step.tokens.len();
-            let Self { model, team, work, cache, adapters, .. } = self;
-            let mut walker = Walker { model, team, work, cache, adapters, rows, logits };
+            let Self { model, team, work, cache, adapters, attention, .. } = self;
+            let mut walker = Walker { model, team, work, cache, adapters, attention: *attention, rows, logits };
             walk(&mut walker, model.spec.layers, &self.step)?;
             if self.pieces.len() > 1 {
                 hand_out(&self.logits, &self.pieces, &self.step, &mut all);

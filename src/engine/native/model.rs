@@ -1,7 +1,7 @@
 //! The weights of a model, packed for the kernels.
 use std::{ops::Range, sync::Arc};
 
-use ruvlab_kernels::{Arena, Format, Matrix, Pool, RowBytes, dequantize_row};
+use ruvlab_kernels::{Arena, AttentionShape, Format, Matrix, Pool, RowBytes, dequantize_row};
 
 use crate::{
     engine::{EngineError, WeightLoad},
@@ -202,6 +202,16 @@ impl<'a> Packer<'a> {
 }
 
 impl Model {
+    /// Returns how the heads of a layer attend.
+    pub(super) fn attention_shape(&self, layer: usize) -> AttentionShape {
+        AttentionShape {
+            head_dim: self.spec.head_dim,
+            scale: self.spec.attention_scale as f32,
+            soft_cap: self.spec.attention_softcap.map(|cap| cap as f32),
+            window: self.kinds[self.layers[layer].kind].window,
+        }
+    }
+
     /// Returns the model with room for `room` tokens a sequence.
     ///
     /// Matrices are packed in the order of use, each right after it was read: beside the packed

@@ -85,8 +85,20 @@ pub struct Kernels {
     pub set: KernelSet,
     /// Worker threads.
     pub threads: Threads,
+    /// How ruvlab's own kernels attend; absent takes `flash`. The other kernel sets have one way only.
+    pub attention: Option<Attention>,
     /// The check that must pass before a kernel set's time counts.
     pub verify: Verify,
+}
+
+/// A way to attend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Attention {
+    /// Keys and queries in tiles, with memory that does not grow with the context (arXiv 2307.08691).
+    Flash,
+    /// All scores of a step's tokens at once: memory for each pair of a token and a key.
+    Naive,
 }
 
 /// A kernel set.
