@@ -4,13 +4,16 @@
 //! sequence, so two sequences on one model give what each gives alone.
 mod candle;
 mod native;
+mod places;
 mod reference;
 mod sequences;
 mod steps;
 
 use std::{io, num::NonZeroUsize};
 
+pub use candle::{Gradients, Scored, Trainee, TraineeSettings};
 pub use native::CacheType;
+pub use places::{Changes, LowRank, Place, Target};
 pub use ruvlab_kernels::Tier;
 
 use crate::model::{spec::ModelSpec, weights::Weights};

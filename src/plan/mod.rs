@@ -2,6 +2,7 @@
 mod fingerprint;
 mod identity;
 mod launch;
+mod learning;
 mod memory;
 mod reference;
 mod resolve;
@@ -20,6 +21,7 @@ use crate::{
 
 pub use identity::{engine_kind, engine_settings, rope_change, set_name, storage_type};
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
+pub use learning::{schedule, target};
 pub use resolve::{PlanError, resolve, single};
 
 /// A recipe, resolved.
