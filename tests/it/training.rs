@@ -168,7 +168,7 @@ fn fused_matrices_and_wrong_shapes_are_refused() {
     assert!(refuse(&qwen, &adapter).contains("does not fit"));
 }
 
-/// Of PEFT 0.21.2 on torch 2.15: r = 4, alpha = 8 on q and v, AdamW at 1e-3 without decay, the mean over
+/// Of PEFT 0.21.2 on torch 2.15: r = 4, alpha = 8 on q and v, `AdamW` at 1e-3 without decay, the mean over
 /// 4 sequences of 65 tokens.
 const LOSSES: [f64; 5] = [2.488_038, 2.453_820, 2.404_722, 2.339_972, 2.261_578];
 const NORMS: [f64; 5] = [0.302_832, 0.337_215, 0.458_916, 0.578_475, 0.672_641];
