@@ -3,6 +3,7 @@
 //! Data goes one way: `Recipe -> Plan -> Event stream -> Samples -> RunRecord -> Report`.
 #![deny(unsafe_code)]
 
+pub mod adapt;
 pub mod cli;
 pub mod clock;
 pub mod diag;

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Standard output is data, standard error is progress
 //! and diagnostics; nothing imports this module.
 mod access;
+mod adapter;
 mod baseline;
 mod bench;
 mod chat;
@@ -18,6 +19,7 @@ mod plan;
 mod plot;
 mod quantize;
 mod run;
+mod schedule;
 mod schema;
 mod show;
 mod validate;
@@ -74,6 +76,8 @@ enum Command {
     Compare(compare::Arguments),
     Baseline(baseline::Arguments),
     Plot(plot::Arguments),
+    Schedule(schedule::Arguments),
+    Adapter(adapter::Arguments),
     Bench(bench::Arguments),
     Perplexity(perplexity::Arguments),
     Quantize(quantize::Arguments),
@@ -105,6 +109,8 @@ pub fn main() -> u8 {
         Command::Compare(arguments) => compare::execute(&global, &arguments),
         Command::Baseline(arguments) => baseline::execute(&global, &arguments),
         Command::Plot(arguments) => plot::execute(&global, &arguments),
+        Command::Schedule(arguments) => schedule::execute(&global, &arguments),
+        Command::Adapter(arguments) => adapter::execute(&global, &arguments),
         Command::Bench(arguments) => bench::execute(&global, &arguments),
         Command::Perplexity(arguments) => perplexity::execute(&global, &arguments),
         Command::Quantize(arguments) => quantize::execute(&global, &arguments),

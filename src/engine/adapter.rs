@@ -2,7 +2,7 @@
 //!
 //! Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021): a matrix W `[O, I]` acts
 //! as `W + scale · B A`, without being changed.
-use super::EngineError;
+use super::{Changes, EngineError, Place, Target};
 use crate::model::spec::ModelSpec;
 
 /// An addition `scale · B A` to one matrix `[O, I]`.
@@ -70,6 +70,22 @@ impl LowRank {
 }
 
 impl Adapter {
+    /// Returns changes of a model of that many layers by the matrices they belong to.
+    #[must_use]
+    pub fn new(layers: usize, changes: &Changes) -> Self {
+        let of = |layer: usize, target: Target| changes.get(&Place { layer, target }).cloned();
+        let layer = |layer: usize| LayerAdapter {
+            query: of(layer, Target::Query),
+            key: of(layer, Target::Key),
+            value: of(layer, Target::Value),
+            attention_output: of(layer, Target::Output),
+            gate: of(layer, Target::Gate),
+            up: of(layer, Target::Up),
+            down: of(layer, Target::Down),
+        };
+        Self { layers: (0..layers).map(layer).collect(), head: of(layers, Target::Head) }
+    }
+
     /// Checks that all additions have the shapes of a model's matrices.
     ///
     /// # Errors

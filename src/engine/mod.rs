@@ -5,6 +5,7 @@
 mod adapter;
 mod candle;
 mod native;
+mod places;
 mod reference;
 mod sequences;
 mod steps;
@@ -12,7 +13,9 @@ mod steps;
 use std::{io, num::NonZeroUsize, sync::Arc};
 
 pub use adapter::{Adapter, LayerAdapter, LowRank};
+pub use candle::{Gradients, Scored, Trainee, TraineeSettings};
 pub use native::AttentionMethod;
+pub use places::{Changes, Place, Target};
 pub use ruvlab_kernels::{Tier, TierError, select, setting};
 
 pub use crate::kv::CacheType;

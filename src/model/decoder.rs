@@ -99,10 +99,24 @@ pub trait Executor {
 pub fn walk<E: Executor>(executor: &mut E, layers: usize, step: &Step) -> Result<Option<E::Logits>, E::Error> {
     let mut hidden = executor.embed(step)?;
     for layer in 0..layers {
-        let heads = executor.heads(layer, &hidden, step)?;
-        let attended = executor.attend(layer, heads, step)?;
-        hidden = executor.add_attention(layer, hidden, attended)?;
-        hidden = executor.add_feed_forward(layer, hidden)?;
+        hidden = walk_layer(executor, layer, hidden, step)?;
     }
     if step.logit_rows.is_empty() { Ok(None) } else { executor.head(hidden, step).map(Some) }
+}
+
+/// Computes one layer of a step.
+///
+/// # Errors
+///
+/// As [`walk`].
+pub fn walk_layer<E: Executor>(
+    executor: &mut E,
+    layer: usize,
+    hidden: E::Hidden,
+    step: &Step,
+) -> Result<E::Hidden, E::Error> {
+    let heads = executor.heads(layer, &hidden, step)?;
+    let attended = executor.attend(layer, heads, step)?;
+    let hidden = executor.add_attention(layer, hidden, attended)?;
+    executor.add_feed_forward(layer, hidden)
 }

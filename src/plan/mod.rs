@@ -3,6 +3,7 @@ mod cache;
 mod fingerprint;
 mod identity;
 mod launch;
+mod learning;
 mod memory;
 mod reference;
 mod resolve;
@@ -21,6 +22,7 @@ use crate::{
 
 pub use identity::{auto_set, engine_kind, engine_settings, rope_change, set_name, storage_type};
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
+pub use learning::{schedule, target};
 pub use resolve::{PlanError, resolve, single};
 
 /// A recipe, resolved.

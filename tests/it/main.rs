@@ -17,3 +17,4 @@ mod results;
 mod synthetic;
 mod token_lines;
 mod tokens;
+mod training;

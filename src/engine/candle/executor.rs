@@ -112,7 +112,7 @@ fn join(tensors: &[Tensor], dimension: usize) -> Result<Tensor> {
 }
 
 /// Returns `cap * tanh(x / cap)`.
-fn bend(x: Tensor, cap: Option<f64>) -> Result<Tensor> {
+pub(super) fn bend(x: Tensor, cap: Option<f64>) -> Result<Tensor> {
     match cap {
         None => Ok(x),
         Some(cap) => (x / cap)?.tanh()? * cap,

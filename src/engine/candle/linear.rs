@@ -7,6 +7,7 @@ use candle_core::{
 };
 
 /// A matrix `[O, I]`, taking rows of width I to rows of width O.
+#[derive(Clone)]
 pub(super) enum Linear {
     /// f32; narrower floats are widened when loaded.
     Dense(Tensor),
@@ -20,6 +21,14 @@ impl Linear {
             GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => Self::Dense(matrix.dequantize(&matrix.device())?),
             _ => Self::Quantized(Arc::new(matrix)),
         })
+    }
+
+    /// Returns the matrix in f32; of blocks, a copy.
+    pub(super) fn dense(&self) -> Result<Tensor> {
+        match self {
+            Self::Dense(matrix) => Ok(matrix.clone()),
+            Self::Quantized(matrix) => matrix.dequantize(&matrix.device()),
+        }
     }
 
     /// Returns `x Wᵀ`: `[N, I]` to `[N, O]`.

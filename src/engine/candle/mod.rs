@@ -3,6 +3,7 @@ mod executor;
 mod kv;
 mod linear;
 mod rope;
+mod training;
 mod weights;
 
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use crate::model::{
     spec::ModelSpec,
     weights::Weights,
 };
+pub use training::{Gradients, Scored, Trainee, TraineeSettings};
+
 use executor::Walker;
 use kv::Cache;
 use weights::Model;

@@ -38,12 +38,14 @@ fn check_schedule(training: &Training, report: &mut Report<'_>) {
     } = &training.lr_scheduler;
     let name = match kind {
         LrSchedulerType::Constant => "constant",
+        LrSchedulerType::Linear => "linear",
         LrSchedulerType::Cosine => "cosine",
         LrSchedulerType::OneCycle => "one_cycle",
     };
     let one_cycle = &[LrSchedulerType::OneCycle][..];
+    let warm = &[LrSchedulerType::Constant, LrSchedulerType::Linear, LrSchedulerType::Cosine][..];
     let keys = [
-        ("warmup_steps", warmup_steps.is_some(), &[LrSchedulerType::Constant, LrSchedulerType::Cosine][..]),
+        ("warmup_steps", warmup_steps.is_some(), warm),
         ("min_lr", min_lr.is_some(), &[LrSchedulerType::Cosine]),
         ("pct_start", pct_start.is_some(), one_cycle),
         ("div_factor", div_factor.is_some(), one_cycle),
@@ -57,7 +59,7 @@ fn check_schedule(training: &Training, report: &mut Report<'_>) {
             let hint = match kinds {
                 [LrSchedulerType::OneCycle] => "leave it out, or choose `type: one_cycle`",
                 [LrSchedulerType::Cosine] => "leave it out, or choose `type: cosine`",
-                _ => "leave it out, or choose `type: constant` or `cosine`",
+                _ => "leave it out, or choose `type: constant`, `linear` or `cosine`",
             };
             report.error(&[&format!("training.lr_scheduler.{key}")], "schedule", message, hint);
         }

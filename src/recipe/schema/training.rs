@@ -67,7 +67,7 @@ pub struct LrScheduler {
     /// The shape.
     #[serde(rename = "type")]
     pub kind: LrSchedulerType,
-    /// Steps of linear warm-up, before `constant` or `cosine`.
+    /// Steps of linear warm-up, before `constant`, `linear` or `cosine`.
     pub warmup_steps: Option<u64>,
     /// Where `cosine` ends.
     #[schemars(range(min = 0.0))]
@@ -94,6 +94,8 @@ pub enum LrSchedulerType {
     /// The same at every step.
     #[default]
     Constant,
+    /// A straight line from the peak to 0.
+    Linear,
     /// Half a cosine from the peak to the floor.
     Cosine,
     /// Up and down once, momentum mirrored (arXiv 1708.07120).

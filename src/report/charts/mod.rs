@@ -15,6 +15,7 @@ mod palette;
 mod pareto;
 mod png;
 mod scale;
+mod schedule;
 mod text;
 mod throughput;
 
@@ -24,7 +25,10 @@ use std::{
 };
 
 use super::{gate::GateReport, tables::BaselineCell};
-use crate::results::{RunRecord, TokenRow};
+use crate::{
+    adapt::schedule::Rate,
+    results::{RunRecord, TokenRow},
+};
 use cells::Cells;
 
 /// Why charts could not be drawn.
@@ -160,6 +164,16 @@ pub fn draw_all(
 /// If the drawing fails.
 pub fn draw_gates(reports: &[GateReport]) -> Result<Result<Chart, Skipped>, ChartError> {
     forest::of_gates(reports)
+}
+
+/// Returns the picture of a schedule: the learning rate of every step, and the momentum below where it
+/// moves.
+///
+/// # Errors
+///
+/// If the drawing fails.
+pub fn draw_schedule(title: &str, rates: &[Rate]) -> Result<Chart, ChartError> {
+    schedule::draw(title, rates)
 }
 
 /// Writes a chart's three files into `folder`, which is made if need be.

@@ -1,0 +1,200 @@
+//! Training of an adapter, one update at a time.
+use std::collections::BTreeMap;
+
+use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    optim::{AdamW, Moments, clip_factor, descend, global_norm},
+    schedule::Schedule,
+};
+use crate::{
+    engine::{Changes, EngineError, Gradients, LowRank, Place, Scored, Target, Trainee, TraineeSettings},
+    model::{spec::ModelSpec, weights::Weights},
+};
+
+/// Returns an adapter that changes nothing yet: A drawn from U(-1/√I, 1/√I), B of zeros, as PEFT begins.
+#[must_use]
+pub fn fresh(spec: &ModelSpec, targets: &[Target], rank: usize, scale: f64, seed: u64) -> Changes {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut change = |place: Place| {
+        let (out, width) = place.target.shape(spec);
+        let bound = 1.0 / (width as f32).sqrt();
+        let a = (0..rank * width).map(|_| random.random_range(-bound..bound)).collect();
+        (place, LowRank { rank, a, b: vec![0.0; out * rank], scale: scale as f32 })
+    };
+    Place::all(spec, targets).into_iter().map(&mut change).collect()
+}
+
+/// Returns which of `count` sequences the `at`-th draw takes: every sequence once in each round, rounds
+/// in an order of their own. A pure function, so a training goes on anywhere as if it had never stopped.
+#[must_use]
+pub fn drawn(count: usize, seed: u64, at: u64) -> usize {
+    let (round, place) = (at / count.max(1) as u64, (at % count.max(1) as u64) as usize);
+    let mut order: Vec<usize> = (0..count).collect();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(round + 1);
+    order.shuffle(&mut random);
+    order.get(place).copied().unwrap_or(0)
+}
+
+/// The rule of an update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// Adam with decoupled decay.
+    AdamW(AdamW),
+    /// Plain gradient descent.
+    Sgd,
+}
+
+/// How updates are made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// The learning rate.
+    pub schedule: Schedule,
+    /// The rule.
+    pub rule: Rule,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// The gradient's largest global norm.
+    pub max_grad_norm: Option<f64>,
+}
+
+/// What an update did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// Its number, from 0.
+    pub step: u64,
+    /// The mean negative log-likelihood of the scored tokens before it, in nats.
+    pub loss: f64,
+    /// The gradient's global norm before clipping.
+    pub grad_norm: f64,
+    /// The learning rate it used.
+    pub learning_rate: f64,
+    /// Scored tokens.
+    pub tokens: usize,
+}
+
+/// A training under way.
+pub struct Trainer {
+    trainee: Trainee,
+    adapter: Changes,
+    moments: BTreeMap<Place, [Moments<f32>; 2]>,
+    settings: Settings,
+    step: u64,
+}
+
+impl Trainer {
+    /// Returns a training that begins with this adapter.
+    ///
+    /// # Errors
+    ///
+    /// If the adapter does not fit the model.
+    pub fn new(
+        weights: &Weights,
+        adapter: Changes,
+        settings: Settings,
+        held: TraineeSettings,
+    ) -> Result<Self, EngineError> {
+        let trainee = Trainee::load(weights, &adapter, held)?;
+        let new = |change: &LowRank| [Moments::new(change.a.len()), Moments::new(change.b.len())];
+        let moments = adapter.iter().map(|(place, change)| (*place, new(change))).collect();
+        Ok(Self { trainee, adapter, moments, settings, step: 0 })
+    }
+
+    /// Returns the adapter as it is now.
+    #[must_use]
+    pub fn adapter(&self) -> &Changes {
+        &self.adapter
+    }
+
+    /// Makes one update from micro-batches that count as one: the loss is the mean over all their
+    /// scored tokens.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trainee::accumulate`].
+    pub fn step(&mut self, batches: &[Vec<Scored<'_>>]) -> Result<Update, EngineError> {
+        let tokens: usize = batches.iter().flatten().map(Scored::count).sum();
+        let mut gradients = Gradients::new();
+        let mut loss = 0.0;
+        for batch in batches {
+            loss += self.trainee.accumulate(batch, 1.0 / tokens as f64, &mut gradients)?;
+        }
+        let grad_norm = global_norm(gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]));
+        let factor = self.settings.max_grad_norm.map_or(1.0, |most| clip_factor(grad_norm, most));
+        let rate = self.settings.schedule.at(self.step);
+        let rates = (rate.learning_rate, self.settings.weight_decay);
+        for (place, change) in &mut self.adapter {
+            let (Some((a, b)), Some(moments)) = (gradients.get_mut(place), self.moments.get_mut(place)) else {
+                continue;
+            };
+            for ((values, gradient), moments) in [(&mut change.a, a), (&mut change.b, b)].into_iter().zip(moments) {
+                if factor < 1.0 {
+                    gradient.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
+                }
+                match self.settings.rule {
+                    Rule::Sgd => descend(rates, values, gradient),
+                    Rule::AdamW(adam) => {
+                        let adam = AdamW { beta1: rate.momentum.unwrap_or(adam.beta1), ..adam };
+                        adam.step(self.step + 1, rates, values, gradient, moments);
+                    }
+                }
+            }
+            self.trainee.set(*place, &change.a, &change.b)?;
+        }
+        self.step += 1;
+        let (step, loss) = (self.step - 1, loss / tokens as f64);
+        Ok(Update { step, loss, grad_norm, learning_rate: rate.learning_rate, tokens })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapt::schedule::Shape;
+
+    #[test]
+    fn every_round_takes_every_sequence_once_in_an_order_of_its_own() {
+        let round = |first: u64| (first..first + 9).map(|at| drawn(9, 7, at)).collect::<Vec<_>>();
+        let (first, second) = (round(0), round(9));
+        assert_ne!(first, second);
+        for mut order in [first, second] {
+            order.sort_unstable();
+            assert_eq!(order, (0..9).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn training_lowers_the_loss_clips_and_repeats_itself_bit_for_bit() {
+        let weights = Weights::open("builtin:pico").unwrap();
+        let ids: Vec<u32> = (0..64).map(|at| 5 + at * 7 % 40).collect();
+        let batches: Vec<Vec<Scored<'_>>> = ids.chunks(16).map(|tokens| vec![Scored { tokens, prompt: 0 }]).collect();
+        let run = |learning_rate: f64, rule: Rule, most: Option<f64>| {
+            let schedule = Schedule { shape: Shape::Constant { warmup: 0 }, peak: learning_rate, total: 0 };
+            let settings = Settings { schedule, rule, weight_decay: 0.0, max_grad_norm: most };
+            let adapter = fresh(weights.spec(), &[Target::Query, Target::Down], 4, 2.0, 3);
+            let held = TraineeSettings { widen: true, recompute: false };
+            let mut trainer = Trainer::new(&weights, adapter, settings, held).unwrap();
+            let updates: Vec<Update> = (0..4).map(|_| trainer.step(&batches).unwrap()).collect();
+            (updates, trainer.adapter().clone())
+        };
+        let adam = Rule::AdamW(AdamW::default());
+        let (updates, adapter) = run(1.0e-3, adam, None);
+        assert!(updates.windows(2).all(|pair| pair[1].loss < pair[0].loss), "{updates:?}");
+        assert_eq!((updates[0].tokens, updates[3].step), (60, 3));
+        assert_eq!(run(1.0e-3, adam, None), (updates.clone(), adapter));
+        let (up, _) = run(-1.0e-3, adam, None);
+        assert!(up[3].loss > up[0].loss);
+        // Plain descent moves by the learning rate times the clipped norm, at most.
+        let (_, moved) = run(1.0, Rule::Sgd, Some(1.0e-3));
+        let start = fresh(weights.spec(), &[Target::Query, Target::Down], 4, 2.0, 3);
+        let squares = |(a, b): (&f32, &f32)| f64::from(a - b).powi(2);
+        let far: f64 = start
+            .values()
+            .zip(moved.values())
+            .map(|(s, m)| s.a.iter().zip(&m.a).chain(s.b.iter().zip(&m.b)).map(squares).sum::<f64>())
+            .sum();
+        assert!(far.sqrt() <= 4.0e-3 * 1.001 && far > 0.0, "{far}");
+    }
+}
