@@ -2,8 +2,9 @@
 //!
 //! `cargo run --release -p ruvlab-kernels --example probe [THREADS]`
 #![expect(clippy::print_stdout, reason = "a program's output")]
-use std::{hint::black_box, thread::available_parallelism, time::Instant};
+use std::{hint::black_box, thread::available_parallelism};
 
+use criterion::measurement::{Measurement, WallTime};
 use ruvlab_kernels::{Arena, Format, MULTIPLY_ADDS_A_ROUND, Matrix, Pool, active};
 
 /// A matrix that no cache holds.
@@ -15,9 +16,9 @@ const ROUNDS: usize = 1_000_000;
 fn median(mut run: impl FnMut()) -> f64 {
     let mut seconds = [0.0; 15];
     for seconds in &mut seconds {
-        let start = Instant::now();
+        let start = WallTime.start();
         run();
-        *seconds = start.elapsed().as_secs_f64();
+        *seconds = WallTime.end(start).as_secs_f64();
     }
     seconds.sort_by(f64::total_cmp);
     seconds[seconds.len() / 2]
@@ -43,10 +44,18 @@ fn main() {
             black_box(kernels.multiply_adds(ROUNDS));
         });
     });
+    let multiply_pairs = median(|| {
+        pool.run(&|_| {
+            black_box(kernels.multiply_add_pairs(ROUNDS));
+        });
+    });
+    let products = (threads * ROUNDS * MULTIPLY_ADDS_A_ROUND) as f64;
     println!(
-        "{{\"tier\": \"{}\", \"threads\": {threads}, \"read_bytes_per_s\": {:.0}, \"f32_multiply_adds_per_s\": {:.0}}}",
+        "{{\"tier\": \"{}\", \"threads\": {threads}, \"read_bytes_per_s\": {:.0}, \"f32_multiply_adds_per_s\": {:.0}, \
+         \"integer_multiply_adds_per_s\": {:.0}}}",
         kernels.tier().name(),
         matrix.bytes() as f64 / read,
-        (threads * ROUNDS * MULTIPLY_ADDS_A_ROUND) as f64 / multiply
+        products / multiply,
+        products / multiply_pairs
     );
 }
