@@ -162,7 +162,7 @@ pub(super) fn store(global: &Global) -> Result<Store, Failure> {
 /// A kernel set on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum KernelChoice {
-    /// The fastest this machine has.
+    /// The fastest this processor runs, or the tier that `RUVLAB_KERNELS` names.
     Auto,
     /// candle-transformers as it ships.
     Reference,

@@ -14,7 +14,7 @@ use std::{io, num::NonZeroUsize};
 pub use candle::{Gradients, Scored, Trainee, TraineeSettings};
 pub use native::CacheType;
 pub use places::{Changes, LowRank, Place, Target};
-pub use ruvlab_kernels::Tier;
+pub use ruvlab_kernels::{Tier, TierError, select, setting};
 
 use crate::model::{spec::ModelSpec, weights::Weights};
 
