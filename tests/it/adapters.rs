@@ -1,5 +1,5 @@
 //! Adapters of the native engine against matrices they are merged into, and against each other.
-use std::{collections::HashMap, fs, io, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
 
 use ruvlab::{
     engine::{self, Adapter, Chunk, EngineError, EngineKind, LanguageModel, LayerAdapter, LogitRows, LowRank},
@@ -62,7 +62,7 @@ fn merged(weights: &Weights, adapter: &Adapter, path: &Path) -> Weights {
     let mut file = Vec::new();
     io::copy(&mut weights.image().unwrap(), &mut file).unwrap();
     let spec = weights.spec();
-    let mut additions: HashMap<String, Vec<(usize, &LowRank)>> = HashMap::new();
+    let mut additions: BTreeMap<String, Vec<(usize, &LowRank)>> = BTreeMap::new();
     for (i, layer) in adapter.layers.iter().enumerate() {
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let heads = if spec.fused_query_key_value {
@@ -141,6 +141,12 @@ fn an_adapter_is_the_matrix_it_would_be_merged_into() {
         let mut adapter = adapter(dense.spec(), i as u64 + 1, 5);
         if dense.spec().tied_embeddings {
             adapter.head = None;
+        }
+        if i == 2 {
+            // As most adapters are: some matrices of a group, not all.
+            for layer in &mut adapter.layers {
+                (layer.key, layer.gate, layer.down) = (None, None, None);
+            }
         }
         let merged = merged(&dense, &adapter, &folder.path().join(format!("{i}.gguf")));
         let adapter = Arc::new(adapter);
