@@ -1,15 +1,16 @@
 //! The command line: one file a subcommand. Standard output is data, standard error is progress
 //! and diagnostics; nothing imports this module.
 mod access;
+mod ad_hoc;
 mod baseline;
 mod bench;
 mod chat;
 mod check;
-mod common;
 mod compare;
 mod completions;
 mod doctor;
 mod download;
+mod failure;
 mod launch_cell;
 mod list;
 mod models;
@@ -17,9 +18,11 @@ mod perplexity;
 mod plan;
 mod plot;
 mod quantize;
+mod resolve;
 mod run;
 mod schema;
 mod show;
+mod stored;
 mod validate;
 
 use std::path::PathBuf;
@@ -28,7 +31,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{exit, run::LAUNCH_COMMAND};
 
-pub use common::Failure;
+pub use failure::Failure;
 
 /// The lab bench for local-LLM research: declare an experiment, run it, compare it, gate on it.
 #[derive(Debug, Parser)]
@@ -92,7 +95,7 @@ enum Command {
 pub fn main() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return common::usage(&error),
+        Err(error) => return failure::usage(&error),
     };
     // Before anything is computed, so that a wrong setting is a message and not a panic.
     if let Err(error) = ruvlab_kernels::select(std::env::var("RUVLAB_KERNELS").ok().as_deref()) {
