@@ -118,12 +118,18 @@ kernel_tests!(neon, Tier::Neon);
 #[test]
 fn a_setting_is_followed_or_refused() {
     assert_eq!(select(Some("scalar")).unwrap().tier(), Tier::Scalar);
-    assert_eq!(select(None).unwrap().tier(), select(Some("")).unwrap().tier());
-    assert!(matches!(select(Some("sclar")), Err(TierError::Unknown { .. })));
+    let unknown = select(Some("sclar")).unwrap_err();
+    assert_eq!(unknown.to_string(), "RUVLAB_KERNELS names no tier: \"sclar\" (there are scalar, avx2, avx512, neon)");
+    assert!(matches!(select(Some("")), Err(TierError::Unknown { .. })));
     for tier in Tier::ALL {
         match for_tier(tier) {
             Some(_) => assert_eq!(select(Some(tier.name())).unwrap().tier(), tier),
-            None => assert_eq!(select(Some(tier.name())).unwrap_err(), TierError::Unavailable { tier }),
+            None => {
+                let error = select(Some(tier.name())).unwrap_err();
+                assert_eq!(error, TierError::Unavailable { tier });
+                let text = error.to_string();
+                assert!(text.contains(tier.name()) && text.contains("this processor runs scalar"), "{text}");
+            }
         }
     }
     // NEON is part of 64-bit ARM, so that there its suite never passes by not running.

@@ -52,6 +52,7 @@ pub struct Kernels {
     // probe.rs
     pub(crate) read: fn(&[u8]) -> u64,
     pub(crate) multiply_adds: fn(usize) -> f32,
+    pub(crate) multiply_add_pairs: fn(usize) -> i32,
 }
 
 impl Kernels {
@@ -90,7 +91,11 @@ impl std::fmt::Display for TierError {
                 let known = Tier::ALL.map(Tier::name).join(", ");
                 write!(f, "RUVLAB_KERNELS names no tier: {name:?} (there are {known})")
             }
-            Self::Unavailable { tier } => write!(f, "this processor does not run the {} kernels", tier.name()),
+            Self::Unavailable { tier } => {
+                let here = Tier::ALL.into_iter().filter(|tier| for_tier(*tier).is_some());
+                let here = here.map(Tier::name).collect::<Vec<_>>().join(", ");
+                write!(f, "RUVLAB_KERNELS={}: this processor runs {here}", tier.name())
+            }
         }
     }
 }
@@ -115,13 +120,20 @@ pub fn for_tier(tier: Tier) -> Option<&'static Kernels> {
     }
 }
 
+/// Returns what `RUVLAB_KERNELS` says; nothing where it is not set, empty, or `auto`.
+#[must_use]
+pub fn setting() -> Option<String> {
+    let value = std::env::var_os("RUVLAB_KERNELS")?.to_string_lossy().into_owned();
+    (!value.is_empty() && value != "auto").then_some(value)
+}
+
 /// Returns the table a setting asks for: the best there is without one.
 ///
 /// # Errors
 ///
 /// If the setting names no tier, or one this processor does not run.
 pub fn select(setting: Option<&str>) -> Result<&'static Kernels, TierError> {
-    let Some(name) = setting.filter(|name| !name.is_empty()) else {
+    let Some(name) = setting else {
         return Ok(Tier::ALL.into_iter().rev().find_map(for_tier).unwrap_or(&scalar::KERNELS));
     };
     let tier = Tier::ALL.into_iter().find(|tier| tier.name() == name);
@@ -133,12 +145,12 @@ pub fn select(setting: Option<&str>) -> Result<&'static Kernels, TierError> {
 ///
 /// # Panics
 ///
-/// If `RUVLAB_KERNELS` names no tier or one this processor does not run; a program checks that with
-/// [`select`] first.
+/// If `RUVLAB_KERNELS` names no tier or one this processor does not run; a program checks its
+/// [`setting`] with [`select`] first.
 #[must_use]
 pub fn active() -> &'static Kernels {
     static ACTIVE: OnceLock<&'static Kernels> = OnceLock::new();
-    ACTIVE.get_or_init(|| match select(std::env::var("RUVLAB_KERNELS").ok().as_deref()) {
+    ACTIVE.get_or_init(|| match select(setting().as_deref()) {
         Ok(kernels) => kernels,
         Err(error) => panic!("{error}"),
     })

@@ -44,13 +44,13 @@ pub use activations::{ActivationClass, Activations, SharedRows};
 pub use arena::{Arena, ArenaError};
 pub use attention::{AttentionScratch, AttentionShape, Cached, KEY_TILE, KeyValueTile, KeyValueTiles};
 pub use claims::Claims;
-pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select};
+pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select, setting};
 pub use format::Format;
 pub use matmul::matmul_pooled;
 pub use matrix::{Matrix, PackError};
 pub use output::{Output, Tile};
 pub use pool::{Chunks, Pool};
-pub use probe::MULTIPLY_ADDS_A_ROUND;
+pub use probe::{MULTIPLY_ADDS_A_ROUND, ROUNDS_AT_ONCE};
 pub use quant::{QuantizeError, dequantize_row, quantize_row};
 pub use rope::RopePairs;
 

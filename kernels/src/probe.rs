@@ -6,8 +6,11 @@ use crate::{
     matrix::{Matrix, layout::ROWS},
 };
 
-/// Multiply-adds of one lane in a round of [`Kernels::multiply_adds`].
+/// Multiply-adds in a round of [`Kernels::multiply_adds`] and [`Kernels::multiply_add_pairs`].
 pub const MULTIPLY_ADDS_A_ROUND: usize = 12 * 8;
+
+/// The most rounds a tier does at once.
+pub const ROUNDS_AT_ONCE: usize = 4;
 
 impl Kernels {
     /// Returns a checksum of the bytes of some rows: reads them as a product with few tokens does,
@@ -24,10 +27,20 @@ impl Kernels {
         (self.read)(matrix.groups(rows.start / ROWS..rows.end.div_ceil(ROWS)))
     }
 
-    /// Does `rounds` times [`MULTIPLY_ADDS_A_ROUND`] f32 multiply-adds in twelve independent chains of
-    /// eight lanes, out of registers, and returns a number that depends on all of them.
+    /// Does `rounds` times [`MULTIPLY_ADDS_A_ROUND`] f32 multiply-adds, out of registers and in more
+    /// independent chains than one takes steps, and returns a number that depends on all of them.
+    ///
+    /// The tier's widest registers may do some rounds at once; those that are left are then left out,
+    /// fewer than [`ROUNDS_AT_ONCE`].
     #[must_use]
     pub fn multiply_adds(&self, rounds: usize) -> f32 {
         (self.multiply_adds)(rounds)
+    }
+
+    /// Does what [`multiply_adds`](Self::multiply_adds) does with the instruction that the tier's
+    /// products of integer weights are made of: 16-bit numbers times each other, added up in 32 bits.
+    #[must_use]
+    pub fn multiply_add_pairs(&self, rounds: usize) -> i32 {
+        (self.multiply_add_pairs)(rounds)
     }
 }

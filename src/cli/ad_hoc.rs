@@ -19,7 +19,7 @@ use super::{Failure, access::absolute_source};
 /// A kernel set on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum KernelChoice {
-    /// The fastest this machine has.
+    /// The fastest this processor runs, or the tier that `RUVLAB_KERNELS` names.
     Auto,
     /// candle-transformers as it ships.
     Reference,

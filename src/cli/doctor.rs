@@ -3,8 +3,11 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
+    engine::{self, EngineKind, Tier, TierError},
     exit,
     host::{EnergyReading, Host, Load},
+    plan::{self, set_name},
+    recipe::schema::KernelSet,
     results::Store,
     ui::Printer,
     units::Bytes,
@@ -26,12 +29,14 @@ struct Finding {
 pub(super) fn execute(global: &Global, _: &Arguments) -> Result<u8, Failure> {
     let host = Host::detect();
     let load = Load::now();
-    let findings = findings(global, &host, &load);
+    let kernels = KernelTiers::now();
+    let findings = findings(global, &host, &load, &kernels);
     let out = Printer::stdout();
     match global.format {
         Format::Json => out.json(&json!({
             "host": host,
             "load": load,
+            "kernels": kernels.json(),
             "findings": findings.iter().map(|finding| {
                 json!({"name": finding.name, "ok": finding.fine, "text": finding.text})
             }).collect::<Vec<_>>(),
@@ -57,7 +62,49 @@ pub(super) fn execute(global: &Global, _: &Arguments) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-fn findings(global: &Global, host: &Host, load: &Load) -> Vec<Finding> {
+/// The tiers of ruvlab's own kernels, and which of them `auto` takes.
+struct KernelTiers {
+    here: Vec<Tier>,
+    elsewhere: Vec<Tier>,
+    setting: Option<String>,
+    auto: Result<KernelSet, TierError>,
+}
+
+impl KernelTiers {
+    fn now() -> Self {
+        let (here, elsewhere) = Tier::ALL.into_iter().partition(|tier| EngineKind::Native(*tier).is_available());
+        let setting = engine::setting();
+        let auto = plan::auto_set(setting.as_deref());
+        Self { here, elsewhere, setting, auto }
+    }
+
+    fn text(&self) -> String {
+        let names = |tiers: &[Tier]| tiers.iter().map(|tier| tier.name()).collect::<Vec<_>>().join(", ");
+        let why = match &self.setting {
+            _ if self.auto == Ok(KernelSet::Candle) => "whose vectors beat portable code".to_owned(),
+            None => "the fastest this processor runs".to_owned(),
+            Some(setting) => format!("because RUVLAB_KERNELS={setting}"),
+        };
+        match &self.auto {
+            Ok(set) => {
+                let (here, elsewhere) = (names(&self.here), names(&self.elsewhere));
+                format!("`auto` takes {}, {why} ({here}; not {elsewhere})", set_name(*set))
+            }
+            Err(error) => format!("{error}: unset it, and `auto` takes the fastest this processor runs"),
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "available": self.here.iter().map(|tier| tier.name()).collect::<Vec<_>>(),
+            "unavailable": self.elsewhere.iter().map(|tier| tier.name()).collect::<Vec<_>>(),
+            "setting": self.setting,
+            "auto": self.auto.as_ref().ok().map(|set| set_name(*set)),
+        })
+    }
+}
+
+fn findings(global: &Global, host: &Host, load: &Load, kernels: &KernelTiers) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |name, fine, text: String| findings.push(Finding { name, fine, text });
     let optimised = host.profile == "release";
@@ -66,6 +113,7 @@ fn findings(global: &Global, host: &Host, load: &Load) -> Vec<Finding> {
     let simd = host.cpu_features.iter().any(|feature| feature == "avx2" || feature == "neon");
     let features = if host.cpu_features.is_empty() { "none known".to_owned() } else { host.cpu_features.join(" ") };
     add("instructions", simd, features);
+    add("kernels", kernels.auto.is_ok(), kernels.text());
     match &host.governor {
         Some(governor) => {
             let steady = governor == "performance";

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, Read, Write};
 use clap::Args;
 
 use crate::{
+    engine,
     event::Event,
     exit,
     plan::{LaunchSpec, PROTOCOL},
@@ -28,6 +29,10 @@ pub(super) fn execute(_: &Global, _: &Arguments) -> Result<u8, Failure> {
             message,
             Some("use builds that speak the same protocol"),
         ));
+    }
+    // The parent has refused a wrong setting; by hand, a launch must end with a message as well.
+    if let Err(error) = engine::select(engine::setting().as_deref()) {
+        return Err(Failure::new(exit::RESOURCE, "kernels-unavailable", error.to_string(), None));
     }
     end_with_parent()?;
     let stdout = io::stdout();

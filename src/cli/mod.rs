@@ -97,10 +97,6 @@ pub fn main() -> u8 {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
     };
-    // Before anything is computed, so that a wrong setting is a message and not a panic.
-    if let Err(error) = ruvlab_kernels::select(std::env::var("RUVLAB_KERNELS").ok().as_deref()) {
-        return Failure::new(exit::USAGE, "kernels", error.to_string(), None).report();
-    }
     let Cli { global, command } = cli;
     let result = match command {
         Command::Run(arguments) => run::execute(&global, &arguments),

@@ -11,7 +11,7 @@ mod steps;
 use std::{io, num::NonZeroUsize};
 
 pub use native::CacheType;
-pub use ruvlab_kernels::Tier;
+pub use ruvlab_kernels::{Tier, TierError, select, setting};
 
 use crate::model::{spec::ModelSpec, weights::Weights};
 

@@ -2,7 +2,7 @@
 use std::num::NonZeroUsize;
 
 use crate::{
-    engine::{CacheType, EngineKind, Settings, Tier},
+    engine::{CacheType, EngineKind, Settings, Tier, TierError, select, setting},
     model::{
         rope::{RopeChange, Scaling},
         source::{locate::Located, synthetic},
@@ -17,14 +17,28 @@ use crate::{
 
 use super::{Cell, ModelIdentity};
 
-/// Returns the kernel set that runs: `auto` is the fastest this processor has.
+/// Returns the kernel set that `auto` stands for: the fastest this processor has, or the tier that a
+/// setting (`RUVLAB_KERNELS`) names.
+///
+/// # Errors
+///
+/// If the setting names no tier, or one this processor does not run.
+pub fn auto_set(setting: Option<&str>) -> Result<KernelSet, TierError> {
+    Ok(match (select(setting)?.tier(), setting) {
+        // candle's vectors are faster than our portable kernels.
+        (Tier::Scalar, None) => KernelSet::Candle,
+        (Tier::Scalar, Some(_)) => KernelSet::Scalar,
+        (Tier::Avx2, _) => KernelSet::Avx2,
+        (Tier::Avx512, _) => KernelSet::Avx512,
+        (Tier::Neon, _) => KernelSet::Neon,
+    })
+}
+
+/// Returns the kernel set that runs; `auto` stays what it is where `RUVLAB_KERNELS` is wrong, which a
+/// plan refuses.
 pub(super) fn running_set(set: KernelSet) -> KernelSet {
     match set {
-        KernelSet::Auto if EngineKind::Native(Tier::Avx512).is_available() => KernelSet::Avx512,
-        KernelSet::Auto if EngineKind::Native(Tier::Avx2).is_available() => KernelSet::Avx2,
-        KernelSet::Auto if EngineKind::Native(Tier::Neon).is_available() => KernelSet::Neon,
-        // candle's vectors are faster than our portable kernels.
-        KernelSet::Auto => KernelSet::Candle,
+        KernelSet::Auto => auto_set(setting().as_deref()).unwrap_or(KernelSet::Auto),
         set => set,
     }
 }

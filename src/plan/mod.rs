@@ -19,7 +19,7 @@ use crate::{
     units::Bytes,
 };
 
-pub use identity::{engine_kind, engine_settings, rope_change, set_name, storage_type};
+pub use identity::{auto_set, engine_kind, engine_settings, rope_change, set_name, storage_type};
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
 pub use resolve::{PlanError, resolve, single};
 

@@ -5,6 +5,7 @@ use indexmap::IndexMap;
 
 use crate::{
     diag::{self, Diagnostic, Place},
+    engine::{select, setting},
     host::Load,
     metrics,
     model::{
@@ -42,7 +43,7 @@ pub enum PlanError {
 /// All problems at once, recipe problems before missing resources.
 pub fn resolve(loaded: &Loaded, locator: &mut Locator<'_>) -> Result<Plan, PlanError> {
     let place = |path: &str| loaded.place(path);
-    let mut resolver = Resolver::new(&place, locator);
+    let mut resolver = Resolver::new(&place, locator)?;
     let points = match &loaded.recipe.matrix {
         None => vec![AxisPoint::new()],
         Some(matrix) => recipe::expand(matrix),
@@ -84,7 +85,7 @@ pub fn resolve(loaded: &Loaded, locator: &mut Locator<'_>) -> Result<Plan, PlanE
 ///
 /// All problems at once, recipe problems before missing resources.
 pub fn single(recipe: Recipe, locator: &mut Locator<'_>) -> Result<Cell, PlanError> {
-    let mut resolver = Resolver::new(&|_| None, locator);
+    let mut resolver = Resolver::new(&|_| None, locator)?;
     let seed = recipe.seeds.first().copied().unwrap_or(0);
     let cell = resolver.cell(recipe, AxisPoint::new(), seed);
     resolver.finish()?;
@@ -117,8 +118,14 @@ pub(super) struct Resolver<'a, 'w> {
 }
 
 impl<'a, 'w> Resolver<'a, 'w> {
-    fn new(place: &'a dyn Fn(&str) -> Option<Place>, locator: &'a mut Locator<'w>) -> Self {
-        Self { place, locator, recipe_problems: Vec::new(), missing: Vec::new(), weights: BTreeMap::new() }
+    /// Fails where `RUVLAB_KERNELS` is wrong: before a model is fetched, and whatever sets the cells
+    /// name, because scores are computed with its tier.
+    fn new(place: &'a dyn Fn(&str) -> Option<Place>, locator: &'a mut Locator<'w>) -> Result<Self, PlanError> {
+        select(setting().as_deref()).map_err(|error| {
+            let hint = "unset RUVLAB_KERNELS: then `auto` takes the fastest this processor runs";
+            PlanError::Resource(vec![Diagnostic::error("kernels-unavailable", error.to_string()).hint(hint)])
+        })?;
+        Ok(Self { place, locator, recipe_problems: Vec::new(), missing: Vec::new(), weights: BTreeMap::new() })
     }
 
     fn finish(&mut self) -> Result<(), PlanError> {

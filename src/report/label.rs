@@ -32,6 +32,17 @@ impl Axis {
         self.values.windows(2).any(|pair| pair[0] != pair[1])
     }
 
+    /// Leaves out what all values begin with, up to a `:` or `/`.
+    fn leave_out_common_start(&mut self) {
+        let Some((first, others)) = self.values.split_first() else { return };
+        let same = |other: &String| first.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+        let same = others.iter().map(same).min().unwrap_or(0);
+        let start = first.as_bytes()[..same].iter().rposition(|byte| matches!(byte, b':' | b'/'));
+        for value in &mut self.values {
+            value.drain(..start.map_or(0, |at| at + 1));
+        }
+    }
+
     /// Returns the last part of the key.
     pub(super) fn short_key(&self) -> &str {
         self.key.rsplit('.').next().unwrap_or(&self.key)
@@ -55,6 +66,10 @@ pub(super) fn varying_axes(manifests: &[&Manifest]) -> Vec<Axis> {
             .collect(),
     });
     let mut axes: Vec<Axis> = from_matrix.filter(Axis::varies).collect();
+    // Where all are one model, the title names it.
+    if manifests.windows(2).all(|pair| pair[0].model.name == pair[1].model.name) {
+        axes.iter_mut().filter(|axis| axis.key == "model.source").for_each(Axis::leave_out_common_start);
+    }
     for (key, fact) in FACTS {
         if are_distinct(&axes, manifests.len()) {
             break;
@@ -155,6 +170,19 @@ mod tests {
         let b =
             with(&[("kernels.set", "reference".into()), ("quantization.format", "q8_0".into()), ("seed", 1.into())]);
         assert_eq!(cell_labels(&[&a, &b]), ["auto (avx2)", "reference"]);
+    }
+
+    #[test]
+    fn sources_of_one_model_leave_out_what_they_share() {
+        let of = |source: &str| with(&[("model.source", source.into()), ("kernels.set", "reference".into())]);
+        let (a, mut b) = (of("synthetic:qwen2.5-0.5b:q8_0"), of("synthetic:qwen2.5-0.5b:q4_k"));
+        assert_eq!(cell_labels(&[&a, &b]), ["q8_0", "q4_k"]);
+        b.model.name = "another".to_owned();
+        assert_eq!(cell_labels(&[&a, &b]), ["synthetic:qwen2.5-0.5b:q8_0", "synthetic:qwen2.5-0.5b:q4_k"]);
+        let (a, b) = (of("models/é.gguf"), of("models/è.gguf"));
+        assert_eq!(cell_labels(&[&a, &b]), ["é.gguf", "è.gguf"]);
+        let (a, b) = (of("a.gguf"), with(&[("kernels.set", "candle".into())]));
+        assert_eq!(cell_labels(&[&a, &b]), ["source=a.gguf reference", "source=- candle"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use ruvlab::engine::{EngineKind, Tier};
 use serde_json::Value;
 
 const RECIPE: &str = "\
@@ -180,6 +181,74 @@ fn wrong_input_ends_with_its_documented_code() {
     assert!(bench.ends(0, &["completions", "bash"]).contains("ruvlab"));
     assert!(bench.ends(0, &["man"]).contains(".TH"));
     assert!(bench.json(&["doctor"])["host"]["host_id"].is_string());
+}
+
+/// `RUVLAB_KERNELS` says which tier `auto` is: the plan and the cell's identity follow it, and a value
+/// that names none is refused by whatever would run an engine.
+#[test]
+fn the_kernel_setting_is_what_auto_means() {
+    let bench = Bench::with(
+        &RECIPE.replace("[reference, candle]", "[auto]").replace("cell: {kernels.set: reference}", "cell: {}"),
+    );
+    let run =
+        |setting: &str, arguments: &[&str]| bench.command(arguments).env("RUVLAB_KERNELS", setting).output().unwrap();
+    let cell = |setting: &str| {
+        let plan = run(setting, &["plan", "tiny.yaml", "--format", "json"]);
+        assert!(plan.status.success(), "{}", text(&plan.stderr));
+        let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+        let cell = plan["cells"][0]["cell"].clone();
+        (cell["kernel_set"].as_str().unwrap().to_owned(), cell["hash"].as_str().unwrap().to_owned())
+    };
+    let tiers: Vec<_> = Tier::ALL.into_iter().filter(|tier| EngineKind::Native(*tier).is_available()).collect();
+    let mut hashes = BTreeSet::new();
+    for tier in &tiers {
+        let (set, hash) = cell(tier.name());
+        assert_eq!(set, tier.name());
+        assert!(hashes.insert(hash), "{set} is another experiment than the other tiers");
+    }
+    if tiers.len() > 1 {
+        let fastest = cell(tiers.last().unwrap().name());
+        for unset in ["", "auto"] {
+            assert_eq!(cell(unset), fastest);
+        }
+    }
+    // What runs is what was planned.
+    let table = run(
+        "scalar",
+        &[
+            "run",
+            "tiny.yaml",
+            "--set",
+            "measure.launches={min: 1, max: 1}",
+            "--set",
+            "workloads=[{decode: {prompt_tokens: 4, output_tokens: 2, repetitions: 1}}]",
+        ],
+    );
+    assert!(table.status.success(), "{}", text(&table.stderr));
+    assert_eq!(bench.json(&["list"])[0]["kernel_set"], "scalar");
+
+    let absent = Tier::ALL.into_iter().find(|tier| !tiers.contains(tier)).unwrap().name();
+    for (setting, named) in [("sse9", "there are scalar, avx2, avx512, neon"), (absent, "this processor runs scalar")] {
+        for arguments in [
+            &["plan", "tiny.yaml"][..],
+            &["run", "tiny.yaml"],
+            &["run", "tiny.yaml", "--set", "matrix=null", "--set", "kernels.set=candle"],
+            &["bench", "-m", "builtin:pico"],
+            &["perplexity", "-m", "builtin:pico"],
+            &["chat", "-m", "builtin:pico"],
+        ] {
+            let output = run(setting, arguments);
+            let error = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(14), "RUVLAB_KERNELS={setting} ruvlab {arguments:?}\n{error}");
+            assert!(error.contains(named) && error.contains(setting) && error.contains("unset"), "{error}");
+        }
+        let doctor = run(setting, &["doctor"]);
+        assert!(doctor.status.success() && text(&doctor.stdout).contains(named), "{}", text(&doctor.stdout));
+        assert!(run(setting, &["validate", "tiny.yaml"]).status.success(), "no engine runs in it");
+    }
+    let doctor = run("scalar", &["doctor", "--format", "json"]);
+    let doctor: Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    assert_eq!((&doctor["kernels"]["auto"], &doctor["kernels"]["setting"]), (&"scalar".into(), &"scalar".into()));
 }
 
 #[test]

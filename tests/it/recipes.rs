@@ -21,8 +21,11 @@ fn yaml_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-const SHIPPED: [&str; 10] = [
+const SHIPPED: [&str; 13] = [
     "base/cpu.yaml",
+    "kernels/pico.yaml",
+    "kernels/smollm2.yaml",
+    "kernels/synthetic.yaml",
     "mistral7b-q8.yaml",
     "phi4mini-q4.yaml",
     "prompt-length.yaml",

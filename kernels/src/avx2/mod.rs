@@ -38,6 +38,8 @@ pub(crate) static KERNELS: Kernels = Kernels {
     read: |bytes| unsafe { probe::read(bytes) },
     // SAFETY: as above.
     multiply_adds: |rounds| unsafe { probe::multiply_adds(rounds) },
+    // SAFETY: as above.
+    multiply_add_pairs: |rounds| unsafe { probe::multiply_add_pairs(rounds) },
 };
 
 pub(crate) fn detect() -> Option<&'static Kernels> {

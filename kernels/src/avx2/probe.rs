@@ -43,3 +43,19 @@ pub(super) fn multiply_adds(rounds: usize) -> f32 {
     }
     sum as f32
 }
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn multiply_add_pairs(rounds: usize) -> i32 {
+    let mut chains = [_mm256_set1_epi32(1); 12];
+    let factor = _mm256_set1_epi16(std::hint::black_box(3));
+    // A register holds sixteen 16-bit numbers: two rounds.
+    for _ in 0..rounds / 2 {
+        for chain in &mut chains {
+            *chain = _mm256_add_epi32(*chain, _mm256_madd_epi16(*chain, factor));
+        }
+    }
+    let sum = chains.into_iter().fold(_mm256_setzero_si256(), |sum, chain| _mm256_add_epi32(sum, chain));
+    let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+    let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b01_00_11_10>(sum));
+    _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b10_11_00_01>(sum)))
+}

@@ -6,6 +6,7 @@ mod gemm;
 mod gemv;
 mod matmul;
 mod part;
+mod probe;
 
 use crate::{
     avx2,
@@ -17,6 +18,10 @@ static KERNELS: Kernels = Kernels {
     // SAFETY: this table is private and leaves only through `detect`, which has seen the features.
     matmul: |weights, activations, tile| unsafe { matmul::matmul(weights, activations, tile) },
     attention: attention::KERNELS,
+    // SAFETY: as above.
+    multiply_adds: |rounds| unsafe { probe::multiply_adds(rounds) },
+    // SAFETY: as above.
+    multiply_add_pairs: |rounds| unsafe { probe::multiply_add_pairs(rounds) },
     ..avx2::KERNELS
 };
 

@@ -266,10 +266,20 @@ fn probes_read_and_multiply_all(kernels: &Kernels) {
         let want = words.iter().fold(0, |sum, word| sum ^ u64::from_le_bytes(*word));
         assert_eq!(kernels.read(&case.matrix, 0..rows), want);
     }
-    // Every lane goes towards 0.9999 / 0.0001.
-    let lane = (0..1000).fold(1.0f32, |lane, _| lane.mul_add(0.999_9, 0.999_9));
+    // Lanes of the chains, and rounds that are done in one step, so that none is left out. Every lane
+    // of floats goes towards 0.9999 / 0.0001.
+    let (lanes, at_once) = if kernels.tier() == Tier::Avx512 { (192.0, 2) } else { (96.0, 1) };
+    let lane = (0..1000 / at_once).fold(1.0f32, |lane, _| lane.mul_add(0.999_9, 0.999_9));
     let sum = kernels.multiply_adds(1000);
-    assert!((sum - 96.0 * lane).abs() <= 1.0e-4 * sum, "{sum}, {lane}");
+    assert!((sum - lanes * lane).abs() <= 1.0e-4 * sum, "{sum}, {lane}");
+    // Every lane of integers is multiplied by four in a step; two dot products of bytes are one of words.
+    let sums = match kernels.tier() {
+        Tier::Scalar => vec![96 * 256],
+        Tier::Avx2 => vec![96 * 16],
+        Tier::Avx512 => vec![192 * 4],
+        Tier::Neon => vec![96 * 256, 48 * 256],
+    };
+    assert!(sums.contains(&kernels.multiply_add_pairs(4)), "{}", kernels.multiply_add_pairs(4));
 }
 
 macro_rules! matmul_tests {

@@ -93,7 +93,7 @@ fn join<const BITS: i16>(low: uint8x16_t, high: uint8x16_t, four: usize, first: 
 /// Adds to each lane the products of its four bytes with the four of a lane of `x`.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn dot<const LANE: u8>(mut sums: int32x4_t, weights: int8x16_t, x: int8x16_t) -> int32x4_t {
+pub(super) fn dot<const LANE: u8>(mut sums: int32x4_t, weights: int8x16_t, x: int8x16_t) -> int32x4_t {
     // The intrinsic is not stable (rust-lang/rust#117224).
     // SAFETY: `sdot` is what `dotprod` stands for; it reads and writes these registers only.
     unsafe {

@@ -33,15 +33,19 @@ use crate::{
 static KERNELS: Kernels = with(
     // SAFETY: this table is private and leaves only through `detect`, which has seen the feature.
     |weights, activations, tile| unsafe { matmul::by_words(weights, activations, tile) },
+    // SAFETY: as above.
+    |rounds| unsafe { probe::multiply_add_words(rounds) },
 );
 
 static BYTE_KERNELS: Kernels = with(
     // SAFETY: as above, and `detect` has seen `dotprod`.
     |weights, activations, tile| unsafe { matmul::by_bytes(weights, activations, tile) },
+    // SAFETY: as above.
+    |rounds| unsafe { probe::multiply_add_bytes(rounds) },
 );
 
-/// Returns the table with one of the products.
-const fn with(matmul: MatmulKernel) -> Kernels {
+/// Returns the table with one of the products, and the probe of its instruction.
+const fn with(matmul: MatmulKernel, multiply_add_pairs: fn(usize) -> i32) -> Kernels {
     Kernels {
         tier: Tier::Neon,
         // SAFETY: the tables made of this leave only through `detect`, which has seen the feature.
@@ -59,6 +63,7 @@ const fn with(matmul: MatmulKernel) -> Kernels {
         read: |bytes| unsafe { probe::read(bytes) },
         // SAFETY: as above.
         multiply_adds: |rounds| unsafe { probe::multiply_adds(rounds) },
+        multiply_add_pairs,
     }
 }
 

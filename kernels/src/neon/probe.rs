@@ -1,6 +1,8 @@
 //! Reads, and multiply-adds, and nothing else.
 use std::arch::aarch64::*;
 
+use super::bytes::dot;
+
 /// Far streams, as many as a product has.
 const STREAMS: usize = 4;
 /// Bytes of a stream before the next one's turn.
@@ -37,4 +39,29 @@ pub(super) fn multiply_adds(rounds: usize) -> f32 {
         }
     }
     chains.iter().fold(0.0, |sum, chain| sum + vaddvq_f32(*chain))
+}
+
+#[target_feature(enable = "neon")]
+pub(super) fn multiply_add_words(rounds: usize) -> i32 {
+    let mut chains = [vdupq_n_s32(1); crate::MULTIPLY_ADDS_A_ROUND / 4];
+    let factor = vdup_n_s16(std::hint::black_box(3));
+    for _ in 0..rounds {
+        for chain in &mut chains {
+            *chain = vmlal_s16(*chain, vmovn_s32(*chain), factor);
+        }
+    }
+    chains.iter().fold(0, |sum, chain| sum.wrapping_add(vaddvq_s32(*chain)))
+}
+
+/// Codes are split into two bytes, so that two dot products of sixteen bytes are sixteen multiply-adds.
+#[target_feature(enable = "neon,dotprod")]
+pub(super) fn multiply_add_bytes(rounds: usize) -> i32 {
+    let mut chains = [vdupq_n_s32(1); crate::MULTIPLY_ADDS_A_ROUND / 8];
+    let factor = vdupq_n_s8(std::hint::black_box(3));
+    for _ in 0..rounds {
+        for chain in &mut chains {
+            *chain = dot::<0>(*chain, factor, vreinterpretq_s8_s32(*chain));
+        }
+    }
+    chains.iter().fold(0, |sum, chain| sum.wrapping_add(vaddvq_s32(*chain)))
 }

@@ -26,6 +26,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     matmul: matmul::matmul,
     read: probe::read,
     multiply_adds: probe::multiply_adds,
+    multiply_add_pairs: probe::multiply_add_pairs,
 };
 
 // What the other tiers share: tails, constants, the arithmetic of a whole row.

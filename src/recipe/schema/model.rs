@@ -78,7 +78,7 @@ pub struct Kernels {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KernelSet {
-    /// The fastest this machine has.
+    /// The fastest this processor runs, or the tier that `RUVLAB_KERNELS` names.
     #[default]
     Auto,
     /// candle-transformers' own model files: the baseline everybody compares with.
