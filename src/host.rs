@@ -1,5 +1,10 @@
 //! Facts about the machine and the build, as far as they can be read without privileges.
-use std::{collections::BTreeMap, fs, sync::OnceLock};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +56,8 @@ pub struct Load {
     pub load_average: Option<[f64; 3]>,
     /// Share of time another guest of the same processor took since boot.
     pub steal_share: Option<f64>,
-    /// Memory free for use, bytes.
+    /// Memory free for use, bytes: what the system has, or what this process's control group leaves, where that
+    /// is less.
     pub memory_available_bytes: Option<u64>,
 }
 
@@ -161,13 +167,50 @@ impl Load {
             (total > 0.0).then(|| times.get(7).map(|steal| steal / total))?
         });
         let meminfo = read("/proc/meminfo").unwrap_or_default();
+        let groups = read("/proc/self/cgroup").unwrap_or_default();
+        let group = control_group_memory(Path::new("/sys/fs/cgroup"), &groups).unwrap_or(u64::MAX);
         Self {
             at: clock::timestamp(),
             load_average: averages,
             steal_share: steal,
-            memory_available_bytes: kib_field(&meminfo, "MemAvailable"),
+            memory_available_bytes: kib_field(&meminfo, "MemAvailable").map(|system| system.min(group)),
         }
     }
+}
+
+/// Returns the memory that the control groups of `/proc/self/cgroup` still leave, in both versions
+/// (`Documentation/admin-guide/cgroup-v2.rst`, `cgroup-v1/memory.rst`); none if none has a limit. Every
+/// group's parents limit it too, and what a group has of files' pages the kernel takes back.
+fn control_group_memory(mount: &Path, groups: &str) -> Option<u64> {
+    let left = |folder: &Path, limit: &str, usage: &str, prefix: &str| {
+        let text = |name: &str| fs::read_to_string(folder.join(name)).ok();
+        // "max" is no limit.
+        let limit = text(limit)?.trim().parse::<u64>().ok()?;
+        let used = text(usage)?.trim().parse::<u64>().ok()?;
+        let statistics = text("memory.stat").unwrap_or_default();
+        let pages = |name: &str| {
+            let number = |line: &str| line.strip_prefix(prefix)?.strip_prefix(name)?.trim().parse::<u64>().ok();
+            statistics.lines().find_map(number).unwrap_or(0)
+        };
+        Some(limit.saturating_sub(used.saturating_sub(pages("inactive_file ") + pages("active_file "))))
+    };
+    let of_line = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+        // Where a container does not see its group's path, its group is the root of what it sees.
+        let up = |root: &Path| {
+            root.join(path).ancestors().take_while(|at| at.starts_with(root)).map(Path::to_owned).collect()
+        };
+        let (folders, names): (Vec<PathBuf>, _) = match controllers {
+            "" => (up(mount), ("memory.max", "memory.current", "")),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                (up(&mount.join("memory")), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"))
+            }
+            _ => return None,
+        };
+        folders.iter().filter_map(|folder| left(folder, names.0, names.1, names.2)).min()
+    };
+    groups.lines().filter_map(of_line).min()
 }
 
 /// Returns the most resident memory this process has had, bytes, where the kernel tells.
@@ -229,6 +272,32 @@ mod tests {
         let before = EnergyReading { packages: vec![(900, 1000), (5, 1000)] };
         let after = EnergyReading { packages: vec![(100, 1000), (25, 1000)] };
         assert!((after.joules_since(&before) - 220.0e-6).abs() <= 1e-12);
+    }
+
+    #[test]
+    fn the_tightest_control_group_counts() {
+        let mount = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = mount.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let left = |groups: &str| control_group_memory(mount.path(), groups);
+        assert_eq!(left("0::/a/b\n"), None);
+        write("a/b/memory.max", "max\n");
+        write("a/b/memory.current", "900\n");
+        assert_eq!(left("0::/a/b\n"), None);
+        write("a/memory.max", "1000\n");
+        write("a/memory.current", "950\n");
+        write("a/memory.stat", "anon 750\ninactive_file 150\nactive_file 50\n");
+        assert_eq!(left("0::/a/b\n"), Some(250));
+        assert_eq!(left("0::/\n"), None);
+        assert_eq!(left("0::/../elsewhere\n"), None);
+        write("memory/memory.limit_in_bytes", "500\n");
+        write("memory/memory.usage_in_bytes", "600\n");
+        write("memory/memory.stat", "inactive_file 0\ntotal_inactive_file 140\ntotal_active_file 10\n");
+        assert_eq!(left("3:cpu,memory:/docker/x\n2:pids:/y\n0::/a/b"), Some(50));
+        assert_eq!(left("3:cpu:/docker/x\n"), None);
     }
 
     #[test]

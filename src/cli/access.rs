@@ -6,13 +6,14 @@ use clap::Args;
 use crate::{
     exit,
     model::source::{
+        self,
         locate::{Fetch, LocateError, Locator, Step},
         pins::{Pins, PinsError},
     },
     ui::Transfer,
 };
 
-use super::{Failure, common};
+use super::Failure;
 
 /// How a subcommand gets models.
 #[derive(Clone, Copy, Debug, Args)]
@@ -42,7 +43,7 @@ impl Offline {
     pub(super) fn locator(self, model: &str, quiet: bool) -> Result<Locator<'static>, Failure> {
         let access = Access { offline: self.offline, update_lock: false };
         let mut locator = access.locator(Path::new("."), quiet)?;
-        locator.locate(&common::source(model), None)?;
+        locator.locate(&source(model), None)?;
         Ok(locator)
     }
 }
@@ -67,6 +68,25 @@ pub(super) fn watched(fetch: Fetch, quiet: bool) -> Locator<'static> {
         Step::Advance { done, .. } => transfer.advance(done),
         Step::End => transfer.end(),
     })
+}
+
+/// Returns the source a model on the command line means: a short name stands for its source, unless
+/// there is a file of that name.
+pub(super) fn source(model: &str) -> String {
+    let alias = source::find_alias(model).filter(|_| !Path::new(model).exists());
+    alias.unwrap_or(model).to_owned()
+}
+
+/// Returns a model's source with its path, if it is one, as seen from the root.
+pub(super) fn absolute_source(model: &str) -> Result<String, Failure> {
+    let source = source(model);
+    let named = ["builtin:", "hf:", "synthetic:"].iter().any(|scheme| source.starts_with(scheme));
+    if named { Ok(source) } else { absolute(&source) }
+}
+
+/// Returns a path as seen from the root, without asking whether it exists.
+pub(super) fn absolute(path: &str) -> Result<String, Failure> {
+    Ok(std::path::absolute(path)?.to_string_lossy().into_owned())
 }
 
 /// Returns the folder whose lock file counts for a recipe: its own.

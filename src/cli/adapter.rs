@@ -26,7 +26,7 @@ use crate::{
 use super::{
     Failure, Format, Global,
     access::{self, Access, Offline},
-    common,
+    resolve,
 };
 
 /// Train low-rank adapters, and look at those there are.
@@ -161,7 +161,7 @@ fn settings(training: &Training) -> Settings {
 }
 
 fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
-    let loaded = common::load(&arguments.recipe, &arguments.sets)?;
+    let loaded = resolve::load(&arguments.recipe, &arguments.sets)?;
     let recipe = &loaded.recipe;
     let (adapter, training) = learnable(recipe)?;
     let Some(steps) = training.max_steps else {
@@ -222,7 +222,7 @@ fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
 
 fn inspect(global: &Global, arguments: &InspectArguments) -> Result<u8, Failure> {
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
-    let located = locator.locate(&common::source(&arguments.model), None)?;
+    let located = locator.locate(&access::source(&arguments.model), None)?;
     let weights = Weights::open(&located.path)?;
     let (adapter, scaling) = peft::read(&arguments.folder, weights.spec())?;
     let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();

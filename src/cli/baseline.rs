@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{exit, host::Host, report::tables, results::Manifest, ui::Printer};
 
-use super::{Failure, Format, Global, check, common};
+use super::{Failure, Format, Global, check, stored};
 
 /// Keep results to compare with, and gate on them.
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ fn lacking(name: &str, label: &str, newest: Option<&Manifest>) -> String {
 }
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
-    let store = common::store(global)?;
+    let store = stored::open(global)?;
     let out = Printer::stdout();
     match &arguments.action {
         Action::Check(arguments) => return check::execute(global, &store, arguments),

@@ -17,8 +17,7 @@ use crate::{
 use super::{
     Failure, Format, Global,
     access::Offline,
-    common,
-    common::{AdHoc, KernelChoice},
+    ad_hoc::{self, AdHoc, KernelChoice},
 };
 
 /// Time prompt processing and generation of one model, as llama-bench does.
@@ -159,7 +158,7 @@ fn timed_samples(cell: &Cell, test: Test, quiet: bool, interrupt: &Interrupt) ->
     if !quiet {
         Printer::stderr().note(&format!("timing {} with {} ...", test.name(), set_name(cell.kernel_set)));
     }
-    let events = common::launch_once(cell, LaunchTask::Speed, interrupt)?;
+    let events = ad_hoc::launch_once(cell, LaunchTask::Speed, interrupt)?;
     let (metric, _) = test.timed();
     let samples = events.into_iter().filter_map(|event| match event {
         Event::Sample { sample, .. } if sample.metric == metric && !sample.warmup => Some(sample),

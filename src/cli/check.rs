@@ -17,7 +17,7 @@ use crate::{
     ui::{Printer, Progress},
 };
 
-use super::{Failure, Format, Global, access::Access, common};
+use super::{Failure, Format, Global, access::Access, resolve};
 
 /// Measure a recipe beside a baseline, interleaved, and fail when something truly got worse.
 ///
@@ -48,7 +48,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn execute(global: &Global, store: &Store, arguments: &Arguments) -> Result<u8, Failure> {
-    let (loaded, plan) = common::resolve(&arguments.recipe, &arguments.sets, Some(arguments.access), global.quiet)?;
+    let (loaded, plan) = resolve::resolve(&arguments.recipe, &arguments.sets, Some(arguments.access), global.quiet)?;
     let section = loaded.recipe.baseline.clone().unwrap_or_default();
     let Some(name) = arguments.baseline.clone().or(section.name) else {
         let message = "no baseline is named";

@@ -9,7 +9,7 @@ use crate::{
     ui::Printer,
 };
 
-use super::{Failure, Format, Global, common};
+use super::{Failure, Format, Global, stored};
 
 /// Compare two runs, or two recipes cell by cell: differences with 95 % intervals.
 #[derive(Debug, Args)]
@@ -23,9 +23,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
-    let store = common::store(global)?;
-    let baselines = common::records(&store, &store.select(&arguments.baseline)?)?;
-    let candidates = common::records(&store, &store.select(&arguments.candidate)?)?;
+    let store = stored::open(global)?;
+    let baselines = stored::records(&store, &store.select(&arguments.baseline)?)?;
+    let candidates = stored::records(&store, &store.select(&arguments.candidate)?)?;
     let pairs = pair(&baselines, &candidates);
     if pairs.is_empty() {
         let message = format!("no cell of {} has the axes of one of {}", arguments.candidate, arguments.baseline);

@@ -6,7 +6,10 @@ use serde_json::json;
 
 use crate::{exit, model::source, ui::Printer};
 
-use super::{Failure, Format, Global, access::Access, common};
+use super::{
+    Failure, Format, Global,
+    access::{self, Access},
+};
 
 /// Bring a model to this machine: from the hub, or as synthetic weights.
 ///
@@ -26,7 +29,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
-    let source = common::source(&arguments.model);
+    let source = access::source(&arguments.model);
     if arguments.revision.is_some() && !source.starts_with("hf:") {
         let message = format!("{source} is not of the hub, so it has no revisions");
         return Err(Failure::new(exit::USAGE, "model", message, Some("leave --revision out")));

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{exit, report::tables, results::RunKind, ui::Printer};
 
-use super::{Failure, Format, Global, common};
+use super::{Failure, Format, Global, stored};
 
 /// List stored runs.
 #[derive(Debug, Args)]
@@ -18,7 +18,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
-    let store = common::store(global)?;
+    let store = stored::open(global)?;
     let mut found = store.list()?;
     found.manifests.retain(|manifest| {
         let recipe = arguments.recipe.as_ref().is_none_or(|name| *name == manifest.recipe);

@@ -1,16 +1,17 @@
 //! The command line: one file a subcommand. Standard output is data, standard error is progress
 //! and diagnostics; nothing imports this module.
 mod access;
+mod ad_hoc;
 mod adapter;
 mod baseline;
 mod bench;
 mod chat;
 mod check;
-mod common;
 mod compare;
 mod completions;
 mod doctor;
 mod download;
+mod failure;
 mod launch_cell;
 mod list;
 mod models;
@@ -18,10 +19,12 @@ mod perplexity;
 mod plan;
 mod plot;
 mod quantize;
+mod resolve;
 mod run;
 mod schedule;
 mod schema;
 mod show;
+mod stored;
 mod validate;
 
 use std::path::PathBuf;
@@ -30,7 +33,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{exit, run::LAUNCH_COMMAND};
 
-pub use common::Failure;
+pub use failure::Failure;
 
 /// The lab bench for local-LLM research: declare an experiment, run it, compare it, gate on it.
 #[derive(Debug, Parser)]
@@ -96,7 +99,7 @@ enum Command {
 pub fn main() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return common::usage(&error),
+        Err(error) => return failure::usage(&error),
     };
     let Cli { global, command } = cli;
     let result = match command {

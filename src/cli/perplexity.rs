@@ -16,8 +16,8 @@ use crate::{
 
 use super::{
     Failure, Format, Global,
-    access::Offline,
-    common::{self, AdHoc, KernelChoice},
+    access::{self, Offline},
+    ad_hoc::{self, AdHoc, KernelChoice},
 };
 
 /// Score a text: llama.cpp's convention, the second half of each window.
@@ -70,10 +70,10 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     let text = if arguments.file.starts_with("builtin:") {
         arguments.file.clone()
     } else {
-        common::absolute(&arguments.file)?
+        access::absolute(&arguments.file)?
     };
     let reference = KlReference {
-        source: arguments.kl_reference.as_deref().map(common::absolute_source).transpose()?,
+        source: arguments.kl_reference.as_deref().map(access::absolute_source).transpose()?,
         format: arguments.kl_format,
         kernels: arguments.kl_kernels.map(Into::into),
     };
@@ -88,7 +88,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
     let cell = adhoc.cell(&mut locator)?;
     let events =
-        common::launch_once(&cell, LaunchTask::Quality, &Interrupt::watch_impatiently().map_err(RunError::Signals)?)?;
+        ad_hoc::launch_once(&cell, LaunchTask::Quality, &Interrupt::watch_impatiently().map_err(RunError::Signals)?)?;
     let scores = Scores { events: &events };
     let Some(perplexity) = scores.whole("perplexity") else {
         return Err(Failure::new(exit::UNEXPECTED, "perplexity", "the launch reported no perplexity", None));

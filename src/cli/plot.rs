@@ -1,12 +1,17 @@
 //! `ruvlab plot`
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
-use crate::{exit, ui::Printer};
+use crate::{
+    exit,
+    report::{charts, tables::BaselineCell},
+    results::{Manifest, Store},
+    ui::Printer,
+};
 
-use super::{Failure, Format, Global, common};
+use super::{Failure, Format, Global, stored};
 
 /// Draw runs as SVG and PNG, each with the plotted numbers beside it as CSV.
 #[derive(Debug, Args)]
@@ -20,7 +25,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
-    let store = common::store(global)?;
+    let store = stored::open(global)?;
     let mut manifests = Vec::new();
     for selector in &arguments.runs {
         for manifest in store.select(selector)? {
@@ -29,7 +34,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
             }
         }
     }
-    let drawn = common::draw(&store, &manifests, None, &arguments.output)?;
+    let drawn = draw(&store, &manifests, None, &arguments.output)?;
     let out = Printer::stdout();
     match global.format {
         Format::Json => out.json(&json!({
@@ -46,4 +51,19 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
         }
     }
     Ok(exit::OK)
+}
+
+/// Draws everything that can be drawn of some runs.
+pub(super) fn draw(
+    store: &Store,
+    manifests: &[Manifest],
+    baseline: Option<&BaselineCell>,
+    folder: &Path,
+) -> Result<charts::Drawn, Failure> {
+    let mut sources = Vec::new();
+    for manifest in manifests {
+        sources.push((store.load(manifest)?, store.tokens(manifest)?));
+    }
+    charts::draw_all(&sources, baseline, folder)
+        .map_err(|error| Failure::new(exit::UNEXPECTED, "charts", error.to_string(), None))
 }

@@ -2,6 +2,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
@@ -11,17 +12,23 @@ use serde_json::{Value, json};
 use crate::{
     clock::Stopwatch,
     exit,
-    model::weights::{Conversion, ConversionError, Importance, NamePattern, Target, TensorType, Weights, WeightsError},
+    model::weights::{
+        Conversion, ConversionError, Importance, NamePattern, Scheme, Target, TensorType, Weights, WeightsError,
+    },
     report::tables::{Column, Entry, Table},
     ui::{Printer, Steps},
     units::{Bytes, Threads},
 };
 
-use super::{Failure, Format, Global, access::Offline, common};
+use super::{
+    Failure, Format, Global,
+    access::{self, Offline},
+};
 
 /// Write a model as a GGUF file of another type.
 ///
-/// Matrices take the type asked for; norms, biases and tables stay as they are. Where the rows are no
+/// Matrices take the type asked for, or in a mixture (`q4_k_m`) types by layer and role, as
+/// llama-quantize chooses them; norms, biases and tables stay as they are. Where the rows are no
 /// multiple of a type's block, the next type that fits is taken, as llama-quantize does, and said.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -31,10 +38,11 @@ pub(super) struct Arguments {
     /// The file to write.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// The type of matrices: `f32`, `f16`, `bf16`, `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`, `q2_k`,
-    /// `q3_k`, `q4_k`, `q5_k` or `q6_k`.
-    #[arg(long = "type", value_name = "TYPE", value_parser = tensor_type)]
-    kind: TensorType,
+    /// The type of matrices, all alike: `f32`, `f16`, `bf16`, `q4_0`, `q4_1`, `q5_0`, `q5_1`, `q8_0`,
+    /// `q2_k`, `q3_k`, `q4_k`, `q5_k` or `q6_k`; or a mixture, with more bits where errors cost most:
+    /// `q3_k_s`, `q3_k_m`, `q3_k_l`, `q4_k_s`, `q4_k_m`, `q5_k_s` or `q5_k_m`.
+    #[arg(long = "type", value_name = "TYPE", value_parser = scheme)]
+    scheme: Scheme,
     /// An importance matrix of llama.cpp's llama-imatrix (GGUF or .dat): errors count where it says.
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
@@ -63,6 +71,11 @@ fn tensor_type(text: &str) -> Result<TensorType, String> {
     TensorType::from_name(&text.to_lowercase()).ok_or_else(|| format!("there is no such type; there are {}", names()))
 }
 
+fn scheme(text: &str) -> Result<Scheme, String> {
+    let names = || Scheme::all().map(Scheme::name).collect::<Vec<_>>().join(" ");
+    Scheme::from_name(&text.to_lowercase()).ok_or_else(|| format!("there is no such type; there are {}", names()))
+}
+
 fn tensor_override(text: &str) -> Result<(NamePattern, TensorType), String> {
     let (pattern, kind) = text.rsplit_once('=').ok_or("it must be PATTERN=TYPE, such as ffn_down=q6_k")?;
     let pattern = NamePattern::new(pattern).ok_or("the pattern is empty; it must be PATTERN=TYPE")?;
@@ -87,9 +100,9 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     let importance = arguments.imatrix.as_deref().map(read_importance).transpose()?;
     let watch = Stopwatch::start();
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
-    let weights = Weights::open(&locator.locate(&common::source(&arguments.model), None)?.path)?;
+    let weights = Weights::open(&locator.locate(&access::source(&arguments.model), None)?.path)?;
     let conversion = Conversion {
-        kind: arguments.kind,
+        scheme: arguments.scheme,
         overrides: arguments.overrides.clone(),
         output: arguments.output_tensor_type,
         token_embedding: arguments.token_embedding_type,
@@ -118,7 +131,14 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
 fn read_importance(path: &Path) -> Result<(Importance, String), Failure> {
     let failed =
         |problem: String| Failure::new(exit::RESOURCE, "imatrix", format!("{}: {problem}", path.display()), None);
-    let bytes = fs::read(path).map_err(|error| failed(error.to_string()))?;
+    // The length is asked of what is read, not of the name: a pipe or a device has none.
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(|error| failed(error.to_string()))?;
+    file.take(Importance::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| failed(error.to_string()))?;
+    if bytes.len() as u64 > Importance::MAX_BYTES {
+        let most = Bytes(Importance::MAX_BYTES);
+        return Err(failed(format!("it is larger than {most}, so it is no importance matrix of one model")));
+    }
     let importance = Importance::parse(&bytes).map_err(|error| failed(error.to_string()))?;
     if importance.is_empty() {
         return Err(failed("it says nothing of any matrix".to_owned()));
@@ -209,7 +229,7 @@ impl Report<'_> {
         json!({
             "model": self.weights.source(),
             "output": output,
-            "type": self.conversion.kind.name(),
+            "type": self.conversion.scheme.name(),
             "bytes": self.size,
             "tensor_bytes_before": self.weights.total_bytes(),
             "tensor_bytes": self.targets.iter().map(|target| target.bytes).sum::<u64>(),

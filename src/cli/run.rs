@@ -15,7 +15,7 @@ use crate::{
     ui::{Printer, Progress},
 };
 
-use super::{Failure, Format, Global, access::Access, common};
+use super::{Failure, Format, Global, access::Access, plot, resolve, stored};
 
 /// Measure every cell of a recipe that has no results yet, then show and draw them.
 #[derive(Debug, Args)]
@@ -46,9 +46,9 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     let Arguments { recipe, sets, access, rerun } = arguments;
     // Before signals are watched: a signal while a model is fetched ends the program, and the next
     // run goes on with what was fetched.
-    let (loaded, plan) = common::resolve(recipe, sets, Some(*access), global.quiet)?;
+    let (loaded, plan) = resolve::resolve(recipe, sets, Some(*access), global.quiet)?;
     let interrupt = Interrupt::watch().map_err(run::RunError::Signals)?;
-    let store = common::store(global)?;
+    let store = stored::open(global)?;
     let host = Host::detect();
     let rerun = match rerun {
         RerunChoice::Missing => Rerun::Missing,
@@ -95,7 +95,7 @@ fn show(
         .map(|outcome| outcome.manifest.clone())
         .filter(|manifest| manifest.launches_complete > 0)
         .collect();
-    let records = common::records(store, &measured)?;
+    let records = stored::records(store, &measured)?;
     let reports = match baseline {
         Some(baseline) if !baseline.cell.is_empty() => verdicts(baseline, &records)?,
         _ => Vec::new(),
@@ -187,7 +187,7 @@ fn draw_charts(
     measured: &[Manifest],
 ) -> Result<(PathBuf, usize), Failure> {
     let folder = store.charts_dir(&measured[0].recipe);
-    let drawn = common::draw(store, measured, baseline, &folder)?;
+    let drawn = plot::draw(store, measured, baseline, &folder)?;
     Ok((folder, drawn.files.len()))
 }
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{adapt::schedule::Rate, exit, plan, report::charts, ui::Printer};
 
-use super::{Failure, Format, Global, common};
+use super::{Failure, Format, Global, resolve};
 
 /// Print the learning rate and momentum of every step of a recipe's training; loads no weights.
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ pub(super) struct Arguments {
 const MOST_STEPS: u64 = 10_000_000;
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
-    let loaded = common::load(&arguments.recipe, &arguments.sets)?;
+    let loaded = resolve::load(&arguments.recipe, &arguments.sets)?;
     let wrong = |message: &str, hint: &str| Failure::new(exit::RECIPE, "schedule", message, Some(hint));
     let Some(training) = &loaded.recipe.training else {
         return Err(wrong("the recipe has no `training`", "add `training: {learning_rate: 2.0e-4, max_steps: 100}`"));

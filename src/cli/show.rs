@@ -9,7 +9,7 @@ use crate::{
     ui::Printer,
 };
 
-use super::{Failure, Format, Global, common};
+use super::{Failure, Format, Global, stored};
 
 /// Show one run, or the latest runs of a recipe.
 #[derive(Debug, Args)]
@@ -20,8 +20,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
-    let store = common::store(global)?;
-    let records = common::records(&store, &store.select(&arguments.run)?)?;
+    let store = stored::open(global)?;
+    let records = stored::records(&store, &store.select(&arguments.run)?)?;
     let out = Printer::stdout();
     match global.format {
         Format::Json => {

@@ -11,5 +11,3 @@ pub mod source;
 pub mod spec;
 pub mod tokenizer;
 pub mod weights;
-
-pub use source::{locate, synthetic};

@@ -4,10 +4,9 @@ use std::num::NonZeroUsize;
 use crate::{
     engine::{AttentionMethod, EngineKind, Settings, Tier, TierError, WeightLoad, select, setting},
     model::{
-        locate::Located,
         rope::{RopeChange, Scaling},
+        source::{locate::Located, synthetic},
         spec::ModelSpec,
-        synthetic,
         weights::{TensorType, Weights},
     },
     recipe::{

@@ -1,5 +1,6 @@
 //! What a recipe means on this machine: a serialisable list of cells that any process can run.
 mod cache;
+pub mod effort;
 mod fingerprint;
 mod identity;
 mod launch;
@@ -97,6 +98,11 @@ impl Cell {
         }
     }
 
+    /// Returns the models it needs: its own, then those its divergences are from.
+    pub fn models(&self) -> impl Iterator<Item = &ModelIdentity> {
+        std::iter::once(&self.model).chain(self.references.values().map(|reference| &reference.model))
+    }
+
     /// Returns whether a launch of this task has anything to do.
     #[must_use]
     pub fn has_task(&self, task: LaunchTask) -> bool {
@@ -155,4 +161,14 @@ pub struct ModelIdentity {
     /// Whether the weights are random numbers in a real model's shape, for speed only.
     #[serde(default)]
     pub synthetic: bool,
+}
+
+impl ModelIdentity {
+    /// Returns what a person must know to have the same weights again, where the source does not say it: the
+    /// commit that a branch of the hub stood for.
+    #[must_use]
+    pub fn resolved(&self) -> Option<String> {
+        let commit = self.commit.as_deref().filter(|commit| !self.source.contains(*commit))?;
+        Some(format!("{} is commit {}", self.source, commit.get(..12).unwrap_or(commit)))
+    }
 }

@@ -1,7 +1,9 @@
 //! Files that are whole or not there: temp, fsync, rename, fsync of the directory.
 use std::{
+    collections::hash_map::RandomState,
     ffi::OsString,
     fs::{self, File},
+    hash::BuildHasher,
     io::{self, BufWriter, ErrorKind, Write},
     path::{Path, PathBuf},
 };
@@ -52,10 +54,7 @@ pub(super) fn replace<E: From<FileError>>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
+    let temporary = temporary(path);
     let written =
         File::create(&temporary).map_err(FileError::of("create", &temporary)).map_err(E::from).and_then(|file| {
             let mut writer = BufWriter::new(file);
@@ -67,9 +66,20 @@ pub(super) fn replace<E: From<FileError>>(
             Ok(())
         });
     if written.is_err() && fs::remove_file(&temporary).is_err() {
-        // The first error is the one to tell; a leftover is hidden, and overwritten by the next attempt.
+        // The first error is the one to tell; a leftover is hidden.
     }
     written
+}
+
+/// Returns the name of a hidden file that no other writer has: not another thread's, nor one of a process
+/// with the same number on a machine that shares the store.
+fn temporary(path: &Path) -> PathBuf {
+    let process = std::process::id();
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    // The keys of the standard library's hash maps are the random numbers at hand; every map has others.
+    name.push(format!(".{process}-{:016x}.tmp", RandomState::new().hash_one(process)));
+    path.with_file_name(name)
 }
 
 /// Makes the entry of `path` in its directory survive a power loss.
@@ -135,6 +145,22 @@ mod tests {
         .unwrap_err();
         assert!(error.to_string().contains("a.json") && error.to_string().contains("free some space"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn every_writer_has_a_file_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.json");
+        assert_ne!(temporary(&path), temporary(&path));
+        // The inner one comes first, whole; then the outer one, whole.
+        replace::<FileError>(&path, |writer| {
+            replace_text(&path, "inner")?;
+            assert_eq!(fs::read_to_string(&path).unwrap(), "inner");
+            writer.write_all(b"outer").map_err(FileError::of("write", &path))
+        })
+        .unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "outer");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

@@ -9,7 +9,7 @@ use ruvlab::{
     },
 };
 
-use super::engines::{heldout, load_exact, logits, native, pico};
+use super::logits::{heldout, load_exact, logits, native, pico};
 
 /// Numbers between -1 and 1.
 fn numbers(seed: u64, count: usize) -> Vec<f32> {

@@ -15,7 +15,11 @@ use ruvlab::{
     plan::{self, LaunchTask, PlanError},
 };
 
-use super::engines::{heldout, launch_spec, logits, mean_kl, native, pico, run, samples, smollm2};
+use super::{
+    launches::{launch_spec, run, samples},
+    llama_cpp::smollm2,
+    logits::{heldout, logits, mean_kl, native, pico},
+};
 
 /// Returns an engine of the fastest tier.
 fn load(weights: &Weights, settings: &Settings) -> Box<dyn LanguageModel> {

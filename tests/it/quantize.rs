@@ -1,6 +1,6 @@
 //! `ruvlab quantize` from outside: files, reports and exit codes.
 use std::{
-    fs,
+    env, fs,
     path::Path,
     process::{Command, Output},
 };
@@ -39,6 +39,25 @@ fn a_report_says_what_became_of_the_model() {
     assert_eq!(types.map(|share| share["bytes"].as_u64().unwrap()).sum::<u64>(), weights.total_bytes());
     assert!(weights.index().tensors["blk.0.ffn_down.weight"].kind == TensorType::Q6K);
     Tokenizer::new(&weights).unwrap();
+}
+
+/// The file of `scripts/fetch-models` is a mixture that llama.cpp made: ours of the same name changes
+/// nothing in it.
+#[test]
+fn a_mixture_is_what_llama_cpp_makes_of_it() {
+    let Ok(path) = env::var("RUVLAB_TEST_GEMMA3") else {
+        println!("skipped: RUVLAB_TEST_GEMMA3 does not name a gemma-3-270m Q4_K_M file");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let told = report(&path, &folder.path().join("out.gguf"), &["--type", "q4_k_m"]);
+    let weights = Weights::open(&path).unwrap();
+    assert_eq!(told["type"], "q4_k_m");
+    for kind in TensorType::all() {
+        let count = weights.index().tensors.values().filter(|info| info.kind == kind).count();
+        assert_eq!(told["types"][kind.name()]["tensors"].as_u64().unwrap_or(0), count as u64, "{kind}");
+    }
+    assert_eq!(told["quantized_again"], json!([]), "a type that was not the file's own");
 }
 
 #[test]
@@ -89,12 +108,13 @@ fn what_cannot_be_done_leaves_what_was_there() {
     fs::write(&path, "mine").unwrap();
     refused(2, "builtin:pico", &["--type", "q4_0"], "--force");
     fs::remove_file(&path).unwrap();
-    refused(2, "builtin:pico", &["--type", "q4_k_m"], "there is no such type");
+    refused(2, "builtin:pico", &["--type", "q4_k_xl"], "there is no such type");
     refused(2, "builtin:pico", &["--type", "q4_0", "--tensor-type", "ffn_down"], "PATTERN=TYPE");
     refused(2, "builtin:pico", &["--type", "q4_0", "--tensor-type", "nothing=q8_0"], "fits the pattern");
     refused(2, "builtin:pico", &[], "--type");
     refused(14, "/no/such/model.gguf", &["--type", "q4_0"], "/no/such/model.gguf");
     refused(14, "builtin:pico", &["--type", "q4_0", "--imatrix", "/no/such/file"], "/no/such/file");
+    refused(14, "builtin:pico", &["--type", "q4_0", "--imatrix", "/dev/zero"], "larger than 256MiB");
     refused(14, "builtin:pico", &["--type", "q4_0", "--imatrix", "Cargo.toml"], "no importance matrix");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     fs::write(&path, "mine").unwrap();

@@ -175,7 +175,7 @@ const NORMS: [f64; 5] = [0.302_832, 0.337_215, 0.458_916, 0.578_475, 0.672_641];
 
 #[test]
 fn five_steps_are_pefts() {
-    let Some(path) = crate::engines::smollm2() else { return };
+    let Some(path) = crate::llama_cpp::smollm2() else { return };
     let weights = Weights::open(&path).unwrap();
     let ids: Vec<u32> = serde_json::from_str(include_str!("golden/peft_parity_ids.json")).unwrap();
     assert_eq!(ids.len(), 260);

@@ -21,7 +21,7 @@ use crate::{
 use super::{
     Failure, Format, Global,
     access::Offline,
-    common::{AdHoc, KernelChoice},
+    ad_hoc::{AdHoc, KernelChoice},
 };
 use session::{Answer, Session, Stop};
 

@@ -1,13 +1,13 @@
 //! Chat templates: a conversation as the text a model was trained on.
 //!
 //! Templates are Jinja, come with the model and are a stranger's code: they run in bounded time and memory,
-//! and see nothing but the conversation. Calls and what is shown have a greatest depth; values have none, and
-//! one of lists nested deeper than the stack ends the process when minijinja frees it. They render as
+//! and see nothing but the conversation. Calls, conversations and what is shown have a greatest depth; a value
+//! in between is as deep as steps can nest it, and has a stack on which that much can be freed. They render as
 //! transformers' `apply_chat_template` renders them (`transformers.utils.chat_template_utils`). This is the
 //! only place that names minijinja.
 mod python;
 
-use std::fmt;
+use std::{fmt, io, panic, thread};
 
 use indexmap::IndexMap;
 use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig, value::Serde};
@@ -21,9 +21,14 @@ use super::{tokenizer::Tokenizer, weights};
 const MAX_TEMPLATE_BYTES: usize = 1 << 18;
 /// Most bytes of a rendered conversation.
 const MAX_OUTPUT_BYTES: usize = 1 << 25;
-/// Instructions, and units of 64 bytes of data, a rendering may take: about a second.
-const FUEL: u64 = 4_000_000;
+/// Instructions, and units of 64 bytes of data, a rendering may take: a quarter of a second, and a hundred
+/// times what a conversation of a hundred messages takes.
+const FUEL: u64 = 1_000_000;
 const MAX_DEPTH: usize = 120;
+/// The stack a template is read and rendered on. minijinja compares and frees lists in lists, and the
+/// expressions it reads, by calls within calls: one instruction or two bytes of a template make one deeper.
+/// It is address space; memory is taken as deep as the calls go.
+const STACK_BYTES: usize = 1 << 29;
 
 /// Why a conversation could not be rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +59,12 @@ pub enum ChatTemplateError {
         /// What ran out.
         what: &'static str,
     },
+    /// The conversation is of lists in lists in lists.
+    #[error("the conversation holds lists or objects more than {MAX_DEPTH} deep in one another")]
+    ConversationTooDeep,
+    /// There is no thread to render on.
+    #[error("no thread can be started for the chat template ({0}); it needs 512 MiB of address space (ulimit -v)")]
+    NoThread(io::ErrorKind),
     /// The template fails on this conversation.
     #[error("the chat template fails at line {line}: {problem}")]
     Failed {
@@ -123,11 +134,10 @@ impl ChatTemplate {
             return Err(ChatTemplateError::TemplateTooLong { bytes: source.len() });
         }
         let template = Self { source: without_generation(source), special_tokens };
-        let environment = environment(None);
-        match environment.template_from_str(&template.source) {
-            Ok(_) => {}
-            Err(error) => return Err(template.explain(&error)),
-        }
+        on_deep_stack(|| match environment(None).template_from_str(&template.source) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(template.explain(&error)),
+        })?;
         Ok(template)
     }
 
@@ -153,6 +163,14 @@ impl ChatTemplate {
     ///
     /// If the template refuses the conversation, fails on it, or takes more than is allowed.
     pub fn render(&self, conversation: &Conversation<'_>) -> Result<String, ChatTemplateError> {
+        let data = [conversation.messages, conversation.tools.unwrap_or(&[]), conversation.documents.unwrap_or(&[])];
+        if data.into_iter().flatten().any(|value| !is_within(value, MAX_DEPTH)) {
+            return Err(ChatTemplateError::ConversationTooDeep);
+        }
+        on_deep_stack(|| self.render_here(conversation))
+    }
+
+    fn render_here(&self, conversation: &Conversation<'_>) -> Result<String, ChatTemplateError> {
         let environment = environment(conversation.strftime_now);
         let context = Context {
             messages: conversation.messages.iter().map(without_nulls).collect(),
@@ -195,6 +213,25 @@ impl ChatTemplate {
             _ if problem.contains("recursion limit") => ChatTemplateError::TooMuch { what: "depth" },
             _ => ChatTemplateError::Failed { line, problem },
         }
+    }
+}
+
+/// Runs on a stack of [`STACK_BYTES`].
+fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T, ChatTemplateError> + Send) -> Result<T, ChatTemplateError> {
+    thread::scope(|scope| {
+        let spawned = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
+        let thread = spawned.map_err(|error| ChatTemplateError::NoThread(error.kind()))?;
+        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
+}
+
+/// Returns whether lists and objects are at most so deep in one another.
+fn is_within(value: &Json, depth: usize) -> bool {
+    let Some(deeper) = depth.checked_sub(1) else { return !value.is_array() && !value.is_object() };
+    match value {
+        Json::Array(items) => items.iter().all(|item| is_within(item, deeper)),
+        Json::Object(fields) => fields.values().all(|field| is_within(field, deeper)),
+        _ => true,
     }
 }
 

@@ -114,3 +114,48 @@ fn hostile_templates_end() {
     assert!(matches!(ChatTemplate::new(&long, IndexMap::new()), Err(ChatTemplateError::TemplateTooLong { .. })));
     assert!(fails("line\n{{ 1 + [] }}").to_string().contains("line 2"), "{}", fails("line\n{{ 1 + [] }}"));
 }
+
+/// Values that are never shown are only compared and freed.
+#[test]
+fn deep_values_and_expressions_end_in_no_overflow() {
+    let literal = |inner: &str, levels: usize| format!("{}{inner}{}", "[".repeat(levels), "]".repeat(levels));
+    let maps = format!("{}ns.x{}", "{'a': ".repeat(40), "}".repeat(40));
+    for made in ["[ns.x]", "{'a': ns.x}", "namespace(x=ns.x)", "ns.x | list | batch(1)", &literal("ns.x", 40), &maps] {
+        for used in [
+            "",
+            "{{ ns.x == ns.y }}",
+            "{{ ns.x in [ns.y] }}",
+            "{{ [ns.x, ns.y] | unique | length }}",
+            "{{ ns.x | tojson }}",
+        ] {
+            let source = format!(
+                "{{% set ns = namespace(x=[], y=[]) %}}{{% for i in range(100000) %}}{{% set ns.x = {made} %}}\
+                 {{% if i < 20000 %}}{{% set ns.y = ns.x %}}{{% endif %}}{{% if i == 19999 and {} %}}{{% break %}}{{% endif %}}\
+                 {{% endfor %}}{used}",
+                !used.is_empty()
+            );
+            match template(&source).render(&Conversation::default()) {
+                Ok(text) => assert!(text.len() < 10, "{made} {used}: {text:.50}"),
+                Err(error) => assert!(!matches!(error, ChatTemplateError::Refused { .. }), "{made} {used}: {error}"),
+            }
+        }
+    }
+    for (start, repeated, end) in
+        [("x", ".a", ""), ("1", "+1", ""), ("x", "|list", ""), ("x", "[0]", ""), ("", "not ", "x"), ("x", "()", "")]
+    {
+        let source = format!("{{{{ {start}{}{end} }}}}", repeated.repeat((MAX_TEMPLATE_BYTES - 20) / repeated.len()));
+        // It may be right or wrong; it must come to an end.
+        let outcome =
+            ChatTemplate::new(&source, IndexMap::new()).and_then(|read| read.render(&Conversation::default()));
+        assert!(outcome.is_err() || outcome.is_ok_and(|text| text.len() < 20), "{repeated}");
+    }
+    // Not by `json!`, which copies what it is given, by calls within calls.
+    let deep = (0..90_000).fold(json!([]), |inner, _| Json::Array(vec![inner]));
+    let found = render("{{ messages | length }}", &json!([{"role": "user", "content": "x"}]));
+    assert_eq!(found, Ok("1".to_owned()));
+    let messages = [deep];
+    let conversation = Conversation { messages: &messages, ..Conversation::default() };
+    assert_eq!(template("").render(&conversation), Err(ChatTemplateError::ConversationTooDeep));
+    // serde_json frees it by calls within calls, too.
+    std::mem::forget(messages);
+}

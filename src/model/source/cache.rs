@@ -1,14 +1,13 @@
 //! The folder that models are kept in, outside every project.
 use std::{
-    collections::hash_map::RandomState,
-    ffi::OsString,
     fs::{self, File, OpenOptions, TryLockError},
-    hash::BuildHasher,
     io::{self, Write},
     path::{Path, PathBuf},
 };
 
 use serde::Serialize;
+
+use crate::model::weights::write::{hidden, writer};
 
 /// Something that did not work in the folder of models.
 #[derive(Debug, thiserror::Error)]
@@ -153,13 +152,6 @@ fn knows_no_locks(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error())
 }
 
-/// Returns a name that no other writer has, on this machine or another that shares the folder.
-pub(super) fn writer() -> String {
-    let process = std::process::id();
-    // The keys of the standard library's hash maps are the random numbers at hand.
-    format!("{process}-{:016x}", RandomState::new().hash_one(process))
-}
-
 /// Replaces a JSON file as a whole, making its folder.
 ///
 /// # Errors
@@ -176,14 +168,6 @@ pub(super) fn replace_json<T: Serialize>(path: &Path, value: &T) -> Result<(), C
         file.sync_all()
     });
     written.and_then(|()| fs::rename(&temporary, path)).map_err(CacheError::of("write", path))
-}
-
-/// Returns the name of the hidden file that a file is written to before it is renamed.
-fn hidden(path: &Path, writer: &str) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{writer}.tmp"));
-    path.with_file_name(name)
 }
 
 /// Removes what killed writers of a file left; only for who holds its lock.

@@ -59,6 +59,9 @@ pub struct Importance {
 }
 
 impl Importance {
+    /// The most bytes a file may have: with four for each column of each matrix, llama's 405B takes 100 MB.
+    pub const MAX_BYTES: u64 = 1 << 28;
+
     /// Reads an importance matrix.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ use super::{
     spec::ModelSpec,
 };
 
-pub use convert::{Conversion, ConversionError, Converter, NamePattern, Target};
+pub use convert::{Conversion, ConversionError, Converter, Mixture, NamePattern, Scheme, Target};
 pub use format::TensorType;
 pub use gguf::{GgufError, Index, TensorInfo, Value};
 pub use image::Image;

@@ -62,6 +62,9 @@ pub fn results_table(records: &[RunRecord], baseline: Option<&BaselineCell>) -> 
     }
     state_column(&mut table, &manifests);
     notes(&mut table, &summaries, &comparisons, baseline.is_some() && reference.is_none());
+    let mut commits: Vec<String> = manifests.iter().filter_map(|manifest| manifest.model.resolved()).collect();
+    commits.dedup();
+    table.notes.extend(commits);
     if manifests.iter().any(|manifest| manifest.model.synthetic) {
         let note = "synthetic weights: random numbers; speed and memory count, perplexity means nothing";
         table.notes.push(note.to_owned());

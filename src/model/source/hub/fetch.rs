@@ -12,10 +12,9 @@ use super::{
     Card, Client, HubError, ListedFile,
     client::{FIRST_DELAY, StreamError},
 };
-use crate::model::source::{
-    HubSource,
-    cache::{self, CacheError},
-    locate::Step,
+use crate::model::{
+    source::{HubSource, cache::CacheError, locate::Step},
+    weights::write,
 };
 
 /// Where files go.
@@ -66,7 +65,7 @@ pub(crate) fn fetch(
     }
     let Place { folder, is_shared } = place;
     let path = folder.join(&file.path);
-    let writer = if is_shared { format!(".{}", cache::writer()) } else { String::new() };
+    let writer = if is_shared { format!(".{}", write::writer()) } else { String::new() };
     let part = folder.join(format!("{}{writer}.part", file.path));
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(CacheError::of("create", parent))?;

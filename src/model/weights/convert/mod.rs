@@ -1,4 +1,6 @@
 //! A model as a GGUF file of other types, tensor by tensor.
+mod mixture;
+
 use std::path::Path;
 
 use indexmap::IndexMap;
@@ -9,6 +11,8 @@ use super::{
     write::{Layout, Planned, WriteError},
 };
 
+pub use mixture::{Mixture, Scheme};
+
 /// The token embedding's name, and the head's where it is not the same matrix.
 const EMBEDDING: &str = "token_embd.weight";
 const OUTPUT: &str = "output.weight";
@@ -16,8 +20,8 @@ const OUTPUT: &str = "output.weight";
 /// What becomes of a model's matrices.
 #[derive(Clone, Debug)]
 pub struct Conversion {
-    /// The type of all that nothing else is said of.
-    pub kind: TensorType,
+    /// The types of all that nothing else is said of.
+    pub scheme: Scheme,
     /// Types of tensors whose names fit; the first that fits counts.
     pub overrides: Vec<(NamePattern, TensorType)>,
     /// The type of the head, where it is no other matrix; before any override.
@@ -180,14 +184,16 @@ impl Weights {
         if conversion.output.is_some() && !tensors.contains_key(OUTPUT) {
             return Err(ConversionError::TiedOutput);
         }
+        let (layers, tied) = (self.spec().layers, !tensors.contains_key(OUTPUT));
         let mut targets = Vec::with_capacity(tensors.len());
         for (name, info) in tensors {
             let fitting = || conversion.overrides.iter().find(|(pattern, _)| pattern.fits(name)).map(|(_, kind)| *kind);
+            let usual = || conversion.scheme.tensor_type(name, layers, tied);
             let wanted = match name.as_str() {
                 _ if !quantised(name, info.shape.len()) => info.kind,
-                EMBEDDING => conversion.token_embedding.or_else(fitting).unwrap_or(conversion.kind),
-                OUTPUT => conversion.output.or_else(fitting).unwrap_or(conversion.kind),
-                _ => fitting().unwrap_or(conversion.kind),
+                EMBEDDING => conversion.token_embedding.or_else(fitting).unwrap_or_else(usual),
+                OUTPUT => conversion.output.or_else(fitting).unwrap_or_else(usual),
+                _ => fitting().unwrap_or_else(usual),
             };
             let kind = target(info, wanted);
             let mut target = Target {
@@ -238,7 +244,7 @@ impl Weights {
         let mut metadata = self.parts.index.metadata.clone();
         let mut set = |key: &str, value: Value| _ = metadata.insert(key.to_owned(), value);
         set("general.quantization_version", Value::Unsigned(QUANTIZATION_VERSION));
-        set("general.file_type", Value::Unsigned(conversion.kind.file_type().into()));
+        set("general.file_type", Value::Unsigned(conversion.scheme.file_type().into()));
         if let Some((importance, file)) = &conversion.importance {
             set("quantize.imatrix.file", Value::Text(file.clone()));
             if let Some(dataset) = importance.datasets.first() {

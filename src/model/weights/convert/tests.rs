@@ -4,8 +4,9 @@ fn pico() -> Weights {
     Weights::open("builtin:pico").unwrap()
 }
 
-fn to(kind: TensorType) -> Conversion {
-    Conversion { kind, overrides: Vec::new(), output: None, token_embedding: None, importance: None, threads: 2 }
+fn to(scheme: impl Into<Scheme>) -> Conversion {
+    let (scheme, overrides) = (scheme.into(), Vec::new());
+    Conversion { scheme, overrides, output: None, token_embedding: None, importance: None, threads: 2 }
 }
 
 fn pattern(text: &str) -> NamePattern {
@@ -87,6 +88,29 @@ fn some_tensors_may_be_of_other_types() {
     conversion.output = Some(TensorType::Q8_0);
     let tied = weights.spec().tied_embeddings;
     assert_eq!(matches!(weights.converter(&conversion), Err(ConversionError::TiedOutput)), tied);
+}
+
+#[test]
+fn a_mixture_is_written_as_its_table_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = pico();
+    let tied = weights.spec().tied_embeddings;
+    let mut alike = std::collections::BTreeMap::new();
+    for mixture in Mixture::all() {
+        let path = folder.path().join(mixture.name());
+        let mut conversion = to(Scheme::Mixed(mixture));
+        conversion.overrides = vec![(pattern("ffn_gate"), TensorType::Q8_0)];
+        weights.converter(&conversion).unwrap().write(&path, |_| {}).unwrap();
+        let file = Weights::open(&path.to_string_lossy()).unwrap();
+        assert_eq!(file.index().metadata["general.file_type"], Value::Unsigned(mixture.file_type().into()));
+        for (name, info) in file.index().tensors.iter().filter(|(_, info)| info.shape.len() == 2) {
+            let usual = mixture.tensor_type(name, weights.spec().layers, tied).fitting(info.columns());
+            let expected = if name.contains("ffn_gate") { TensorType::Q8_0 } else { usual };
+            assert_eq!(info.kind, expected, "{mixture:?} {name}");
+            let again = alike.entry(expected).or_insert_with(|| weights.requantized(expected).unwrap());
+            assert!(file.tensor_bytes(name).unwrap() == again.tensor_bytes(name).unwrap(), "{mixture:?} {name}");
+        }
+    }
 }
 
 /// Returns an importance matrix in the older format.

@@ -5,10 +5,12 @@
 mod value;
 
 use std::{
+    collections::hash_map::RandomState,
     ffi::OsString,
     fs::{self, File},
+    hash::BuildHasher,
     io::{self, BufWriter, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use indexmap::IndexMap;
@@ -250,10 +252,7 @@ impl Layout {
         path: &Path,
         fill: impl FnMut(&Planned, &mut TensorSink<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut name = OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(format!(".{}.tmp", std::process::id()));
-        let temporary = path.with_file_name(name);
+        let temporary = hidden(path, &writer());
         let failed = |action| {
             let path = path.display().to_string();
             move |error| WriteError::File { action, path, error }
@@ -267,10 +266,26 @@ impl Layout {
             Ok(())
         });
         if written.is_err() && fs::remove_file(&temporary).is_err() {
-            // The first error is the one to tell; a leftover is hidden, and overwritten by the next attempt.
+            // The first error is the one to tell; a leftover is hidden.
         }
         written
     }
+}
+
+/// Returns a name that no other writer has, in this process, another, or on a machine that shares the
+/// folder.
+pub(in crate::model) fn writer() -> String {
+    let process = std::process::id();
+    // The keys of the standard library's hash maps are the random numbers at hand; every map has others.
+    format!("{process}-{:016x}", RandomState::new().hash_one(process))
+}
+
+/// Returns the name of the hidden file that a file is written to before it is renamed.
+pub(in crate::model) fn hidden(path: &Path, writer: &str) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{writer}.tmp"));
+    path.with_file_name(name)
 }
 
 #[cfg(test)]
