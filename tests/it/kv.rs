@@ -255,6 +255,24 @@ fn an_evicting_cache_goes_on_beyond_its_context() {
     assert_eq!(kinds(engine.as_mut()), BTreeSet::from(["evicted"]));
 }
 
+/// Both drop pages; `h2o` keeps those that attention went to, wherever they are.
+#[test]
+fn heavy_hitters_are_other_pages_than_the_newest() {
+    let weights = pico();
+    let tokens = &heldout(&weights)[..480];
+    let sizes = [20; 24];
+    let right = logits(unlimited(&weights).as_mut(), tokens, &sizes);
+    let mut all = Vec::new();
+    for (stage, kind) in [(Stage::Evict, "evicted"), (Stage::EvictLight, "evicted_light")] {
+        let mut engine = limited(&weights, 10, Some(policy(&[stage])));
+        let found = logits(engine.as_mut(), tokens, &sizes);
+        assert_eq!(kinds(engine.as_mut()), BTreeSet::from([kind]));
+        println!("{kind}: KL {:e}", mean_kl(&right, &found));
+        all.push(found);
+    }
+    assert!(all[0][..200] == all[1][..200] && all[0][479] != all[1][479]);
+}
+
 /// One trace, one budget, and what each policy made of it.
 #[test]
 fn one_trace_gives_as_many_behaviours_as_policies() {
