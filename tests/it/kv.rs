@@ -343,7 +343,7 @@ fn smollm2_with_cold_keys_and_values_of_8_bits_predicts_as_well() {
     assert!(ratio <= 1.001 && kl <= 2e-3, "{ratio} {kl:e}");
 }
 
-/// StreamingLLM's claim (arXiv 2309.17453), and its negative control.
+/// `StreamingLLM`'s claim (arXiv 2309.17453), and its negative control.
 #[test]
 fn smollm2_streams_with_sinks_and_breaks_without() {
     let Some(path) = smollm2() else { return };

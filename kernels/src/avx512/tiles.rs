@@ -80,7 +80,7 @@ fn load_half(x: &[u16; 16]) -> [__m512; 1] {
     [_mm512_cvtph_ps(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })]
 }
 
-/// Returns a block of q8_0, each number rounded as [`crate::dequantize_row`] does.
+/// Returns a block of `q8_0`, each number rounded as [`crate::dequantize_row`] does.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn load_eight_bits(block: &[u8; 34]) -> [__m512; 2] {
@@ -113,7 +113,6 @@ fn sums([a, b, c, d]: [__m512; KEYS]) -> [f32; KEYS] {
 /// The functions of one cached type: how many elements are loaded at once, to how many vectors.
 macro_rules! tile_kernels {
     ($module:ident, $type:ty, $chunk:literal, $vectors:literal, $load:path) => {
-        #[allow(clippy::modulo_one, reason = "one type has one vector in a chunk")]
         mod $module {
             use super::*;
 
