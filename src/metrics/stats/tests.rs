@@ -1,4 +1,4 @@
-//! Golden values: `/work/.venv-stats`, scipy 1.17.1, numpy; each test names the call it was made by.
+//! Golden values: scipy 1.17.1, numpy; each test names the call it was made by.
 use super::*;
 
 const X: [f64; 5] = [101.2, 99.7, 100.4, 103.1, 98.8];
