@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use crate::{
-    engine::{Changes, LowRank, Place, Target},
+    engine::{Adapter, LowRank, Place, Target},
     model::{rope::RopeLayout, spec::ModelSpec},
 };
 
@@ -110,7 +110,7 @@ fn reordered(spec: &ModelSpec, place: Place, rank: usize, b: Vec<f32>, to_file: 
 /// # Errors
 ///
 /// If a file is missing or damaged, or the adapter is of another kind or for another shape.
-pub fn read(folder: &Path, spec: &ModelSpec) -> Result<(Changes, Scaling), PeftError> {
+pub fn read(folder: &Path, spec: &ModelSpec) -> Result<(Adapter, Scaling), PeftError> {
     let refuse = |problem: String| PeftError::Unsupported { path: folder.display().to_string(), problem };
     let path = folder.join(CONFIG);
     let failed = |error| PeftError::File { path: path.display().to_string(), error };
@@ -142,7 +142,7 @@ pub fn read(folder: &Path, spec: &ModelSpec) -> Result<(Changes, Scaling), PeftE
     };
     let scaling = Scaling { r: r as usize, lora_alpha, use_rslora: config["use_rslora"] == true };
     let mut tensors = candle_core::safetensors::load(folder.join(TENSORS), &Device::Cpu)?;
-    let mut adapter = Changes::new();
+    let mut adapter = Adapter::new();
     for place in Place::all(spec, &Target::ALL) {
         let (a, b) = (tensors.remove(&key(place, "lora_A")), tensors.remove(&key(place, "lora_B")));
         let (Some(a), Some(b)) = (a, b) else { continue };
@@ -171,7 +171,7 @@ pub fn write(
     folder: &Path,
     spec: &ModelSpec,
     base: &str,
-    adapter: &Changes,
+    adapter: &Adapter,
     scaling: Scaling,
 ) -> Result<(), PeftError> {
     let mut tensors = HashMap::new();

@@ -9,13 +9,13 @@ use super::{
     schedule::Schedule,
 };
 use crate::{
-    engine::{Changes, EngineError, Gradients, LowRank, Place, Scored, Target, Trainee, TraineeSettings},
+    engine::{Adapter, EngineError, Gradients, LowRank, Place, Scored, Target, Trainee, TraineeSettings},
     model::{spec::ModelSpec, weights::Weights},
 };
 
 /// Returns an adapter that changes nothing yet: A drawn from U(-1/√I, 1/√I), B of zeros, as PEFT begins.
 #[must_use]
-pub fn fresh(spec: &ModelSpec, targets: &[Target], rank: usize, scale: f64, seed: u64) -> Changes {
+pub fn fresh(spec: &ModelSpec, targets: &[Target], rank: usize, scale: f64, seed: u64) -> Adapter {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut change = |place: Place| {
         let (out, width) = place.target.shape(spec);
@@ -78,7 +78,7 @@ pub struct Update {
 /// A training under way.
 pub struct Trainer {
     trainee: Trainee,
-    adapter: Changes,
+    adapter: Adapter,
     moments: BTreeMap<Place, [Moments<f32>; 2]>,
     settings: Settings,
     step: u64,
@@ -92,7 +92,7 @@ impl Trainer {
     /// If the adapter does not fit the model.
     pub fn new(
         weights: &Weights,
-        adapter: Changes,
+        adapter: Adapter,
         settings: Settings,
         held: TraineeSettings,
     ) -> Result<Self, EngineError> {
@@ -104,7 +104,7 @@ impl Trainer {
 
     /// Returns the adapter as it is now.
     #[must_use]
-    pub fn adapter(&self) -> &Changes {
+    pub fn adapter(&self) -> &Adapter {
         &self.adapter
     }
 

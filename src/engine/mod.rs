@@ -12,10 +12,10 @@ mod steps;
 
 use std::{io, num::NonZeroUsize, sync::Arc};
 
-pub use adapter::{Adapter, LayerAdapter, LowRank};
+pub use adapter::{Adapter, LowRank};
 pub use candle::{Gradients, Scored, Trainee, TraineeSettings};
 pub use native::AttentionMethod;
-pub use places::{Changes, Place, Target};
+pub use places::{Place, Target};
 pub use ruvlab_kernels::{Tier, TierError, select, setting};
 
 pub use crate::kv::CacheType;

@@ -1,7 +1,6 @@
-//! Low-rank changes to a model's matrices, as plain values that any engine can take.
-use std::collections::BTreeMap;
+//! The matrices of a model that adapters can add to.
+use std::fmt;
 
-use super::LowRank;
 use crate::model::spec::ModelSpec;
 
 /// A linear layer an adapter can attach to, in the order a decoder layer uses them.
@@ -63,7 +62,26 @@ impl Place {
             |target: Target| if target == Target::Head { spec.layers..spec.layers + 1 } else { 0..spec.layers };
         targets.iter().flat_map(|&target| layers(target).map(move |layer| Self { layer, target })).collect()
     }
+
+    /// Returns whether a model has such a matrix.
+    #[must_use]
+    pub fn is_in(self, spec: &ModelSpec) -> bool {
+        if self.target == Target::Head { self.layer == spec.layers } else { self.layer < spec.layers }
+    }
 }
 
-/// Changes of some of a model's matrices.
-pub type Changes = BTreeMap<Place, LowRank>;
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.target {
+            Target::Query => "query",
+            Target::Key => "key",
+            Target::Value => "value",
+            Target::Output => "attention output",
+            Target::Gate => "gate",
+            Target::Up => "up",
+            Target::Down => "down",
+            Target::Head => return f.write_str("head"),
+        };
+        write!(f, "{name} of layer {}", self.layer)
+    }
+}

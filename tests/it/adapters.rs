@@ -2,7 +2,7 @@
 use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
 
 use ruvlab::{
-    engine::{self, Adapter, Chunk, EngineError, EngineKind, LanguageModel, LayerAdapter, LogitRows, LowRank},
+    engine::{self, Adapter, Chunk, EngineError, EngineKind, LanguageModel, LogitRows, LowRank, Place, Target},
     model::{
         spec::ModelSpec,
         weights::{TensorType, Weights},
@@ -21,29 +21,46 @@ fn numbers(seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-fn low_rank(seed: u64, rank: usize, outputs: usize, inputs: usize) -> Option<LowRank> {
+fn low_rank(seed: u64, rank: usize, outputs: usize, inputs: usize) -> LowRank {
     let small = |seed: u64, count: usize, size: f32| numbers(seed, count).into_iter().map(|x| x * size).collect();
     let (a, b) = (small(2 * seed, rank * inputs, 0.05), small(2 * seed + 1, outputs * rank, 0.05));
-    Some(LowRank { rank, scale: 1.5, a, b })
+    LowRank { rank, scale: 1.5, a, b }
 }
 
 /// An adapter of every matrix, of ranks that are no multiple of anything.
 fn adapter(spec: &ModelSpec, seed: u64, rank: usize) -> Adapter {
+    let ranks = [0, 1, 0, 2, 0, 3, 0, 0];
+    let addition = |place: Place| {
+        let which = place.target as usize;
+        let seed = seed * 1000 + place.layer as u64 * 10 + which as u64;
+        let (outputs, inputs) = place.target.shape(spec);
+        (place, low_rank(seed, rank + ranks[which], outputs, inputs))
+    };
+    Place::all(spec, &Target::ALL).into_iter().map(addition).collect()
+}
+
+/// Where a matrix stands in the file: its tensor's name and its first row in it.
+fn stored(spec: &ModelSpec, Place { layer, target }: Place) -> (String, usize) {
     let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-    let (stream, gates) = (spec.hidden_size, spec.intermediate_size);
-    let layer = |i: usize| {
-        let seed = seed * 1000 + i as u64 * 10;
-        LayerAdapter {
-            query: low_rank(seed, rank, queries, stream),
-            key: low_rank(seed + 1, rank + 1, keys, stream),
-            value: low_rank(seed + 2, rank, keys, stream),
-            attention_output: low_rank(seed + 3, rank + 2, stream, queries),
-            gate: low_rank(seed + 4, rank, gates, stream),
-            up: low_rank(seed + 5, rank + 3, gates, stream),
-            down: low_rank(seed + 6, rank, stream, gates),
+    let (name, row) = match target {
+        Target::Query if spec.fused_query_key_value => ("attn_qkv", 0),
+        Target::Key if spec.fused_query_key_value => ("attn_qkv", queries),
+        Target::Value if spec.fused_query_key_value => ("attn_qkv", queries + keys),
+        Target::Query => ("attn_q", 0),
+        Target::Key => ("attn_k", 0),
+        Target::Value => ("attn_v", 0),
+        Target::Output => ("attn_output", 0),
+        Target::Gate if spec.fused_gate_up => ("ffn_up", 0),
+        Target::Up if spec.fused_gate_up => ("ffn_up", spec.intermediate_size),
+        Target::Gate => ("ffn_gate", 0),
+        Target::Up => ("ffn_up", 0),
+        Target::Down => ("ffn_down", 0),
+        Target::Head => {
+            assert!(!spec.tied_embeddings, "the embedding would change with it");
+            return ("output.weight".to_owned(), 0);
         }
     };
-    Adapter { layers: (0..spec.layers).map(layer).collect(), head: low_rank(seed + 7, rank, spec.vocab_size, stream) }
+    (format!("blk.{layer}.{name}.weight"), row)
 }
 
 /// Returns `W + scale · B A` for some rows of a tensor of f32.
@@ -61,30 +78,10 @@ fn merge(values: &mut [f32], first_row: usize, LowRank { rank, scale, a, b }: &L
 fn merged(weights: &Weights, adapter: &Adapter, path: &Path) -> Weights {
     let mut file = Vec::new();
     io::copy(&mut weights.image().unwrap(), &mut file).unwrap();
-    let spec = weights.spec();
     let mut additions: BTreeMap<String, Vec<(usize, &LowRank)>> = BTreeMap::new();
-    for (i, layer) in adapter.layers.iter().enumerate() {
-        let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let heads = if spec.fused_query_key_value {
-            [("attn_qkv", 0), ("attn_qkv", queries), ("attn_qkv", queries + keys)]
-        } else {
-            [("attn_q", 0), ("attn_k", 0), ("attn_v", 0)]
-        };
-        let gates = if spec.fused_gate_up {
-            [("ffn_up", 0), ("ffn_up", spec.intermediate_size)]
-        } else {
-            [("ffn_gate", 0), ("ffn_up", 0)]
-        };
-        let places = heads.into_iter().chain([("attn_output", 0)]).chain(gates).chain([("ffn_down", 0)]);
-        let LayerAdapter { query, key, value, attention_output, gate, up, down } = layer;
-        for ((name, row), part) in places.zip([query, key, value, attention_output, gate, up, down]) {
-            let name = format!("blk.{i}.{name}.weight");
-            additions.entry(name).or_default().extend(part.as_ref().map(|part| (row, part)));
-        }
-    }
-    if let Some(head) = &adapter.head {
-        assert!(!spec.tied_embeddings, "the embedding would change with it");
-        additions.entry("output.weight".to_owned()).or_default().push((0, head));
+    for (place, part) in adapter {
+        let (name, row) = stored(weights.spec(), *place);
+        additions.entry(name).or_default().push((row, part));
     }
     for (name, parts) in additions {
         let stored = weights.tensor_bytes(&name).unwrap().into_owned();
@@ -140,13 +137,11 @@ fn an_adapter_is_the_matrix_it_would_be_merged_into() {
         let dense = Weights::open(source).unwrap().requantized(TensorType::F32).unwrap();
         let mut adapter = adapter(dense.spec(), i as u64 + 1, 5);
         if dense.spec().tied_embeddings {
-            adapter.head = None;
+            adapter.retain(|place, _| place.target != Target::Head);
         }
         if i == 2 {
             // As most adapters are: some matrices of a group, not all.
-            for layer in &mut adapter.layers {
-                (layer.key, layer.gate, layer.down) = (None, None, None);
-            }
+            adapter.retain(|place, _| ![Target::Key, Target::Gate, Target::Down].contains(&place.target));
         }
         let merged = merged(&dense, &adapter, &folder.path().join(format!("{i}.gguf")));
         let adapter = Arc::new(adapter);
@@ -176,8 +171,8 @@ fn an_adapter_of_a_tied_head_leaves_the_embedding_alone() {
     let zero = |outputs: usize| LowRank { rank: 1, scale: 1.0, a: vec![1.0; spec.hidden_size], b: vec![0.0; outputs] };
     let mut head = zero(spec.vocab_size);
     head.b[7] = 3.0;
-    let layers = vec![LayerAdapter::default(); spec.layers];
-    let adapter = Arc::new(Adapter { layers, head: Some(head) });
+    let place = Place { layer: spec.layers, target: Target::Head };
+    let adapter = Arc::new(Adapter::from([(place, head)]));
     for kind in native() {
         let mut engine = load_exact(kind, &dense, 2);
         let plain = with_adapter(engine.as_mut(), None, tokens, &[11, 1]);
@@ -245,10 +240,13 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
             let error = engine.attach(sequence, Some(Arc::new(bad))).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         };
-        refuse(&|bad| _ = bad.layers.pop(), "layers, the model");
-        refuse(&|bad| bad.layers[1].down.as_mut().unwrap().rank = 0, "down of layer 1: rank 0");
-        refuse(&|bad| _ = bad.layers[0].key.as_mut().unwrap().b.pop(), "key of layer 0: rank 3");
-        refuse(&|bad| bad.head.as_mut().unwrap().rank = usize::MAX, "head: rank");
+        let at = |layer, target| Place { layer, target };
+        let extra = at(spec.layers, Target::Down);
+        let head = at(spec.layers, Target::Head);
+        refuse(&|bad| _ = bad.insert(extra, bad[&head].clone()), "in a model of");
+        refuse(&|bad| bad.get_mut(&at(1, Target::Down)).unwrap().rank = 0, "down of layer 1: rank 0");
+        refuse(&|bad| _ = bad.get_mut(&at(0, Target::Key)).unwrap().b.pop(), "key of layer 0: rank 3");
+        refuse(&|bad| bad.get_mut(&head).unwrap().rank = usize::MAX, "head: rank");
         assert!(matches!(engine.attach(99, None), Err(EngineError::UnknownSequence(99))));
         let tokens = &heldout(&weights)[..4];
         let found = engine.step(&[Chunk { sequence, tokens, logits: LogitRows::Last }]).unwrap();

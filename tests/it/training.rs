@@ -8,7 +8,7 @@ use ruvlab::{
     adapt::optim::{AdamW, Moments, global_norm},
     clock::Stopwatch,
     engine::{
-        self, Changes, Chunk, EngineKind, Gradients, LogitRows, LowRank, Place, Scored, Target, Trainee,
+        self, Adapter, Chunk, EngineKind, Gradients, LogitRows, LowRank, Place, Scored, Target, Trainee,
         TraineeSettings,
     },
     model::weights::Weights,
@@ -22,7 +22,7 @@ fn weights(name: &str) -> Weights {
 }
 
 /// Returns a change of every place of these targets that can be trained, drawn at random.
-fn adapter(weights: &Weights, targets: &[Target], rank: usize, b_width: f32) -> Changes {
+fn adapter(weights: &Weights, targets: &[Target], rank: usize, b_width: f32) -> Adapter {
     let mut random = ChaCha8Rng::seed_from_u64(6);
     let mut draw = |count: usize, width: f32| -> Vec<f32> {
         (0..count).map(|_| width * random.random_range(-1.0f32..1.0)).collect()
@@ -54,7 +54,7 @@ fn trainable(weights: &Weights, target: Target) -> bool {
 }
 
 /// Returns the adapter with A and B moved along the gradients by `step`.
-fn moved(adapter: &Changes, gradients: &Gradients, step: f64) -> Changes {
+fn moved(adapter: &Adapter, gradients: &Gradients, step: f64) -> Adapter {
     let along = |values: &[f32], gradient: &[f32]| -> Vec<f32> {
         values.iter().zip(gradient).map(|(x, g)| (f64::from(*x) + step * f64::from(*g)) as f32).collect()
     };
@@ -74,7 +74,7 @@ fn gradients_of_every_target_are_those_of_finite_differences() {
         let weights = weights(name);
         for target in Target::ALL.into_iter().filter(|target| trainable(&weights, *target)) {
             let adapter = adapter(&weights, &[target], 3, 0.05);
-            let load = |adapter: &Changes| Trainee::load(&weights, adapter, TraineeSettings::default()).unwrap();
+            let load = |adapter: &Adapter| Trainee::load(&weights, adapter, TraineeSettings::default()).unwrap();
             let mut gradients = Gradients::new();
             let loss = load(&adapter).accumulate(&sequences, 1.0, &mut gradients).unwrap();
             assert!((loss - load(&adapter).loss(&sequences).unwrap()).abs() <= 1.0e-6 * loss);
@@ -157,7 +157,7 @@ fn how_a_model_is_held_changes_no_bit() {
 #[test]
 fn fused_matrices_and_wrong_shapes_are_refused() {
     let phi = weights("phi3");
-    let refuse = |weights: &Weights, adapter: &Changes| {
+    let refuse = |weights: &Weights, adapter: &Adapter| {
         Trainee::load(weights, adapter, TraineeSettings::default()).err().unwrap().to_string()
     };
     let refused = refuse(&phi, &adapter(&phi, &[Target::Query], 1, 0.0));
@@ -165,7 +165,7 @@ fn fused_matrices_and_wrong_shapes_are_refused() {
     let qwen = weights("qwen3");
     let mut adapter = adapter(&qwen, &[Target::Down], 2, 0.0);
     adapter.values_mut().next().unwrap().a.pop();
-    assert!(refuse(&qwen, &adapter).contains("does not fit"));
+    assert!(refuse(&qwen, &adapter).contains("(is it an adapter of another model?)"));
 }
 
 /// Of PEFT 0.21.2 on torch 2.15: r = 4, alpha = 8 on q and v, `AdamW` at 1e-3 without decay, the mean over
@@ -186,7 +186,7 @@ fn five_steps_are_pefts() {
         (place, LowRank { rank: 4, a, b: vec![0.0; out * 4], scale: 2.0 })
     };
     let places = Place::all(weights.spec(), &[Target::Query, Target::Value]);
-    let mut adapter: Changes = places.into_iter().map(change).collect();
+    let mut adapter: Adapter = places.into_iter().map(change).collect();
     let settings = TraineeSettings { widen: true, recompute: false };
     let mut trainee = Trainee::load(&weights, &adapter, settings).unwrap();
     let new = |values: &[f32]| Moments::<f32>::new(values.len());

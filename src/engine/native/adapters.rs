@@ -8,7 +8,7 @@ use std::{
 use ruvlab_kernels::{Arena, Format, Matrix, dequantize_row, quantize_row};
 
 use crate::{
-    engine::{Adapter, EngineError, SequenceId, adapter::LowRank},
+    engine::{Adapter, EngineError, LowRank, Place, SequenceId, Target, adapter::check},
     model::{decoder::Step, spec::ModelSpec},
 };
 
@@ -50,6 +50,10 @@ pub(super) struct Packed {
 /// Groups in a layer.
 const GROUPS: usize = 4;
 
+/// The matrices of each, in the order of the group's.
+const TARGETS: [&[Target]; GROUPS] =
+    [&[Target::Query, Target::Key, Target::Value], &[Target::Output], &[Target::Gate, Target::Up], &[Target::Down]];
+
 /// A packed adapter.
 pub(super) struct PackedAdapter {
     layers: Vec<[Option<Packed>; GROUPS]>,
@@ -86,11 +90,11 @@ fn pack(arena: &mut Arena, rows: usize, columns: usize, values: &[f32]) -> Resul
     Matrix::pack(arena, format, rows, columns, &bytes).map_err(|error| EngineError::Adapter(error.to_string()))
 }
 
-fn pack_group(arena: &mut Arena, members: &[&Option<LowRank>]) -> Result<Option<Packed>, EngineError> {
-    let ranks = members.iter().filter_map(|member| member.as_ref()).map(|member| member.rank).sum();
+fn pack_group(arena: &mut Arena, members: &[Option<&LowRank>]) -> Result<Option<Packed>, EngineError> {
+    let ranks = members.iter().flatten().map(|member| member.rank).sum();
     let mut a = Vec::new();
     let (mut parts, mut start) = ([const { None }; SLOTS], 0);
-    for (part, member) in parts.iter_mut().zip(members) {
+    for (part, member) in parts.iter_mut().zip(members.iter().copied()) {
         let Some(LowRank { rank, scale, a: rows, b }) = member else { continue };
         a.extend_from_slice(rows);
         let b = pack(arena, b.len() / rank, *rank, b)?;
@@ -104,28 +108,21 @@ fn pack_group(arena: &mut Arena, members: &[&Option<LowRank>]) -> Result<Option<
 }
 
 impl PackedAdapter {
-    fn new(adapter: &Adapter) -> Result<Self, EngineError> {
-        let groups = adapter.layers.iter().map(|layer| {
-            [
-                vec![&layer.query, &layer.key, &layer.value],
-                vec![&layer.attention_output],
-                vec![&layer.gate, &layer.up],
-                vec![&layer.down],
-            ]
-        });
-        let groups: Vec<_> = groups.collect();
-        let members = groups.iter().flatten().flatten().copied().chain([&adapter.head]);
-        let all: Vec<&LowRank> = members.filter_map(Option::as_ref).collect();
+    fn new(adapter: &Adapter, layers: usize) -> Result<Self, EngineError> {
+        let of = |layer: usize, targets: &[Target]| {
+            targets.iter().map(|&target| adapter.get(&Place { layer, target })).collect::<Vec<_>>()
+        };
+        let all: Vec<&LowRank> = adapter.values().collect();
         let mut arena = Arena::with_capacity(room(&all)).map_err(|error| EngineError::Adapter(error.to_string()))?;
-        let mut layers = Vec::with_capacity(groups.len());
-        for groups in &groups {
+        let mut packed_layers = Vec::with_capacity(layers);
+        for layer in 0..layers {
             let mut packed = [const { None }; GROUPS];
-            for (packed, members) in packed.iter_mut().zip(groups) {
-                *packed = pack_group(&mut arena, members)?;
+            for (packed, targets) in packed.iter_mut().zip(TARGETS) {
+                *packed = pack_group(&mut arena, &of(layer, targets))?;
             }
-            layers.push(packed);
+            packed_layers.push(packed);
         }
-        Ok(Self { layers, head: pack_group(&mut arena, &[&adapter.head])? })
+        Ok(Self { layers: packed_layers, head: pack_group(&mut arena, &of(layers, &[Target::Head]))? })
     }
 
     pub(super) fn group(&self, group: Group) -> Option<&Packed> {
@@ -170,8 +167,8 @@ impl Adapters {
         let packed = if let Some((_, packed)) = known {
             Arc::clone(packed)
         } else {
-            adapter.check(spec)?;
-            let packed = Arc::new(PackedAdapter::new(adapter)?);
+            check(adapter, spec)?;
+            let packed = Arc::new(PackedAdapter::new(adapter, spec.layers)?);
             self.packed.push((Arc::downgrade(adapter), Arc::clone(&packed)));
             packed
         };

@@ -15,8 +15,9 @@ use candle_core::{CustomOp1, CustomOp3, Device, Tensor, Var};
 use super::weights::{Gated, Model, Projections};
 use crate::{
     engine::{
-        EngineError,
-        places::{Changes, Place, Target},
+        Adapter, EngineError,
+        adapter::check,
+        places::{Place, Target},
     },
     model::{
         decoder::{Executor, Segment, Step, walk_layer},
@@ -75,19 +76,16 @@ impl Trainee {
     ///
     /// If the weights lack something, a change does not fit its matrix, or its matrix is stored in one
     /// with others.
-    pub fn load(weights: &Weights, adapter: &Changes, settings: TraineeSettings) -> Result<Self, EngineError> {
+    pub fn load(weights: &Weights, adapter: &Adapter, settings: TraineeSettings) -> Result<Self, EngineError> {
         let mut model = Model::load(weights, weights.spec().context_length)?;
         if settings.widen {
             widen(&mut model)?;
         }
         let mut trainee = Self { model, pairs: BTreeMap::new(), settings };
+        check(adapter, &trainee.model.spec)?;
         for (place, change) in adapter {
-            trainee.check(*place)?;
+            trainee.check_separate(*place)?;
             let (out, width) = place.target.shape(&trainee.model.spec);
-            if change.a.len() != change.rank * width || change.b.len() != out * change.rank {
-                let problem = format!("the adapter of {place:?} does not fit a matrix of {out} x {width}");
-                return Err(EngineError::Weights(problem));
-            }
             let var = |values: &[f32], shape| Var::from_vec(values.to_vec(), shape, &Device::Cpu);
             let (a, b) = (var(&change.a, (change.rank, width))?, var(&change.b, (out, change.rank))?);
             trainee.pairs.insert(*place, Pair { a, b, scale: change.scale.into() });
@@ -95,22 +93,17 @@ impl Trainee {
         Ok(trainee)
     }
 
-    fn check(&self, place: Place) -> Result<(), EngineError> {
+    fn check_separate(&self, place: Place) -> Result<(), EngineError> {
         let spec = &self.model.spec;
-        let known = if place.target == Target::Head { place.layer == spec.layers } else { place.layer < spec.layers };
         let fused = match place.target {
             Target::Query | Target::Key | Target::Value => spec.fused_query_key_value,
             Target::Gate | Target::Up => spec.fused_gate_up,
             Target::Output | Target::Down | Target::Head => false,
         };
-        if known && !fused {
+        if !fused {
             return Ok(());
         }
-        let what = if fused {
-            format!("train an adapter of {:?}, which this model stores in one matrix with others", place.target)
-        } else {
-            format!("find a matrix {place:?} in a model of {} layers", spec.layers)
-        };
+        let what = format!("train an adapter of the {place}, which this model stores in one matrix with others");
         Err(EngineError::Unsupported { engine: NAME, what })
     }
 
