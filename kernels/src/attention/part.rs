@@ -26,7 +26,7 @@ impl AttentionShape {
     /// Returns the parts of a context that a query at `position` sees.
     #[must_use]
     pub fn parts(&self, position: usize) -> Range<usize> {
-        let start = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let start = (position + 1).saturating_sub(self.window.unwrap_or(position + 1));
         start / KEY_PART..(position + 1).div_ceil(KEY_PART)
     }
 }

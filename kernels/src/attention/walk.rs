@@ -57,7 +57,7 @@ impl Walk<'_> {
     /// Returns the positions a query sees.
     pub(super) fn seen(&self, position: usize) -> Range<usize> {
         let end = position + 1;
-        self.shape.window.map_or(0, |window| end.saturating_sub(window))..end
+        end.saturating_sub(self.shape.window.unwrap_or(end))..end
     }
 
     /// Turns a row of scores to weights relative to the largest so far, and returns what the sums so
