@@ -3,16 +3,35 @@ use std::{marker::PhantomData, ops::Range};
 
 use crate::{claims::Claims, dispatch::Kernels, format::Format, matrix::layout::COLUMNS};
 
-/// The largest absolute code: with the largest folded weight of any format (32 times 127 and a
-/// sign, `q6_k`), 32 products still add up to less than 2^31.
-pub(crate) const LARGEST_CODE: f32 = 16383.0;
+/// How finely activations are coded for quantised weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// 15 bits: products as good as those of the f32 numbers.
+    #[default]
+    Int16,
+    /// 8 bits, as most engines take: less to multiply, and an error of its own.
+    Int8,
+}
+
+impl Precision {
+    /// Returns the largest absolute code.
+    ///
+    /// With the largest folded weight of any format (32 times 127 and a sign, `q6_k`), 32 products
+    /// of 15-bit codes still add up to less than 2^31.
+    pub(crate) const fn largest_code(self) -> f32 {
+        match self {
+            Self::Int16 => 16383.0,
+            Self::Int8 => 127.0,
+        }
+    }
+}
 
 /// What a weight format is multiplied with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ActivationClass {
     /// The f32 numbers themselves: `f32`, `f16`, `bf16` weights.
     Float,
-    /// 15-bit integers with an f32 scale for 32 of them: all quantised weights.
+    /// Integers of some [`Precision`] with an f32 scale for 32 of them: all quantised weights.
     ///
     /// One class for all of them, so that a norm's output is quantised once even where the matrices
     /// that read it differ in format, as in a `Q4_K_M` file.
@@ -47,17 +66,19 @@ pub(crate) struct CodeBlock {
 ///
 /// # Numerics
 ///
-/// [`ActivationClass::Integer`]: `x ≈ scale * code` with `scale = max |x| / 16383` over 32 numbers and
-/// the code rounded to nearest, ties to even. Numbers of a block below 2e-34 are taken as zero. A NaN
+/// [`ActivationClass::Integer`]: `x ≈ scale * code` with `scale = max |x| / 16383` over 32 numbers (127
+/// for [`Precision::Int8`]) and the code rounded to nearest, ties to even. Numbers of a block below 2e-34 are taken as zero. A NaN
 /// or an infinity makes the scale of its block NaN, and so every output of its row.
 #[derive(Debug)]
 pub struct Activations {
     class: ActivationClass,
+    precision: Precision,
     rows: usize,
     columns: usize,
     stride: usize,
     floats: Vec<f32>,
     codes: Vec<i16>,
+    bytes: Vec<u8>,
     blocks: Vec<CodeBlock>,
     claims: Claims,
 }
@@ -69,16 +90,24 @@ impl Default for Activations {
 }
 
 impl Activations {
-    /// Returns an empty batch.
+    /// Returns an empty batch, of [`Precision::Int16`].
     #[must_use]
     pub fn new() -> Self {
+        Self::with_precision(Precision::Int16)
+    }
+
+    /// Returns an empty batch whose integers will be of this precision.
+    #[must_use]
+    pub fn with_precision(precision: Precision) -> Self {
         Self {
             class: ActivationClass::Float,
+            precision,
             rows: 0,
             columns: 0,
             stride: 0,
             floats: Vec::new(),
             codes: Vec::new(),
+            bytes: Vec::new(),
             blocks: Vec::new(),
             claims: Claims::new(),
         }
@@ -123,16 +152,21 @@ impl Activations {
                 // An odd number of cache lines, so that rows of a tile do not meet in one cache set.
                 self.stride = columns.next_multiple_of(COLUMNS * 2) + COLUMNS;
                 grow(&mut self.codes, rows * self.stride);
+                if self.precision == Precision::Int8 {
+                    grow(&mut self.bytes, rows * self.stride);
+                }
                 grow(&mut self.blocks, rows * columns / COLUMNS);
             }
         }
         SharedRows {
             class,
+            precision: self.precision,
             rows,
             columns,
             stride: self.stride,
             floats: self.floats.as_mut_ptr(),
             codes: self.codes.as_mut_ptr(),
+            bytes: self.bytes.as_mut_ptr(),
             blocks: self.blocks.as_mut_ptr(),
             claims: &self.claims,
             batch: PhantomData,
@@ -163,14 +197,27 @@ impl Activations {
             ActivationClass::Integer => (self.rows * self.stride, 0),
         };
         let blocks = if codes == 0 { 0 } else { self.rows * self.columns / COLUMNS };
+        let bytes = if self.precision == Precision::Int8 { codes } else { 0 };
         ActivationRows {
             rows: self.rows,
             columns: self.columns,
             stride: self.stride,
             floats: &self.floats[..floats],
             codes: &self.codes[..codes],
+            bytes: &self.bytes[..bytes],
             blocks: &self.blocks[..blocks],
         }
+    }
+}
+
+/// Which of eight columns each byte of codes belongs to: the order in which the bytes of a lane of
+/// 4-bit weights come apart, lower halves first.
+pub(crate) const BYTE_ORDER: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+/// Writes 8-bit codes as unsigned bytes, 128 higher, in [`BYTE_ORDER`].
+fn write_bytes(codes: &[i16], bytes: &mut [u8]) {
+    for (codes, bytes) in codes.as_chunks::<8>().0.iter().zip(bytes.as_chunks_mut::<8>().0) {
+        *bytes = BYTE_ORDER.map(|at| (codes[at] + 128) as u8);
     }
 }
 
@@ -184,11 +231,13 @@ fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
 #[derive(Debug)]
 pub struct SharedRows<'a> {
     class: ActivationClass,
+    precision: Precision,
     rows: usize,
     columns: usize,
     stride: usize,
     floats: *mut f32,
     codes: *mut i16,
+    bytes: *mut u8,
     blocks: *mut CodeBlock,
     claims: &'a Claims,
     batch: PhantomData<&'a mut Activations>,
@@ -227,7 +276,13 @@ impl SharedRows<'_> {
                         std::slice::from_raw_parts_mut(self.blocks.add(row * count), count),
                     )
                 };
-                (kernels.quantize_codes)(x, codes, blocks);
+                (kernels.quantize_codes)(x, self.precision.largest_code(), codes, blocks);
+                if self.precision == Precision::Int8 {
+                    // SAFETY: as above, with `rows * stride` bytes.
+                    let bytes =
+                        unsafe { std::slice::from_raw_parts_mut(self.bytes.add(row * self.stride), self.columns) };
+                    write_bytes(codes, bytes);
+                }
             }
         }
     }
@@ -242,6 +297,8 @@ pub(crate) struct ActivationRows<'a> {
     pub(crate) stride: usize,
     pub(crate) floats: &'a [f32],
     pub(crate) codes: &'a [i16],
+    /// The codes of [`Precision::Int8`] once more, as [`BYTE_ORDER`] says; none of the other.
+    pub(crate) bytes: &'a [u8],
     pub(crate) blocks: &'a [CodeBlock],
 }
 
@@ -252,6 +309,12 @@ impl<'a> ActivationRows<'a> {
 
     pub(crate) fn row_codes(&self, row: usize) -> &'a [i16] {
         &self.codes[row * self.stride..][..self.columns]
+    }
+
+    /// Returns the bytes of `M` rows from `first` on, in blocks.
+    #[inline]
+    pub(crate) fn bytes_of<const M: usize>(self, first: usize) -> [&'a [[u8; COLUMNS]]; M] {
+        std::array::from_fn(|m| self.bytes[(first + m) * self.stride..][..self.columns].as_chunks().0)
     }
 
     /// Returns the codes of `M` rows from `first` on, in blocks.

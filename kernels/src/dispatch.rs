@@ -47,7 +47,7 @@ pub struct Kernels {
     pub(crate) half: HalfKernels,
     pub(crate) attention: AttentionKernels,
     // activations.rs, matmul.rs
-    pub(crate) quantize_codes: fn(&[f32], &mut [i16], &mut [CodeBlock]),
+    pub(crate) quantize_codes: fn(&[f32], f32, &mut [i16], &mut [CodeBlock]),
     pub(crate) matmul: MatmulKernel,
     // probe.rs
     pub(crate) read: fn(&[u8]) -> u64,

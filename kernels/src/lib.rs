@@ -40,7 +40,7 @@ mod check;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-pub use activations::{ActivationClass, Activations, SharedRows};
+pub use activations::{ActivationClass, Activations, Precision, SharedRows};
 pub use arena::{Arena, ArenaError};
 pub use attention::{
     AttentionScratch, AttentionShape, Cached, CachedMut, CachedType, KEY_PART, KEY_TILE, KeyValuePage, KeyValuePages,

@@ -7,7 +7,7 @@ use crate::{
     plan::{self, Cell, LaunchSpec, LaunchTask, PROTOCOL},
     recipe::{
         Recipe,
-        schema::{KernelSet, Workload},
+        schema::{ActivationPrecision, KernelSet, Workload},
     },
     run::{self, Interrupt, RunError},
     ui::Printer,
@@ -52,12 +52,19 @@ impl From<KernelChoice> for KernelSet {
     }
 }
 
+/// Reads a precision of activations as recipes write it.
+pub(super) fn precision(text: &str) -> Result<ActivationPrecision, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+
 /// One workload on one model, asked for on the command line instead of in a recipe.
 pub(super) struct AdHoc {
     /// The model's source.
     pub(super) model: String,
     /// The kernel set.
     pub(super) kernels: KernelChoice,
+    /// The precision of activations.
+    pub(super) activations: Option<ActivationPrecision>,
     /// Worker threads.
     pub(super) threads: Threads,
     /// The workload.
@@ -72,7 +79,12 @@ impl AdHoc {
             "schema": "ruvlab/v1",
             "name": "command-line",
             "model": {"source": source},
-            "kernels": {"set": KernelSet::from(self.kernels), "threads": self.threads, "verify": {"reference": null}},
+            "kernels": {
+                "set": KernelSet::from(self.kernels),
+                "activations": self.activations,
+                "threads": self.threads,
+                "verify": {"reference": null},
+            },
             "workloads": [self.workload],
             "measure": {"token_trace": false},
         });

@@ -9,7 +9,7 @@ use crate::{
     host::Host,
     metrics::stats::{self, StatsError},
     plan::{Cell, LaunchTask, set_name},
-    recipe::schema::{Decode, Prefill, Workload},
+    recipe::schema::{ActivationPrecision, Decode, Prefill, Workload},
     run::{Interrupt, RunError},
     ui::Printer,
 };
@@ -45,6 +45,9 @@ pub(super) struct Arguments {
     /// Kernel sets.
     #[arg(long, value_name = "SET", value_delimiter = ',', default_value = "auto")]
     kernels: Vec<KernelChoice>,
+    /// Precision of activations in ruvlab's own kernels: `int16` (when absent) or `int8`.
+    #[arg(long, value_name = "PRECISION", value_parser = ad_hoc::precision)]
+    activations: Option<ActivationPrecision>,
     #[command(flatten)]
     access: Offline,
     /// The form of the output.
@@ -139,6 +142,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
                 let adhoc = AdHoc {
                     model: arguments.model.clone(),
                     kernels,
+                    activations: arguments.activations,
                     threads,
                     workload: test.workload(arguments.repetitions),
                 };
@@ -175,7 +179,10 @@ fn record(host: &Host, cell: &Cell, test: Test, samples: &[Sample]) -> Result<Re
         build_commit: host.commit.clone(),
         build_version: host.ruvlab.clone(),
         cpu_info: host.cpu.clone(),
-        backends: set_name(cell.kernel_set).to_owned(),
+        backends: match cell.recipe.kernels.activations {
+            Some(ActivationPrecision::Int8) => format!("{} int8", set_name(cell.kernel_set)),
+            _ => set_name(cell.kernel_set).to_owned(),
+        },
         model_filename: cell.model.source.clone(),
         model_type: format!("{} {}", cell.model.name, cell.model.format),
         model_size: cell.model.weights_bytes,

@@ -7,7 +7,7 @@ use crate::{
     exit,
     metrics::stats::{self, CONFIDENCE, Interval},
     plan::{Cell, LaunchTask, set_name},
-    recipe::schema::{KlDivergence, KlReference, Perplexity, QuantizationFormat, Workload},
+    recipe::schema::{ActivationPrecision, KlDivergence, KlReference, Perplexity, QuantizationFormat, Workload},
     report::number,
     run::{Interrupt, RunError},
     ui::Printer,
@@ -44,6 +44,9 @@ pub(super) struct Arguments {
     /// Kernel set.
     #[arg(long, value_name = "SET", default_value = "auto")]
     kernels: KernelChoice,
+    /// Precision of activations in ruvlab's own kernels: `int16` (when absent) or `int8`.
+    #[arg(long, value_name = "PRECISION", value_parser = ad_hoc::precision)]
+    activations: Option<ActivationPrecision>,
     /// Threads: a number or `auto`.
     #[arg(short, long, value_name = "N", default_value = "auto")]
     threads: Threads,
@@ -83,8 +86,13 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     } else {
         Workload::KlDivergence(KlDivergence { text, n_ctx, chunks, reference })
     };
-    let adhoc =
-        AdHoc { model: arguments.model.clone(), kernels: arguments.kernels, threads: arguments.threads, workload };
+    let adhoc = AdHoc {
+        model: arguments.model.clone(),
+        kernels: arguments.kernels,
+        activations: arguments.activations,
+        threads: arguments.threads,
+        workload,
+    };
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
     let cell = adhoc.cell(&mut locator)?;
     let events =

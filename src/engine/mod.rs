@@ -16,7 +16,7 @@ pub use adapter::{Adapter, LowRank};
 pub use candle::{Gradients, Scored, Trainee, TraineeSettings};
 pub use native::AttentionMethod;
 pub use places::{Place, Target};
-pub use ruvlab_kernels::{Tier, TierError, select, setting};
+pub use ruvlab_kernels::{Precision, Tier, TierError, select, setting};
 
 pub use crate::kv::CacheType;
 use crate::{
@@ -239,6 +239,8 @@ pub struct Settings {
     pub load: WeightLoad,
     /// How it attends; the others have all scores at once.
     pub attention: AttentionMethod,
+    /// How finely it codes what goes into products with quantised weights.
+    pub activations: Precision,
     /// Tokens in a page of its cache, a power of two from 8 to 64; 32 when absent.
     pub page_tokens: Option<usize>,
     /// The most bytes of its cache; no limit when absent.

@@ -2,7 +2,7 @@
 use std::num::NonZeroUsize;
 
 use crate::{
-    engine::{AttentionMethod, EngineKind, Settings, Tier, TierError, WeightLoad, select, setting},
+    engine::{AttentionMethod, EngineKind, Precision, Settings, Tier, TierError, WeightLoad, select, setting},
     model::{
         rope::{RopeChange, Scaling},
         source::{locate::Located, synthetic},
@@ -11,7 +11,7 @@ use crate::{
     },
     recipe::{
         self, Recipe,
-        schema::{Attention, KernelSet, KvCache, ModelLoad, QuantizationFormat, RopeScaling},
+        schema::{ActivationPrecision, Attention, KernelSet, KvCache, ModelLoad, QuantizationFormat, RopeScaling},
     },
 };
 
@@ -60,6 +60,10 @@ pub fn engine_settings(cell: &Cell) -> Settings {
         attention: match cell.recipe.kernels.attention {
             Some(Attention::Naive) => AttentionMethod::Naive,
             Some(Attention::Flash) | None => AttentionMethod::Flash,
+        },
+        activations: match cell.recipe.kernels.activations {
+            Some(ActivationPrecision::Int8) => Precision::Int8,
+            Some(ActivationPrecision::Int16) | None => Precision::Int16,
         },
         page_tokens: Some(*page_tokens as usize),
         cache_bytes: budget.map(|budget| budget.0),

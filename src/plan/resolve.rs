@@ -234,6 +234,14 @@ impl<'a, 'w> Resolver<'a, 'w> {
             self.recipe_problems.push(diagnostic);
             return None;
         }
+        if recipe.kernels.activations.is_some() && !is_native(kernel_set) {
+            let message = format!("`{}` has a precision of activations of its own", set_name(kernel_set));
+            let diagnostic = Diagnostic::error("unsupported-activations", message)
+                .at((self.place)("kernels.activations"))
+                .hint("take `kernels.activations` out, or a kernel set of ruvlab's own such as `auto`");
+            self.recipe_problems.push(diagnostic);
+            return None;
+        }
         let cache = &recipe.kv_cache;
         for (path, kind) in [("kv_cache.type_k", cache.type_k), ("kv_cache.type_v", cache.type_v)] {
             if !is_native(kernel_set) && kind.is_some_and(|kind| kind != KvType::F32) {

@@ -31,7 +31,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     half: half::KERNELS,
     attention: attention::KERNELS,
     // SAFETY: as above.
-    quantize_codes: |x, codes, blocks| unsafe { codes::quantize_codes(x, codes, blocks) },
+    quantize_codes: |x, largest_code, codes, blocks| unsafe { codes::quantize_codes(x, largest_code, codes, blocks) },
     // SAFETY: as above.
     matmul: |weights, activations, tile| unsafe { matmul::matmul(weights, activations, tile) },
     // SAFETY: as above.

@@ -1,6 +1,6 @@
 //! Which way a product goes.
 use super::{
-    float,
+    byte_gemm, float,
     gemm::{gemm, gemm_any},
     gemv::gemv,
 };
@@ -53,7 +53,9 @@ fn integers<const F: u8, const HEAD: usize, const PART: usize>(
         2 => few::<F, HEAD, PART, 2>(weights, activations, tile),
         3 => few::<F, HEAD, PART, 3>(weights, activations, tile),
         FEW => few::<F, HEAD, PART, FEW>(weights, activations, tile),
-        _ => gemm::<F, HEAD, PART>(weights, activations, tile),
+        // With its scales folded in, a weight of `q6_k` is no byte.
+        _ if activations.bytes.is_empty() || F == Q6K => gemm::<F, HEAD, PART>(weights, activations, tile),
+        _ => byte_gemm::gemm::<F, HEAD, PART>(weights, activations, tile),
     }
 }
 

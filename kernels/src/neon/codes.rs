@@ -1,22 +1,19 @@
-//! f32 activations to 15-bit codes.
+//! f32 activations to codes of 15 or 8 bits.
 use std::arch::aarch64::*;
 
 use super::lanes;
-use crate::{
-    activations::{CodeBlock, LARGEST_CODE},
-    scalar::codes::SMALLEST,
-};
+use crate::{activations::CodeBlock, scalar::codes::SMALLEST};
 
 #[target_feature(enable = "neon")]
-pub(super) fn quantize_codes(x: &[f32], codes: &mut [i16], blocks: &mut [CodeBlock]) {
+pub(super) fn quantize_codes(x: &[f32], largest_code: f32, codes: &mut [i16], blocks: &mut [CodeBlock]) {
     for ((x, codes), block) in x.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<32>().0).zip(blocks) {
-        *block = quantize_block(x, codes);
+        *block = quantize_block(x, largest_code, codes);
     }
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn quantize_block(x: &[f32; 32], codes: &mut [i16; 32]) -> CodeBlock {
+fn quantize_block(x: &[f32; 32], largest_code: f32, codes: &mut [i16; 32]) -> CodeBlock {
     let mut fours = [vdupq_n_f32(0.0); 8];
     let mut most = vdupq_n_f32(0.0);
     for (four, x) in fours.iter_mut().zip(x.as_chunks().0) {
@@ -33,7 +30,7 @@ fn quantize_block(x: &[f32; 32], codes: &mut [i16; 32]) -> CodeBlock {
         codes.fill(0);
         return CodeBlock::default();
     }
-    let inverse = LARGEST_CODE / largest;
+    let inverse = largest_code / largest;
     let mut sums = [vdupq_n_s32(0); 2];
     for (i, (pair, codes)) in fours.as_chunks::<2>().0.iter().zip(codes.as_chunks_mut::<8>().0).enumerate() {
         let [a, b] = pair.map(|four| vcvtnq_s32_f32(vmulq_n_f32(four, inverse)));
@@ -43,6 +40,6 @@ fn quantize_block(x: &[f32; 32], codes: &mut [i16; 32]) -> CodeBlock {
     }
     let halves = sums.map(|sums| vaddvq_s32(sums));
     let total = halves[0] + halves[1];
-    let scale = largest / LARGEST_CODE;
+    let scale = largest / largest_code;
     CodeBlock { scale, scaled_total: scale * total as f32, total, halves }
 }

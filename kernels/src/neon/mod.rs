@@ -57,7 +57,9 @@ const fn with(matmul: MatmulKernel, multiply_add_pairs: fn(usize) -> i32) -> Ker
         half: half::KERNELS,
         attention: attention::KERNELS,
         // SAFETY: as above.
-        quantize_codes: |x, codes, blocks| unsafe { codes::quantize_codes(x, codes, blocks) },
+        quantize_codes: |x, largest_code, codes, blocks| unsafe {
+            codes::quantize_codes(x, largest_code, codes, blocks)
+        },
         matmul,
         // SAFETY: as above.
         read: |bytes| unsafe { probe::read(bytes) },

@@ -82,8 +82,13 @@ fn number<const LOWEST: i32, const HIGHEST: i32>(text: &str) -> Result<f64, Stri
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
     // The smallest workload there is: what is asked of the plan is whether and how this model runs here.
     let workload = Workload::Decode(Decode { prompt_tokens: 1, output_tokens: 2, batch_size: 1, repetitions: 1 });
-    let adhoc =
-        AdHoc { model: arguments.model.clone(), kernels: arguments.kernels, threads: arguments.threads, workload };
+    let adhoc = AdHoc {
+        model: arguments.model.clone(),
+        kernels: arguments.kernels,
+        activations: None,
+        threads: arguments.threads,
+        workload,
+    };
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
     let cell = adhoc.cell(&mut locator)?;
     with_threads(&cell)?;

@@ -92,7 +92,7 @@ impl Native {
             Some(threads) => threads.get(),
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        let team = Team::new(kernels, threads).map_err(EngineError::Threads)?;
+        let team = Team::new(kernels, settings.activations, threads).map_err(EngineError::Threads)?;
         let model = Model::load(weights, context_length, &team.pool, settings.load)?;
         let ModelSpec { layers, kv_heads, head_dim, .. } = model.spec;
         let page_tokens = settings.page_tokens.unwrap_or(PAGE_TOKENS);

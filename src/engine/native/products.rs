@@ -4,7 +4,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use ruvlab_kernels::{ActivationClass, Activations, AttentionScratch, Chunks, Kernels, Matrix, Output, Pool};
+use ruvlab_kernels::{
+    ActivationClass, Activations, AttentionScratch, Chunks, Kernels, Matrix, Output, Pool, Precision,
+};
 
 use super::low_rank::{Additions, LowRankScratch, Reduced};
 use crate::model::spec::Activation;
@@ -163,12 +165,14 @@ struct Inputs<'a> {
 const CLASSES: [ActivationClass; 2] = [ActivationClass::Float, ActivationClass::Integer];
 
 impl Team {
-    pub(super) fn new(kernels: &'static Kernels, threads: usize) -> std::io::Result<Self> {
+    pub(super) fn new(kernels: &'static Kernels, precision: Precision, threads: usize) -> std::io::Result<Self> {
+        let activations = || CLASSES.map(|_| Activations::with_precision(precision));
+        let scratch = || Scratch { activations: activations(), ..Scratch::default() };
         Ok(Self {
             kernels,
             pool: Pool::new(threads)?,
-            scratch: (0..threads).map(|_| Mutex::default()).collect(),
-            activations: Default::default(),
+            scratch: (0..threads).map(|_| Mutex::new(scratch())).collect(),
+            activations: activations(),
             reduced: Reduced::default(),
         })
     }

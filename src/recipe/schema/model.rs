@@ -87,8 +87,22 @@ pub struct Kernels {
     pub threads: Threads,
     /// How ruvlab's own kernels attend; absent takes `flash`. The other kernel sets have one way only.
     pub attention: Option<Attention>,
+    /// How finely ruvlab's own kernels code what goes into a product with quantised weights; absent
+    /// takes `int16`. The other kernel sets have ways of their own.
+    pub activations: Option<ActivationPrecision>,
     /// The check that must pass before a kernel set's time counts.
     pub verify: Verify,
+}
+
+/// A precision of activations, in blocks of 32 with a scale each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationPrecision {
+    /// 15 bits and a sign: predictions are those of f32 activations.
+    Int16,
+    /// 7 bits and a sign, as llama.cpp has: faster prompts where the processor multiplies bytes, and an
+    /// error of its own.
+    Int8,
 }
 
 /// A way to attend.

@@ -190,7 +190,7 @@ impl KlReference {
         *self == Self::default()
     }
 
-    /// Returns a cell's recipe with what is given here in place of its own.
+    /// Returns a cell's recipe with what is given here in place of its own, and activations as they come.
     #[must_use]
     pub fn of(&self, cell: &Recipe) -> Recipe {
         let mut recipe = cell.clone();
@@ -202,6 +202,7 @@ impl KlReference {
         }
         recipe.quantization.format = format.unwrap_or(recipe.quantization.format);
         recipe.kernels.set = kernels.unwrap_or(recipe.kernels.set);
+        recipe.kernels.activations = None;
         recipe
     }
 }

@@ -1,0 +1,224 @@
+//! Integer weights times many tokens whose codes have 8 bits: twice as many products an instruction.
+//!
+//! The sums are the same integers that 16-bit products give. Codes go in as unsigned bytes, 128 higher,
+//! so a sum begins with -128 times the sum of its weights.
+use std::arch::x86_64::*;
+
+use super::part::{Parts, minima, quad, scales};
+use crate::{
+    activations::{ActivationRows, CodeBlock, each, slices},
+    avx2::part::{has_minima, offset},
+    matmul::WeightGroups,
+    matrix::layout::{COLUMNS, Layout, ROWS},
+    output::Tile,
+};
+
+/// Parts that are unpacked at a time.
+const PARTS: usize = 24;
+/// Groups of rows in a panel, two in a register.
+const GROUPS: usize = 4;
+/// Tokens whose sums stay in registers, of integers and of numbers.
+const TOKENS: usize = 6;
+
+type Sums = [[f32; 2 * ROWS]; GROUPS / 2];
+
+/// 32 columns of the rows of a panel.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct BytePart {
+    /// `[four columns][half of the rows][row, column]`, the columns in the order of the codes' bytes.
+    codes: [[[i8; 8 * ROWS]; 2]; COLUMNS / 4],
+    /// Where sums begin.
+    starts: [[i32; 2 * ROWS]; 2],
+    scales: Sums,
+    minima: Sums,
+}
+
+impl BytePart {
+    const EMPTY: Self = Self {
+        codes: [[[0; 8 * ROWS]; 2]; COLUMNS / 4],
+        starts: [[0; 2 * ROWS]; 2],
+        scales: [[0.0; 2 * ROWS]; 2],
+        minima: [[0.0; 2 * ROWS]; 2],
+    };
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(x: &[f32; 2 * ROWS]) -> __m512 {
+    // SAFETY: 64 readable bytes, and `loadu` needs no alignment.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(x: &mut [f32; 2 * ROWS], from: __m512) {
+    // SAFETY: 64 writable bytes, and `storeu` needs no alignment.
+    unsafe { _mm512_storeu_ps(x.as_mut_ptr(), from) };
+}
+
+/// Writes a part of two groups as one half of a panel's.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn unpack<const F: u8, const PART: usize>(
+    heads: [&[u8]; 2],
+    parts: Parts<'_, PART>,
+    half: usize,
+    panel: &mut BytePart,
+) {
+    let offset = _mm512_set1_epi16(offset(F) as i16);
+    let mut start = _mm512_setzero_si512();
+    for v in 0..4 {
+        let mut pairs = quad::<F, PART>(parts, v);
+        for pair in &mut pairs {
+            *pair = _mm512_sub_epi16(*pair, offset);
+        }
+        for i in 0..2 {
+            let low = _mm512_and_si512(pairs[i], _mm512_set1_epi16(0xff));
+            let four = _mm512_or_si512(low, _mm512_slli_epi16::<8>(pairs[i + 2]));
+            start = _mm512_dpbusd_epi32(start, _mm512_set1_epi8(-128), four);
+            // SAFETY: 64 writable bytes, and `storeu` needs no alignment.
+            unsafe { _mm512_storeu_si512(panel.codes[2 * v + i][half].as_mut_ptr().cast(), four) };
+        }
+    }
+    let start = _mm512_sub_epi32(_mm512_setzero_si512(), start);
+    // SAFETY: as above.
+    unsafe { _mm512_storeu_si512(panel.starts[half].as_mut_ptr().cast(), start) };
+    store(&mut panel.scales[half], scales::<F, PART>(heads, parts));
+    if has_minima(F) {
+        store(&mut panel.minima[half], minima::<F, PART>(heads, parts));
+    }
+}
+
+/// Adds the parts of a panel to the sums of `T` tokens.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn multiply<const T: usize, const MINIMA: bool>(
+    panel: &[BytePart],
+    bytes: [&[[u8; COLUMNS]]; T],
+    blocks: [&[CodeBlock]; T],
+    sums: &mut [Sums; T],
+) {
+    let mut results = [[_mm512_setzero_ps(); 2]; T];
+    for t in 0..T {
+        results[t] = [load(&sums[t][0]), load(&sums[t][1])];
+    }
+    for (index, part) in panel.iter().enumerate() {
+        let (bytes, blocks) = (each(&bytes, index), each(&blocks, index));
+        let mut products = [[_mm512_setzero_si512(); 2]; T];
+        for t in 0..T {
+            for half in 0..2 {
+                // SAFETY: 64 readable bytes, and `loadu` needs no alignment.
+                products[t][half] = unsafe { _mm512_loadu_si512(part.starts[half].as_ptr().cast()) };
+            }
+        }
+        for (f, weights) in part.codes.iter().enumerate() {
+            // SAFETY: 64 readable bytes each, and `loadu` needs no alignment.
+            let weights = unsafe {
+                [_mm512_loadu_si512(weights[0].as_ptr().cast()), _mm512_loadu_si512(weights[1].as_ptr().cast())]
+            };
+            for t in 0..T {
+                let four = _mm512_set1_epi32(i32::from_le_bytes(bytes[t].as_chunks().0[f]));
+                products[t][0] = _mm512_dpbusd_epi32(products[t][0], four, weights[0]);
+                products[t][1] = _mm512_dpbusd_epi32(products[t][1], four, weights[1]);
+            }
+        }
+        for half in 0..2 {
+            let scales = load(&part.scales[half]);
+            for t in 0..T {
+                let scale = _mm512_mul_ps(scales, _mm512_set1_ps(blocks[t].scale));
+                results[t][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[t][half]), scale, results[t][half]);
+            }
+            if MINIMA {
+                let minima = load(&part.minima[half]);
+                for t in 0..T {
+                    let total = _mm512_set1_ps(blocks[t].scaled_total);
+                    results[t][half] = _mm512_fnmadd_ps(minima, total, results[t][half]);
+                }
+            }
+        }
+    }
+    for t in 0..T {
+        store(&mut sums[t][0], results[t][0]);
+        store(&mut sums[t][1], results[t][1]);
+    }
+}
+
+/// What a panel is multiplied with, and where the sums go.
+struct Step<'a, 'b> {
+    activations: ActivationRows<'a>,
+    /// The first part of the panel.
+    part: usize,
+    /// The first group of the panel in the tile.
+    group: usize,
+    tile: &'a mut Tile<'b>,
+}
+
+impl Step<'_, '_> {
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn tokens<const T: usize, const MINIMA: bool>(&mut self, panel: &[BytePart], first: usize) {
+        let bytes = slices(self.activations.bytes_of::<T>(first), self.part, panel.len());
+        let blocks = slices(self.activations.blocks_of::<T>(first), self.part, panel.len());
+        let mut sums = [[[0.0; 2 * ROWS]; GROUPS / 2]; T];
+        if self.part > 0 {
+            for (t, sums) in sums.iter_mut().enumerate() {
+                self.tile.get(first + t, self.group, sums.as_flattened_mut());
+            }
+        }
+        multiply::<T, MINIMA>(panel, bytes, blocks, &mut sums);
+        for (t, sums) in sums.iter().enumerate() {
+            self.tile.put(first + t, self.group, sums.as_flattened());
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn all<const MINIMA: bool>(&mut self, panel: &[BytePart]) {
+        for first in (0..self.activations.rows).step_by(TOKENS) {
+            match self.activations.rows - first {
+                1 => self.tokens::<1, MINIMA>(panel, first),
+                2 => self.tokens::<2, MINIMA>(panel, first),
+                3 => self.tokens::<3, MINIMA>(panel, first),
+                4 => self.tokens::<4, MINIMA>(panel, first),
+                5 => self.tokens::<5, MINIMA>(panel, first),
+                _ => self.tokens::<TOKENS, MINIMA>(panel, first),
+            }
+        }
+    }
+}
+
+/// Writes the products of all groups and tokens.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn gemm<const F: u8, const HEAD: usize, const PART: usize>(
+    weights: WeightGroups<'_>,
+    activations: ActivationRows<'_>,
+    tile: &mut Tile<'_>,
+) {
+    let size = Layout::of(weights.format).group(weights.columns);
+    let parts_of_block = if HEAD > 0 { 8 } else { 1 };
+    let block = HEAD + parts_of_block * PART;
+    let parts = weights.columns / COLUMNS;
+    // Steps of about the same size: a short one would not be worth its sums' way to the tile.
+    let step = parts.div_ceil(parts.div_ceil(PARTS));
+    let mut panel = [BytePart::EMPTY; PARTS];
+    for (index, groups) in weights.bytes.chunks(GROUPS * size).enumerate() {
+        // Of a panel that is not full, the last group is there more than once.
+        let group = |at: usize| &groups[at.min(groups.len() / size - 1) * size..][..size];
+        for part in (0..parts).step_by(step) {
+            let panel = &mut panel[..step.min(parts - part)];
+            for half in 0..2 {
+                let groups = [group(2 * half), group(2 * half + 1)];
+                for (index, panel) in (part..).zip(&mut *panel) {
+                    let blocks = groups.map(|group| &group[index / parts_of_block * block..][..block]);
+                    let parts = blocks.map(|block| &block[HEAD..].as_chunks().0[index % parts_of_block]);
+                    unpack::<F, PART>(blocks, parts, half, panel);
+                }
+            }
+            let mut step = Step { activations, part, group: GROUPS * index, tile };
+            if has_minima(F) {
+                step.all::<true>(panel);
+            } else {
+                step.all::<false>(panel);
+            }
+        }
+    }
+}
