@@ -9,14 +9,15 @@ mod places;
 mod reference;
 mod sequences;
 mod steps;
+mod training;
 
 use std::{io, num::NonZeroUsize, sync::Arc};
 
 pub use adapter::{Adapter, LowRank};
-pub use candle::{Gradients, Scored, Trainee, TraineeSettings};
 pub use native::AttentionMethod;
 pub use places::{Place, Target};
 pub use ruvlab_kernels::{Precision, Tier, TierError, select, setting};
+pub use training::{Gradients, Scored, Trainee, TraineeSettings};
 
 pub use crate::kv::CacheType;
 use crate::{

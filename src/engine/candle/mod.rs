@@ -3,7 +3,6 @@ mod executor;
 mod kv;
 mod linear;
 mod rope;
-mod training;
 mod weights;
 
 use std::sync::Arc;
@@ -18,8 +17,6 @@ use crate::model::{
     spec::ModelSpec,
     weights::Weights,
 };
-pub use training::{Gradients, Scored, Trainee, TraineeSettings};
-
 use executor::Walker;
 use kv::Cache;
 use weights::Model;

@@ -33,6 +33,7 @@ use crate::{
 use adapters::Adapters;
 use executor::{CachedRotation, Walker, Workspace};
 use model::Model;
+pub(super) use model::format;
 use products::Team;
 
 /// Rows computed at once.

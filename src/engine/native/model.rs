@@ -65,7 +65,8 @@ pub(super) struct Model {
     pub(super) output: Option<Matrix>,
 }
 
-fn format(kind: TensorType) -> Format {
+/// Returns the kernels' name of a file's format.
+pub(in crate::engine) fn format(kind: TensorType) -> Format {
     match kind {
         TensorType::F32 => Format::F32,
         TensorType::F16 => Format::F16,

@@ -1,0 +1,241 @@
+//! Losses and gradients of low-rank adapters over a frozen model.
+//!
+//! Everything runs in f32 on our kernels, with a backward pass of its own: frozen matrices get no
+//! gradient, matrices that read the same input are one product in both directions, and nothing is
+//! computed below the lowest adapter. With [`TraineeSettings::recompute`] a layer's activations are
+//! computed again when its turn comes, and not kept (gradient checkpointing, arXiv 1604.06174). Logits
+//! exist only at scored positions, and for [`LOGIT_BYTES`] of them at a time.
+mod attention;
+mod changes;
+mod group;
+mod layers;
+mod learner;
+mod low_rank;
+mod rows;
+mod workers;
+
+use std::{collections::BTreeMap, num::NonZeroUsize};
+
+use super::{Adapter, EngineError, adapter::check, places::Place};
+use crate::model::{
+    decoder::{Executor, Segment, Step, walk_layer},
+    spec::ModelSpec,
+    weights::Weights,
+};
+use changes::{Changed, Pair};
+use layers::Model;
+use learner::{Learner, Tape};
+use rows::likelihood;
+use workers::Workers;
+
+/// The most memory of logits at once.
+const LOGIT_BYTES: usize = 64 << 20;
+
+/// How a model is held while adapters learn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraineeSettings {
+    /// Whether matrices and their transposes are widened to f32 once, which takes eight bytes a weight,
+    /// and not at every use.
+    pub widen: bool,
+    /// Whether activations are computed again in the backward pass, and not kept.
+    pub recompute: bool,
+}
+
+/// A sequence to score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scored<'a> {
+    /// Its tokens, at least two.
+    pub tokens: &'a [u32],
+    /// Tokens at its beginning that are not scored, such as a prompt; the first token never is.
+    pub prompt: usize,
+}
+
+impl Scored<'_> {
+    /// Returns how many of its tokens are scored.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.tokens.len().saturating_sub(self.prompt.max(1))
+    }
+}
+
+/// The gradients of A and B of each place.
+pub type Gradients = BTreeMap<Place, (Vec<f32>, Vec<f32>)>;
+
+/// A frozen model with adapters that learn.
+pub struct Trainee {
+    model: Model,
+    pairs: BTreeMap<Place, Pair>,
+    settings: TraineeSettings,
+    workers: Workers,
+}
+
+impl Trainee {
+    /// Returns the model with these changes, which are what learns, on all threads the process may use.
+    ///
+    /// # Errors
+    ///
+    /// If the weights lack something, or a change does not fit its matrix.
+    pub fn load(weights: &Weights, adapter: &Adapter, settings: TraineeSettings) -> Result<Self, EngineError> {
+        Self::load_on(weights, adapter, settings, None)
+    }
+
+    /// Returns what [`Self::load`] does, on so many threads. Results do not depend on their number.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    pub fn load_on(
+        weights: &Weights,
+        adapter: &Adapter,
+        settings: TraineeSettings,
+        threads: Option<NonZeroUsize>,
+    ) -> Result<Self, EngineError> {
+        check(adapter, weights.spec())?;
+        let workers = Workers::new(threads)?;
+        let model = Model::load(weights, &workers, settings.widen)?;
+        let pairs = adapter.iter().map(|(place, change)| (*place, Pair::new(change))).collect();
+        Ok(Self { model, pairs, settings, workers })
+    }
+
+    /// Returns the shape of the model.
+    #[must_use]
+    pub fn spec(&self) -> &ModelSpec {
+        &self.model.spec
+    }
+
+    /// Puts other values in the place of a change's own; places that do not learn are left out.
+    ///
+    /// # Errors
+    ///
+    /// If they are more or fewer.
+    pub fn set(&mut self, place: Place, a: &[f32], b: &[f32]) -> Result<(), EngineError> {
+        self.pairs.get_mut(&place).map_or(Ok(()), |pair| pair.set(a, b))
+    }
+
+    fn learner<'a>(&'a self, step: &'a Step) -> Learner<'a> {
+        Learner::new(&self.model, &self.pairs, &self.workers, step)
+    }
+
+    /// Returns the sum of the negative log-likelihoods of all scored tokens, in nats.
+    ///
+    /// # Errors
+    ///
+    /// If a sequence is too short or long or has an unknown token.
+    pub fn loss(&self, sequences: &[Scored<'_>]) -> Result<f64, EngineError> {
+        let step = self.step(sequences)?;
+        let mut learner = self.learner(&step);
+        let mut hidden = learner.embed(&step)?;
+        for layer in 0..self.model.spec.layers {
+            hidden = walk_layer(&mut learner, layer, hidden, &step)?;
+        }
+        Ok(self.score(sequences, &learner.head(hidden, &step)?, None)?.0)
+    }
+
+    /// Adds the gradients of `weight` times the sum that [`Self::loss`] returns, and returns that sum.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::loss`].
+    pub fn accumulate(
+        &self,
+        sequences: &[Scored<'_>],
+        weight: f64,
+        gradients: &mut Gradients,
+    ) -> Result<f64, EngineError> {
+        let step = self.step(sequences)?;
+        let layers = self.model.spec.layers;
+        let lowest = self.pairs.keys().map(|place| place.layer).min().unwrap_or(layers);
+        let mut learner = self.learner(&step);
+        let mut hidden = learner.embed(&step)?;
+        let mut tapes: Vec<Tape> = Vec::new();
+        for layer in 0..layers {
+            hidden = walk_layer(&mut learner, layer, hidden, &step)?;
+            if layer >= lowest {
+                let tape = std::mem::take(&mut learner.tape);
+                tapes.push(if self.settings.recompute { tape.only_input() } else { tape });
+            }
+        }
+        let normed = learner.head(hidden.clone(), &step)?;
+        let (loss, mut grad) = self.score(sequences, &normed, Some((weight, gradients)))?;
+        if lowest == layers {
+            return Ok(loss);
+        }
+        let eps = self.model.spec.rms_norm_eps as f32;
+        self.workers.norm_back(&hidden, &self.model.output_norm, eps, &mut grad);
+        for layer in (lowest..layers).rev() {
+            let Some(mut tape) = tapes.pop() else { break };
+            if self.settings.recompute {
+                walk_layer(&mut learner, layer, tape.input, &step)?;
+                tape = std::mem::take(&mut learner.tape);
+            }
+            match learner.backward(layer, &tape, grad, layer > lowest, gradients)? {
+                Some(below) => grad = below,
+                None => break,
+            }
+        }
+        Ok(loss)
+    }
+
+    fn step(&self, sequences: &[Scored<'_>]) -> Result<Step, EngineError> {
+        let (vocab_size, context_length) = (self.model.spec.vocab_size, self.model.spec.context_length);
+        let mut step = Step::default();
+        for (index, Scored { tokens, prompt: _ }) in (0..).zip(sequences) {
+            let inputs = tokens.len().saturating_sub(1);
+            if inputs == 0 {
+                return Err(EngineError::EmptyChunk);
+            }
+            if inputs > context_length {
+                return Err(EngineError::ContextFull { needed: inputs, context_length });
+            }
+            if let Some(&token) = tokens.iter().find(|token| **token as usize >= vocab_size) {
+                return Err(EngineError::TokenOutOfRange { token, vocab_size });
+            }
+            let start = step.tokens.len();
+            step.tokens.extend(&tokens[..inputs]);
+            step.positions.extend((0u32..).take(inputs));
+            step.segments.push(Segment { sequence: index, rows: start..start + inputs, past: 0 });
+        }
+        if step.segments.is_empty() { Err(EngineError::EmptyChunk) } else { Ok(step) }
+    }
+
+    /// Returns the loss of normed rows and, where gradients are wanted, that of the rows.
+    fn score(
+        &self,
+        sequences: &[Scored<'_>],
+        normed: &[f32],
+        mut wanted: Option<(f64, &mut Gradients)>,
+    ) -> Result<(f64, Vec<f32>), EngineError> {
+        let (spec, workers) = (&self.model.spec, &self.workers);
+        let (e, v) = (spec.hidden_size, spec.vocab_size);
+        // Rows that predict a scored token, and that token.
+        let mut scored: Vec<(usize, usize)> = Vec::new();
+        let mut start = 0;
+        for Scored { tokens, prompt } in sequences {
+            let tokens_scored = tokens.iter().enumerate().skip((*prompt).max(1));
+            scored.extend(tokens_scored.map(|(at, token)| (start + at - 1, *token as usize)));
+            start += tokens.len() - 1;
+        }
+        let head = Changed { group: &self.model.output, layer: spec.layers, pairs: &self.pairs, workers };
+        let cap = spec.logit_softcap.map(|cap| cap as f32);
+        let weight = wanted.as_ref().map_or(1.0, |(weight, _)| *weight as f32);
+        let mut grad = vec![0.0; if wanted.is_some() { normed.len() } else { 0 }];
+        let mut loss = 0.0;
+        for scored in scored.chunks((LOGIT_BYTES / 4 / v).max(16)) {
+            let rows: Vec<f32> = scored.iter().flat_map(|(row, _)| &normed[row * e..][..e]).copied().collect();
+            let mut narrows = Vec::new();
+            let mut logits = head.forward(&rows, &mut narrows)?;
+            let mut losses = vec![0.0; scored.len()];
+            let parts = logits.chunks_exact_mut(v).zip(losses.iter_mut()).zip(scored);
+            workers.each(parts, |((logits, loss), (_, target))| {
+                *loss = likelihood(workers.kernels, logits, *target, cap, weight);
+            });
+            loss += losses.iter().sum::<f64>();
+            let Some((_, gradients)) = &mut wanted else { continue };
+            let Some(below) = head.backward(&rows, &logits, &narrows, true, gradients)? else { continue };
+            for ((row, _), below) in scored.iter().zip(below.chunks_exact(e)) {
+                grad[row * e..][..e].copy_from_slice(below);
+            }
+        }
+        Ok((loss, grad))
+    }
+}
