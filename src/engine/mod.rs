@@ -384,6 +384,26 @@ pub trait LanguageModel {
     /// full cache ([`EngineError::CacheFull`]), but for what its policy did before it gave up.
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError>;
 
+    /// Keeps what goes into the head, after the last norm, for the rows that give logits, from the next step
+    /// on, or keeps it no longer.
+    ///
+    /// # Errors
+    ///
+    /// If the engine cannot show it.
+    fn keep_hidden(&mut self, keep: bool) -> Result<(), EngineError> {
+        if keep {
+            let what = "show the inputs of its head (our own kernels can)".to_owned();
+            return Err(EngineError::Unsupported { engine: "chosen", what });
+        }
+        Ok(())
+    }
+
+    /// Returns what went into the head in the last step, `[rows, E]`: a row for each row of logits, in
+    /// their order. Empty unless it is kept.
+    fn hidden(&self) -> &[f32] {
+        &[]
+    }
+
     /// Returns what the cache holds, where the engine counts it.
     fn cache_report(&self) -> Option<CacheReport> {
         None

@@ -12,6 +12,7 @@ mod launches;
 mod layering;
 mod llama_cpp;
 mod logits;
+mod micro_lora;
 mod native;
 mod quantize;
 mod recipes;

@@ -76,6 +76,8 @@ pub(super) struct Walker<'a> {
     pub(super) rows: usize,
     /// `[logit_rows, V]`.
     pub(super) logits: &'a mut [f32],
+    /// Where the head's inputs go, after those of earlier steps, if anybody wants them.
+    pub(super) kept: Option<&'a mut Vec<f32>>,
 }
 
 fn pairs(layout: RopeLayout) -> RopePairs {
@@ -269,6 +271,14 @@ impl Executor for Walker<'_> {
             eps: spec.rms_norm_eps as f32,
             rows: Some(&step.logit_rows),
         };
+        if let Some(kept) = &mut self.kept {
+            let (width, start) = (spec.hidden_size, kept.len());
+            kept.resize(start + rows * width, 0.0);
+            for (row, out) in step.logit_rows.iter().zip(kept[start..].chunks_exact_mut(width)) {
+                let stream = &work.hidden.values[*row as usize * width..][..width];
+                self.team.kernels.rms_norm(stream, &model.output_norm, spec.rms_norm_eps as f32, out);
+            }
+        }
         let output = Output::new(self.logits, rows, spec.vocab_size, &mut work.logit_claims);
         let then = spec.logit_softcap.map_or(Then::Nothing, |cap| Then::SoftCap(cap as f32));
         let matrix = model.output.as_ref().unwrap_or(&model.embedding);

@@ -80,6 +80,8 @@ pub(super) struct Native {
     step: Step,
     /// Logits of a step of several chunks, before each gets its own.
     logits: Vec<f32>,
+    /// The head's inputs of the last batch, where they are kept.
+    hidden: Option<Vec<f32>>,
 }
 
 impl Native {
@@ -123,6 +125,7 @@ impl Native {
             pieces: Vec::new(),
             step: Step::default(),
             logits: Vec::new(),
+            hidden: None,
             model,
         })
     }
@@ -159,8 +162,10 @@ impl Native {
             };
             self.adapters.lay_out(&self.step);
             let rows = self.step.tokens.len();
-            let Self { model, team, work, cache, adapters, attention, .. } = self;
-            let mut walker = Walker { model, team, work, cache, adapters, attention: *attention, rows, logits };
+            let Self { model, team, work, cache, adapters, attention, hidden, .. } = self;
+            let attention = *attention;
+            let mut walker =
+                Walker { model, team, work, cache, adapters, attention, rows, logits, kept: hidden.as_mut() };
             walk(&mut walker, model.spec.layers, &self.step)?;
             if self.pieces.len() > 1 {
                 hand_out(&self.logits, &self.pieces, &self.step, &mut all);
@@ -277,6 +282,9 @@ impl LanguageModel for Native {
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {
         let context_length = if self.cache.evicts() { usize::MAX } else { self.context_length };
         self.sequences.check(batch, self.model.spec.vocab_size, context_length)?;
+        if let Some(hidden) = &mut self.hidden {
+            hidden.clear();
+        }
         self.before.clear();
         for chunk in batch {
             let (length, dropped) = self.cache.length(chunk.sequence)?;
@@ -289,6 +297,17 @@ impl LanguageModel for Native {
                 Err(error)
             }
         }
+    }
+
+    fn keep_hidden(&mut self, keep: bool) -> Result<(), EngineError> {
+        if keep != self.hidden.is_some() {
+            self.hidden = keep.then(Vec::new);
+        }
+        Ok(())
+    }
+
+    fn hidden(&self) -> &[f32] {
+        self.hidden.as_deref().unwrap_or_default()
     }
 
     fn cache_report(&self) -> Option<CacheReport> {

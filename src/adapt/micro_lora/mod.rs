@@ -1,0 +1,545 @@
+//! Instant adaptation: a rank-2 addition to the head that learns from each request's own results.
+//!
+//! The head's logits become `z = W h + s B (A h)`, h being the head's input. A is fixed, the directions
+//! in which inputs vary most; B begins at zero and learns. What a request left behind when it was
+//! decoded (A h, the likeliest tokens with their probabilities, and the token that came) is all an
+//! update needs, so it runs no layer again and takes microseconds. Dynamic evaluation (Krause et al.,
+//! arXiv 1709.07432) at the output side only, as fast weights (Clark et al., arXiv 2212.02475); fixed A
+//! as in LoRA-FA (arXiv 2308.03303), taken from activations as in EVA (arXiv 2410.07170).
+mod directions;
+mod exponential;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+pub use directions::Directions;
+pub use request::Request;
+
+use crate::{
+    clock::Stopwatch,
+    engine::{EngineError, LowRank, Target},
+};
+use exponential::{LARGEST, exp_minus_one};
+
+/// The most directions there are; a rank below leaves the others zero.
+pub(super) const RANK: usize = 2;
+
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+/// Below this, what B was shrunk by is multiplied into it.
+const FOLD_BELOW: f32 = 1.0e-3;
+
+/// The share of the newest request in the running mean of what the adapter gains.
+const NEWEST: f64 = 0.25;
+
+/// How a step must decrease the loss to be taken, as a share of what its gradient promises
+/// (Armijo's condition).
+const ARMIJO: f64 = 0.1;
+
+/// Why there is no such adapter.
+#[derive(Debug, thiserror::Error)]
+pub enum MicroLoraError {
+    /// A setting outside what there is.
+    #[error("micro_lora: {0}")]
+    Setting(String),
+    /// Numbers of another shape than the model's.
+    #[error("micro_lora: {what} of {found} values, {needed} are needed")]
+    Shape {
+        /// Which numbers.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        needed: usize,
+    },
+    /// A position whose logits are no numbers, or whose token is not in the vocabulary.
+    #[error("micro_lora: position {position} cannot be learned from: {problem}")]
+    Position {
+        /// Which, from 0.
+        position: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The engine gives no inputs of the head.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// How a micro adapter learns.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// 1 or 2.
+    pub rank: usize,
+    /// s, what B A is multiplied by.
+    pub scale: f32,
+    /// η, the step size for the mean loss of a request.
+    pub learning_rate: f32,
+    /// The share of B that is forgotten with every request.
+    pub decay: f32,
+    /// The likeliest tokens of a position that get a gradient, beside the one that came.
+    pub top_k: usize,
+    /// The greatest Frobenius norm of a step.
+    pub max_step_norm: f32,
+    /// The greatest Frobenius norm of B.
+    pub max_norm: f32,
+    /// How often a step that does not help is halved before it is given up.
+    pub backtracks: u32,
+    /// How many nats a token the adapter may cost on average over recent requests before B is reset.
+    pub tolerance: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            rank: 2,
+            scale: 2.0,
+            learning_rate: 2.5,
+            decay: 0.02,
+            top_k: 32,
+            max_step_norm: 1.0,
+            max_norm: 16.0,
+            backtracks: 6,
+            tolerance: 0.02,
+        }
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// B moved.
+    Applied,
+    /// There was nothing to learn, or no step helped: B is as it was, but for its decay.
+    Rejected,
+    /// The adapter had made recent requests worse: B is zero, and nothing was learned.
+    Reset,
+}
+
+/// The account of a step. Losses are mean negative log-likelihoods of the request's tokens, in nats, times
+/// the feedback's weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// The version of the adapter after it: one more than before.
+    pub version: u64,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Under the adapter that answered the request.
+    pub loss_before: f64,
+    /// After the step, where each position sees what becomes of its own top-k tokens.
+    pub loss_after: f64,
+    /// Without an adapter, seen in the same way.
+    pub loss_static: f64,
+    /// What the gradient promises: η ‖∂L/∂B‖².
+    pub predicted_decrease: f64,
+    /// ‖∂L/∂B‖ before any cap.
+    pub grad_norm: f64,
+    /// η as used, after the cap and the halvings.
+    pub learning_rate: f32,
+    /// How often it was halved.
+    pub backtracks: u32,
+    /// ‖B‖ after it.
+    pub norm: f64,
+    /// Wall time of the step.
+    pub time: Duration,
+}
+
+/// A micro adapter of a model's head.
+///
+/// # Numerics
+///
+/// The gradient is that of the request's mean loss, restricted to each position's `top_k` likeliest tokens
+/// and the one that came; those entries are exact, since probabilities are of the whole vocabulary:
+/// `∂L/∂B_k = (s / T) Σ_t (p_tk − [k = y_t]) A h_t`. It is the exact gradient of a loss in which each
+/// position sees changes to its own tokens alone, by which a step is judged. Decay is a factor kept
+/// beside B, so no step touches all of it but one in hundreds, where the factor is multiplied in.
+///
+/// A model whose logits are capped gets its addition after the cap.
+pub struct MicroLora {
+    settings: Settings,
+    hidden_size: usize,
+    /// `[2, E]`.
+    a: Vec<f32>,
+    /// `[V, 2]`, before `shrink`.
+    b: Vec<[f32; RANK]>,
+    shrink: f32,
+    /// Of `b`.
+    squared_norm: f64,
+    /// Running mean of what recent requests lost by the adapter, nats a token.
+    regret: f64,
+    version: u64,
+    /// The state before the last step, with `tokens` and `rows`.
+    undo: Option<(f32, f64, f64)>,
+    /// Which slot a token has, in a step.
+    slot_of: Vec<u32>,
+    /// The tokens of a step, by slot.
+    tokens: Vec<u32>,
+    /// Their rows of B before it.
+    rows: Vec<[f32; RANK]>,
+    gradient: Vec<[f32; RANK]>,
+    /// By position and its tokens: the slot, the logit's change for a step of 1, and its exponential.
+    slots: Vec<u32>,
+    slopes: Vec<f32>,
+    changes: Vec<f32>,
+}
+
+impl std::fmt::Debug for MicroLora {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { settings, version, .. } = self;
+        f.debug_struct("MicroLora").field("settings", settings).field("version", version).finish_non_exhaustive()
+    }
+}
+
+impl MicroLora {
+    /// Returns an adapter that changes nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is out of range, or there are fewer directions than its rank.
+    pub fn new(settings: Settings, directions: &Directions, vocab_size: usize) -> Result<Self, MicroLoraError> {
+        let Settings { rank, scale, learning_rate, decay, top_k, max_step_norm, max_norm, .. } = settings;
+        let wrong = |problem: String| Err(MicroLoraError::Setting(problem));
+        if !(1..=RANK).contains(&rank) {
+            return wrong(format!("rank {rank}, of 1 and 2"));
+        }
+        let positive = |value: f32| value >= 0.0 && value.is_finite();
+        if ![scale, learning_rate, max_step_norm, max_norm].into_iter().all(positive) || !(0.0..=1.0).contains(&decay) {
+            return wrong("sizes are numbers from 0 up, and decay one from 0 to 1".to_owned());
+        }
+        if top_k == 0 || vocab_size == 0 || vocab_size >= NONE as usize {
+            return wrong(format!("the {top_k} likeliest tokens of {vocab_size}"));
+        }
+        let (needed, found) = (rank * directions.width, directions.values.len());
+        if found < needed || directions.width == 0 {
+            return Err(MicroLoraError::Shape { what: "directions", found, needed });
+        }
+        let mut a = directions.values[..needed].to_vec();
+        a.resize(RANK * directions.width, 0.0);
+        Ok(Self {
+            settings,
+            hidden_size: directions.width,
+            a,
+            b: vec![[0.0; RANK]; vocab_size],
+            shrink: 1.0,
+            squared_norm: 0.0,
+            regret: 0.0,
+            version: 0,
+            undo: None,
+            slot_of: vec![NONE; vocab_size],
+            tokens: Vec::new(),
+            rows: Vec::new(),
+            gradient: Vec::new(),
+            slots: Vec::new(),
+            slopes: Vec::new(),
+            changes: Vec::new(),
+        })
+    }
+
+    /// Checks that a matrix can have one.
+    ///
+    /// # Errors
+    ///
+    /// If it is not the head: all others would need the model's own backward.
+    pub fn check_target(target: Target) -> Result<(), MicroLoraError> {
+        if target == Target::Head {
+            return Ok(());
+        }
+        let problem =
+            format!("{target:?} is no target of instant adaptation, which has lm_head only; train an adapter");
+        Err(MicroLoraError::Setting(problem))
+    }
+
+    /// Returns how it learns.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Returns the version: how many steps and resets it has behind it.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Returns ‖B‖.
+    #[must_use]
+    pub fn norm(&self) -> f64 {
+        f64::from(self.shrink) * self.squared_norm.max(0.0).sqrt()
+    }
+
+    /// Returns whether it changes nothing.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.squared_norm <= 0.0 || self.shrink <= 0.0
+    }
+
+    /// Returns room for a request of so many tokens, to be used again for each.
+    #[must_use]
+    pub fn request(&self, tokens: usize) -> Request {
+        Request::with_capacity(self.b.len(), self.settings.top_k, tokens)
+    }
+
+    /// Returns A h.
+    ///
+    /// # Panics
+    ///
+    /// If `hidden` has not the width of the head's input.
+    #[must_use]
+    pub fn project(&self, hidden: &[f32]) -> [f32; RANK] {
+        assert!(hidden.len() == self.hidden_size, "{} values, {} wanted", hidden.len(), self.hidden_size);
+        let dot = |row: &[f32]| {
+            const LANES: usize = 16;
+            let mut sums = [0.0f32; LANES];
+            let (rows, tail) = row.as_chunks::<LANES>();
+            let (inputs, rest) = hidden.as_chunks::<LANES>();
+            for (row, input) in rows.iter().zip(inputs) {
+                sums.iter_mut().zip(row.iter().zip(input)).for_each(|(sum, (a, h))| *sum += a * h);
+            }
+            sums.iter().sum::<f32>() + tail.iter().zip(rest).map(|(a, h)| a * h).sum::<f32>()
+        };
+        let (first, second) = self.a.split_at(self.hidden_size);
+        [dot(first), dot(second)]
+    }
+
+    /// Adds s B (A h) to the logits of a position; an adapter that is zero leaves every bit as it is.
+    ///
+    /// # Panics
+    ///
+    /// If `logits` are not of the vocabulary.
+    pub fn apply(&self, projected: [f32; RANK], logits: &mut [f32]) {
+        assert!(logits.len() == self.b.len(), "{} logits, {} wanted", logits.len(), self.b.len());
+        if self.is_zero() {
+            return;
+        }
+        let factor = self.settings.scale * self.shrink;
+        let [first, second] = projected.map(|value| value * factor);
+        for (logit, row) in logits.iter_mut().zip(&self.b) {
+            *logit += row[0] * first + row[1] * second;
+        }
+    }
+
+    /// Returns the addition as any engine takes it.
+    #[must_use]
+    pub fn low_rank(&self) -> LowRank {
+        let rank = self.settings.rank;
+        let b = self.b.iter().flat_map(|row| row[..rank].iter().map(|value| value * self.shrink)).collect();
+        LowRank { rank, scale: self.settings.scale, a: self.a[..rank * self.hidden_size].to_vec(), b }
+    }
+
+    /// Forgets all it has learned.
+    pub fn reset(&mut self) {
+        self.b.fill([0.0; RANK]);
+        (self.shrink, self.squared_norm, self.regret, self.undo) = (1.0, 0.0, 0.0, None);
+        self.version += 1;
+    }
+
+    /// Takes the last step back, to the last bit; returns whether there was one.
+    pub fn undo(&mut self) -> bool {
+        let Some((shrink, squared_norm, regret)) = self.undo.take() else { return false };
+        for (token, row) in self.tokens.iter().zip(&self.rows) {
+            self.b[*token as usize] = *row;
+        }
+        (self.shrink, self.squared_norm, self.regret) = (shrink, squared_norm, regret);
+        self.version += 1;
+        true
+    }
+
+    /// Learns from a request by one step against the gradient of `weight` times its mean loss: 1 for text
+    /// to become likelier, below zero for text to become less likely, such as a reward less its
+    /// baseline. The request's probabilities must be those of this adapter.
+    ///
+    /// Allocates nothing once it has seen as large a request.
+    pub fn step(&mut self, request: &Request, weight: f32) -> Step {
+        let stopwatch = Stopwatch::start();
+        self.version += 1;
+        let weight = if weight.is_finite() { weight } else { 0.0 };
+        let loss_before = f64::from(weight) * request.mean_loss();
+        let mut step = Step {
+            version: self.version,
+            outcome: Outcome::Rejected,
+            loss_before,
+            loss_after: loss_before,
+            loss_static: loss_before,
+            predicted_decrease: 0.0,
+            grad_norm: 0.0,
+            learning_rate: 0.0,
+            backtracks: 0,
+            norm: 0.0,
+            time: Duration::ZERO,
+        };
+        if self.shrink < FOLD_BELOW {
+            self.fold();
+        }
+        self.undo = Some((self.shrink, self.squared_norm, self.regret));
+        self.gather(request);
+        if request.is_empty() || self.regresses(request, weight, &mut step) {
+            step.norm = self.norm();
+            step.time = stopwatch.elapsed();
+            return step;
+        }
+        self.differentiate(request, weight);
+        self.shrink *= 1.0 - self.settings.decay;
+        self.search(request, weight, &mut step);
+        if step.outcome == Outcome::Applied {
+            self.descend(step.learning_rate);
+        }
+        step.norm = self.norm();
+        step.time = stopwatch.elapsed();
+        step
+    }
+
+    /// Multiplies what B was shrunk by into it.
+    fn fold(&mut self) {
+        let mut squared_norm = 0.0;
+        for row in &mut self.b {
+            *row = row.map(|value| value * self.shrink);
+            squared_norm += row.iter().map(|value| f64::from(value * value)).sum::<f64>();
+        }
+        (self.shrink, self.squared_norm) = (1.0, squared_norm);
+    }
+
+    /// Gives every token of the request a slot, with its row of B.
+    fn gather(&mut self, request: &Request) {
+        self.tokens.clear();
+        self.rows.clear();
+        self.slots.clear();
+        for token in request.tokens() {
+            let slot = &mut self.slot_of[*token as usize];
+            if *slot == NONE {
+                *slot = self.tokens.len() as u32;
+                self.tokens.push(*token);
+                self.rows.push(self.b[*token as usize]);
+            }
+            self.slots.push(*slot);
+        }
+        for token in &self.tokens {
+            self.slot_of[*token as usize] = NONE;
+        }
+    }
+
+    /// Fills in how the logits of the request's tokens change if their rows change by `factor` times these.
+    fn slopes(&mut self, request: &Request, rows: fn(&Self) -> &[[f32; RANK]], factor: f32) {
+        let mut slopes = std::mem::take(&mut self.slopes);
+        slopes.clear();
+        let rows = rows(self);
+        for (slots, projected) in self.slots.chunks_exact(request.width()).zip(request.projected()) {
+            let [first, second] = projected.map(|value| value * factor);
+            slopes.extend(slots.iter().map(|slot| {
+                let row = rows[*slot as usize];
+                row[0] * first + row[1] * second
+            }));
+        }
+        self.slopes = slopes;
+    }
+
+    /// Returns by how much the request's mean loss changes if its logits change by `size` times the slopes:
+    /// `ln(1 + Σ p (exp(δ) − 1)) − δ_y`, of each position.
+    ///
+    /// Infinite where a logit would change by more than what exponentials are computed of.
+    fn loss_change(&mut self, request: &Request, size: f32) -> f64 {
+        let largest =
+            self.slopes.iter().fold(0.0, |largest, slope| if slope.abs() > largest { slope.abs() } else { largest });
+        if largest * size.abs() > LARGEST {
+            return f64::INFINITY;
+        }
+        self.changes.clear();
+        self.changes.extend(self.slopes.iter().map(|slope| exp_minus_one(slope * size)));
+        let width = request.width();
+        let positions = self.changes.chunks_exact(width).zip(request.probabilities().chunks_exact(width));
+        let of = |((changes, probabilities), came): ((&[f32], &[f32]), &u32)| {
+            let mut sums = [0.0f32; 4];
+            for (changes, probabilities) in changes.as_chunks::<4>().0.iter().zip(probabilities.as_chunks::<4>().0) {
+                sums.iter_mut().zip(changes.iter().zip(probabilities)).for_each(|(sum, (c, p))| *sum += c * p);
+            }
+            let sum = f64::from(sums.iter().sum::<f32>());
+            sum.ln_1p() - f64::from(self.slopes[*came as usize] * size)
+        };
+        positions.zip(request.came()).map(of).sum::<f64>() / request.len() as f64
+    }
+
+    /// Compares the request with what it would have been without the adapter, and resets an adapter that
+    /// makes requests worse.
+    fn regresses(&mut self, request: &Request, weight: f32, step: &mut Step) -> bool {
+        if self.is_zero() {
+            return false;
+        }
+        self.slopes(request, |own| &own.rows, self.settings.scale * self.shrink);
+        let change = self.loss_change(request, -1.0);
+        if change.is_finite() {
+            step.loss_static = step.loss_before + f64::from(weight) * change;
+        }
+        if weight > 0.0 {
+            self.regret += NEWEST * (-change - self.regret);
+            // Beyond all measure is too much, too.
+            if self.regret > self.settings.tolerance || !change.is_finite() {
+                let version = self.version;
+                self.reset();
+                self.version = version;
+                (step.outcome, step.loss_after) = (Outcome::Reset, step.loss_static);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Fills in the gradient of the weighted mean loss, by slot.
+    fn differentiate(&mut self, request: &Request, weight: f32) {
+        let factor = weight * self.settings.scale / request.len() as f32;
+        self.gradient.clear();
+        self.gradient.resize(self.tokens.len(), [0.0; RANK]);
+        let width = request.width();
+        let positions = self.slots.chunks_exact(width).zip(request.errors().chunks_exact(width));
+        for ((slots, errors), projected) in positions.zip(request.projected()) {
+            let [first, second] = projected.map(|value| value * factor);
+            for (slot, error) in slots.iter().zip(errors) {
+                let row = &mut self.gradient[*slot as usize];
+                row[0] += error * first;
+                row[1] += error * second;
+            }
+        }
+    }
+
+    /// Finds how far to go.
+    fn search(&mut self, request: &Request, weight: f32, step: &mut Step) {
+        let squared = |row: &[f32; RANK]| f64::from(row[0] * row[0] + row[1] * row[1]);
+        let squared_norm: f64 = self.gradient.iter().map(squared).sum();
+        step.grad_norm = squared_norm.sqrt();
+        let capped = f64::from(self.settings.max_step_norm) / step.grad_norm;
+        let mut size = self.settings.learning_rate.min(capped as f32);
+        if squared_norm <= 0.0 || size <= 0.0 || size.is_nan() {
+            return;
+        }
+        self.slopes(request, |own| &own.gradient, self.settings.scale);
+        for backtracks in 0..=self.settings.backtracks {
+            let change = f64::from(weight) * self.loss_change(request, -size);
+            let predicted = f64::from(size) * squared_norm;
+            if change <= -ARMIJO * predicted {
+                step.outcome = Outcome::Applied;
+                step.loss_after = step.loss_before + change;
+                (step.predicted_decrease, step.learning_rate, step.backtracks) = (predicted, size, backtracks);
+                return;
+            }
+            size *= 0.5;
+        }
+        step.backtracks = self.settings.backtracks;
+    }
+
+    /// Goes that far, and no further than B may grow.
+    fn descend(&mut self, size: f32) {
+        let size = size / self.shrink;
+        let squared = |row: &[f32; RANK]| f64::from(row[0] * row[0] + row[1] * row[1]);
+        for ((token, before), gradient) in self.tokens.iter().zip(&self.rows).zip(&self.gradient) {
+            let row = &mut self.b[*token as usize];
+            row[0] -= size * gradient[0];
+            row[1] -= size * gradient[1];
+            self.squared_norm += squared(row) - squared(before);
+        }
+        let norm = self.norm();
+        let most = f64::from(self.settings.max_norm);
+        if norm > most {
+            self.shrink *= (most / norm) as f32;
+        }
+    }
+}
