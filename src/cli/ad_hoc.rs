@@ -1,4 +1,6 @@
 //! A workload that the command line asks for, without a recipe.
+use std::path::PathBuf;
+
 use clap::ValueEnum;
 
 use crate::{
@@ -60,6 +62,8 @@ pub(super) struct AdHoc {
     pub(super) kernels: KernelChoice,
     /// Worker threads.
     pub(super) threads: Threads,
+    /// The adapter it runs with: a PEFT folder or a GGUF adapter.
+    pub(super) adapter: Option<PathBuf>,
     /// The workload.
     pub(super) workload: Workload,
 }
@@ -68,11 +72,13 @@ impl AdHoc {
     /// Returns the cell it makes.
     pub(super) fn cell(self, locator: &mut Locator<'_>) -> Result<Cell, Failure> {
         let source = absolute_source(&self.model)?;
+        let adapter = self.adapter.map(std::path::absolute).transpose()?;
         let tree = serde_json::json!({
             "schema": "ruvlab/v1",
             "name": "command-line",
             "model": {"source": source},
             "kernels": {"set": KernelSet::from(self.kernels), "threads": self.threads, "verify": {"reference": null}},
+            "adapter": adapter.map(|init| serde_json::json!({"init": init})),
             "workloads": [self.workload],
             "measure": {"token_trace": false},
         });

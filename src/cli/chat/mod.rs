@@ -3,6 +3,7 @@ mod session;
 
 use std::{
     io::{self, BufRead, IsTerminal},
+    path::PathBuf,
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     time::Duration,
 };
@@ -68,6 +69,9 @@ pub(super) struct Arguments {
     /// Threads: a number or `auto`.
     #[arg(short, long, value_name = "N", default_value = "auto")]
     threads: Threads,
+    /// Run it with an adapter: a PEFT folder, or a GGUF adapter of llama.cpp's.
+    #[arg(long, value_name = "PATH")]
+    adapter: Option<PathBuf>,
     #[command(flatten)]
     access: Offline,
 }
@@ -82,8 +86,13 @@ fn number<const LOWEST: i32, const HIGHEST: i32>(text: &str) -> Result<f64, Stri
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
     // The smallest workload there is: what is asked of the plan is whether and how this model runs here.
     let workload = Workload::Decode(Decode { prompt_tokens: 1, output_tokens: 2, batch_size: 1, repetitions: 1 });
-    let adhoc =
-        AdHoc { model: arguments.model.clone(), kernels: arguments.kernels, threads: arguments.threads, workload };
+    let adhoc = AdHoc {
+        model: arguments.model.clone(),
+        kernels: arguments.kernels,
+        threads: arguments.threads,
+        adapter: arguments.adapter.clone(),
+        workload,
+    };
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
     let cell = adhoc.cell(&mut locator)?;
     with_threads(&cell)?;
