@@ -5,6 +5,7 @@
 use std::{collections::HashMap, fs, io, path::Path};
 
 use candle_core::{DType, Device, Tensor};
+use regex::Regex;
 use serde_json::{Value, json};
 
 use crate::{
@@ -87,6 +88,29 @@ fn key(place: Place, matrix: &str) -> String {
     format!("base_model.model.model.layers.{}.{block}{}.{matrix}.weight", place.layer, module(place.target))
 }
 
+/// Numbers of some modules that differ from the folder's own: PEFT's `rank_pattern` and `alpha_pattern`.
+/// A key stands for the modules whose names end in what it, a regular expression, fits after a dot.
+struct Pattern(Vec<(Regex, f64)>);
+
+impl Pattern {
+    fn read(config: &Value, key: &str) -> Result<Self, String> {
+        let Some(map) = config[key].as_object() else { return Ok(Self(Vec::new())) };
+        let entry = |(name, value): (&String, &Value)| {
+            let fits = Regex::new(&format!(r"^(.*\.)?({name})$")).map_err(|error| format!("`{key}`: {error}"))?;
+            let number = value.as_f64().ok_or_else(|| format!("`{key}`: {value} is no number"))?;
+            Ok((fits, number))
+        };
+        Ok(Self(map.iter().map(entry).collect::<Result<_, String>>()?))
+    }
+
+    /// Returns the number of the first key that fits.
+    fn of(&self, place: Place) -> Option<f64> {
+        let key = key(place, "lora_A");
+        let name = key.strip_prefix("base_model.model.")?.strip_suffix(".lora_A.weight")?;
+        self.0.iter().find(|(fits, _)| fits.is_match(name)).map(|(_, number)| *number)
+    }
+}
+
 /// Returns B with its rows in the order of the model's file, or back in PEFT's.
 fn reordered(spec: &ModelSpec, place: Place, rank: usize, b: Vec<f32>, to_file: bool) -> Vec<f32> {
     let moved = matches!(place.target, Target::Query | Target::Key);
@@ -123,7 +147,7 @@ pub fn read(folder: &Path, spec: &ModelSpec) -> Result<(Adapter, Scaling), PeftE
             return Err(refuse(format!("`{key}` is not computed")));
         }
     }
-    for key in ["rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "trainable_token_indices"] {
+    for key in ["modules_to_save", "layers_to_transform", "trainable_token_indices"] {
         let empty = match &config[key] {
             Value::Null => true,
             Value::Object(map) => map.is_empty(),
@@ -141,20 +165,28 @@ pub fn read(folder: &Path, spec: &ModelSpec) -> Result<(Adapter, Scaling), PeftE
         return Err(refuse("`r` and `lora_alpha` must be numbers".to_owned()));
     };
     let scaling = Scaling { r: r as usize, lora_alpha, use_rslora: config["use_rslora"] == true };
+    let ranks = Pattern::read(&config, "rank_pattern").map_err(&refuse)?;
+    let alphas = Pattern::read(&config, "alpha_pattern").map_err(&refuse)?;
     let mut tensors = candle_core::safetensors::load(folder.join(TENSORS), &Device::Cpu)?;
     let mut adapter = Adapter::new();
     for place in Place::all(spec, &Target::ALL) {
         let (a, b) = (tensors.remove(&key(place, "lora_A")), tensors.remove(&key(place, "lora_B")));
         let (Some(a), Some(b)) = (a, b) else { continue };
         let (out, width) = place.target.shape(spec);
-        if a.dims() != [scaling.r, width] || b.dims() != [out, scaling.r] {
+        let own = Scaling {
+            r: ranks.of(place).map_or(scaling.r, |r| r as usize),
+            lora_alpha: alphas.of(place).unwrap_or(scaling.lora_alpha),
+            ..scaling
+        };
+        let r = own.r;
+        if r == 0 || a.dims() != [r, width] || b.dims() != [out, r] {
             let shapes =
                 format!("{:?} and {:?} where the model needs [{r}, {width}] and [{out}, {r}]", a.dims(), b.dims());
             return Err(refuse(format!("{}: {shapes}", key(place, "lora_A"))));
         }
         let values = |tensor: Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
-        let b = reordered(spec, place, scaling.r, values(b)?, true);
-        adapter.insert(place, LowRank { rank: scaling.r, a: values(a)?, b, scale: scaling.factor() as f32 });
+        let b = reordered(spec, place, r, values(b)?, true);
+        adapter.insert(place, LowRank { rank: r, a: values(a)?, b, scale: own.factor() as f32 });
     }
     if let Some(unknown) = tensors.keys().min() {
         return Err(refuse(format!("the model has no place for {unknown}")));
@@ -244,6 +276,30 @@ mod tests {
         assert_eq!(v[1][0], 2.0);
     }
 
+    /// As PEFT matches them: a name, the end of a path, or an expression over the whole path.
+    #[test]
+    fn ranks_and_alphas_differ_where_a_pattern_fits() {
+        let weights = Weights::open("builtin:pico").unwrap();
+        let spec = weights.spec();
+        let folder = tempfile::tempdir().unwrap();
+        let adapter = fresh(spec, &[Target::Query, Target::Down], 2, 4.0, 1);
+        let scaling = Scaling { r: 2, lora_alpha: 8.0, use_rslora: false };
+        write(folder.path(), spec, "x", &adapter, scaling).unwrap();
+        let path = folder.path().join(CONFIG);
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config["r"] = json!(7);
+        config["rank_pattern"] = json!({"q_proj": 2, r"model\.layers\.\d+\.mlp\.down_proj": 2, "proj": 9});
+        config["alpha_pattern"] = json!({"layers.0.mlp.down_proj": 3, "own_proj": 5});
+        fs::write(&path, config.to_string()).unwrap();
+        let (found, _) = read(folder.path(), spec).unwrap();
+        assert_eq!(found.len(), adapter.len());
+        for (place, part) in found {
+            let alpha = if place == (Place { layer: 0, target: Target::Down }) { 3.0 } else { 8.0 };
+            assert_eq!((part.rank, part.scale), (2, alpha / 2.0), "{place}");
+            assert!(part.a == adapter[&place].a, "{place}");
+        }
+    }
+
     #[test]
     fn what_is_not_computed_is_refused() {
         let weights = Weights::open("builtin:pico").unwrap();
@@ -256,7 +312,9 @@ mod tests {
         for (key, value) in [
             ("peft_type", json!("IA3")),
             ("use_dora", json!(true)),
-            ("rank_pattern", json!({"q_proj": 3})),
+            ("rank_pattern", json!({"down_proj": 3})),
+            ("alpha_pattern", json!({"down_proj": "x"})),
+            ("rank_pattern", json!({"(": 3})),
             ("bias", json!("all")),
             ("r", json!(3)),
             ("r", json!(0)),

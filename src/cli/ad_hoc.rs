@@ -1,4 +1,6 @@
 //! A workload that the command line asks for, without a recipe.
+use std::path::PathBuf;
+
 use clap::ValueEnum;
 
 use crate::{
@@ -67,6 +69,8 @@ pub(super) struct AdHoc {
     pub(super) activations: Option<ActivationPrecision>,
     /// Worker threads.
     pub(super) threads: Threads,
+    /// The adapter it runs with: a PEFT folder or a GGUF adapter.
+    pub(super) adapter: Option<PathBuf>,
     /// The workload.
     pub(super) workload: Workload,
 }
@@ -75,6 +79,7 @@ impl AdHoc {
     /// Returns the cell it makes.
     pub(super) fn cell(self, locator: &mut Locator<'_>) -> Result<Cell, Failure> {
         let source = absolute_source(&self.model)?;
+        let adapter = self.adapter.map(std::path::absolute).transpose()?;
         let tree = serde_json::json!({
             "schema": "ruvlab/v1",
             "name": "command-line",
@@ -85,6 +90,7 @@ impl AdHoc {
                 "threads": self.threads,
                 "verify": {"reference": null},
             },
+            "adapter": adapter.map(|init| serde_json::json!({"init": init})),
             "workloads": [self.workload],
             "measure": {"token_trace": false},
         });

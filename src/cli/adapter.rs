@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::{
     adapt::{
+        file::AdapterFileError,
         optim::AdamW,
         peft::{self, PeftError, Scaling},
         train::{self, Rule, Settings, Trainer, Update},
@@ -80,6 +81,12 @@ struct InspectArguments {
 
 impl From<PeftError> for Failure {
     fn from(error: PeftError) -> Self {
+        Self::new(exit::RESOURCE, "adapter", error.to_string(), None)
+    }
+}
+
+impl From<AdapterFileError> for Failure {
+    fn from(error: AdapterFileError) -> Self {
         Self::new(exit::RESOURCE, "adapter", error.to_string(), None)
     }
 }

@@ -1,4 +1,6 @@
 //! `ruvlab bench`: llama-bench's vocabulary.
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -48,6 +50,9 @@ pub(super) struct Arguments {
     /// Precision of activations in ruvlab's own kernels: `int16` (when absent) or `int8`.
     #[arg(long, value_name = "PRECISION", value_parser = ad_hoc::precision)]
     activations: Option<ActivationPrecision>,
+    /// Run it with an adapter: a PEFT folder, or a GGUF adapter of llama.cpp's.
+    #[arg(long, value_name = "PATH")]
+    adapter: Option<PathBuf>,
     #[command(flatten)]
     access: Offline,
     /// The form of the output.
@@ -76,6 +81,8 @@ struct Record {
     model_type: String,
     model_size: u64,
     model_n_params: u64,
+    /// The adapter it runs with.
+    adapter: Option<String>,
     n_threads: u16,
     n_prompt: u32,
     n_gen: u32,
@@ -144,6 +151,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
                     kernels,
                     activations: arguments.activations,
                     threads,
+                    adapter: arguments.adapter.clone(),
                     workload: test.workload(arguments.repetitions),
                 };
                 let cell = adhoc.cell(&mut locator)?;
@@ -187,6 +195,7 @@ fn record(host: &Host, cell: &Cell, test: Test, samples: &[Sample]) -> Result<Re
         model_type: format!("{} {}", cell.model.name, cell.model.format),
         model_size: cell.model.weights_bytes,
         model_n_params: cell.model.parameters,
+        adapter: cell.model.adapter.as_ref().map(|adapter| adapter.path.clone()),
         n_threads: cell.threads,
         n_prompt: test.n_prompt,
         n_gen: test.n_gen,
@@ -216,7 +225,7 @@ fn show(output: Output, records: &[Record]) -> Result<(), Failure> {
 fn row(record: &Record) -> [String; 7] {
     let test = Test { n_prompt: record.n_prompt, n_gen: record.n_gen, n_depth: record.n_depth };
     [
-        record.model_type.clone(),
+        format!("{}{}", record.model_type, if record.adapter.is_some() { " + adapter" } else { "" }),
         format!("{:.2} MiB", record.model_size as f64 / f64::from(1u32 << 20)),
         format!("{:.2} M", record.model_n_params as f64 / 1.0e6),
         record.backends.clone(),

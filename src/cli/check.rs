@@ -142,13 +142,11 @@ fn here(stored: &Cell, candidate: &Cell) -> Result<Cell, Failure> {
             _ => {}
         }
     }
-    let references = |cell: &Cell| -> Vec<String> {
-        cell.references.values().map(|reference| reference.model.weights_hash.clone()).collect()
-    };
     let is_same = |cell: &Cell| {
-        cell.model.weights_hash == stored.model.weights_hash
-            && cell.texts.values().eq(stored.texts.values())
-            && references(cell) == references(stored)
+        let mut models = cell.models().zip(stored.models());
+        cell.texts.values().eq(stored.texts.values())
+            && cell.references.len() == stored.references.len()
+            && models.all(|(ours, theirs)| ours.is_same_content(theirs))
     };
     // The candidate's own models were got just now; nothing is fetched to find the baseline's.
     let mut locator = Locator::new(Fetch::Never, |_| {});

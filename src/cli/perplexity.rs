@@ -1,4 +1,6 @@
 //! `ruvlab perplexity`
+use std::path::PathBuf;
+
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -50,7 +52,10 @@ pub(super) struct Arguments {
     /// Threads: a number or `auto`.
     #[arg(short, long, value_name = "N", default_value = "auto")]
     threads: Threads,
-    /// Compare predictions with those of another model of the same vocabulary.
+    /// Run it with an adapter: a PEFT folder, or a GGUF adapter of llama.cpp's.
+    #[arg(long, value_name = "PATH")]
+    adapter: Option<PathBuf>,
+    /// Compare predictions with those of another model of the same vocabulary (without the adapter).
     #[arg(long, value_name = "MODEL")]
     kl_reference: Option<String>,
     /// Compare predictions with those of another kernel set.
@@ -91,6 +96,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
         kernels: arguments.kernels,
         activations: arguments.activations,
         threads: arguments.threads,
+        adapter: arguments.adapter.clone(),
         workload,
     };
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;

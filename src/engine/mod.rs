@@ -2,6 +2,7 @@
 //!
 //! A step takes a batch of sequences, each at its own position. No engine keeps state outside a
 //! sequence, so two sequences on one model give what each gives alone.
+mod adapted;
 mod adapter;
 mod candle;
 mod native;
@@ -13,6 +14,7 @@ mod training;
 
 use std::{io, num::NonZeroUsize, sync::Arc};
 
+pub use adapted::adapted;
 pub use adapter::{Adapter, LowRank};
 pub use native::AttentionMethod;
 pub use places::{Place, Target};
@@ -189,6 +191,12 @@ impl EngineKind {
         }
     }
 
+    /// Returns whether sequences can have adapters ([`LanguageModel::attach`]).
+    #[must_use]
+    pub fn has_adapters(self) -> bool {
+        self != Self::Reference
+    }
+
     /// Returns whether the engine holds all weights of a model in f32, however they are stored.
     #[must_use]
     pub fn widens(self, spec: &ModelSpec) -> bool {
@@ -312,7 +320,9 @@ fn room(engine: &'static str, asked: Option<usize>, longest: usize) -> Result<us
 fn no_adapters(engine: &'static str, adapter: Option<&Adapter>) -> Result<(), EngineError> {
     match adapter {
         None => Ok(()),
-        Some(_) => Err(EngineError::Unsupported { engine, what: "run adapters (our own kernels can)".to_owned() }),
+        Some(_) => {
+            Err(EngineError::Unsupported { engine, what: "run adapters (`candle` and our own kernels can)".to_owned() })
+        }
     }
 }
 

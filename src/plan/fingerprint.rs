@@ -46,6 +46,10 @@ pub(super) fn cell_hash(
     }
     remove(&mut tree, "/model", "source");
     remove(&mut tree, "/model", "revision");
+    if let Some(adapter) = &model.adapter {
+        // The file says all of it: rank, scale and matrices.
+        set(&mut tree, "/adapter", json!({"content": adapter.hash}));
+    }
     if let Some(workloads) = tree.pointer_mut("/workloads").and_then(Value::as_array_mut) {
         for (workload, written) in workloads.iter_mut().zip(&recipe.workloads) {
             for text in ["/perplexity/text", "/kl_divergence/text", "/kv_pressure/text"] {
@@ -56,7 +60,10 @@ pub(super) fn cell_hash(
                 }
             }
             if let Some(Reference { model, kernel_set }) = references.get(&written.to_string()) {
-                let content = json!({"weights": model.weights_hash, "kernels": set_name(*kernel_set)});
+                let mut content = json!({"weights": model.weights_hash, "kernels": set_name(*kernel_set)});
+                if let Some(adapter) = &model.adapter {
+                    content["adapter"] = adapter.hash.clone().into();
+                }
                 set(workload, "/kl_divergence/reference", content);
             }
         }
@@ -106,6 +113,7 @@ mod tests {
             path: "builtin:pico".into(),
             commit: None,
             synthetic: false,
+            adapter: None,
         }
     }
 

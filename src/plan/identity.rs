@@ -141,6 +141,7 @@ pub(super) fn identity(weights: &Weights, located: &Located, recipe: &Recipe, lo
         path: located.path.clone(),
         commit: located.commit.clone(),
         synthetic: weights.index().metadata.contains_key(synthetic::MARK),
+        adapter: None,
     }
 }
 

@@ -73,7 +73,9 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
     let widened = if widens { model.parameters * 4 } else { 0 };
     let largest = weights.index().tensors.values().map(|info| info.bytes() as u64).max().unwrap_or(0);
     let largest = if own == 0 { largest } else { 0 };
-    Bytes(copies * model.weights_bytes + largest + widened + embedding + working + PROCESS_BYTES)
+    // As read, and as the engine packs it.
+    let adapter = model.adapter.as_ref().map_or(0, |adapter| adapter.parameters * 4 * 2);
+    Bytes(copies * model.weights_bytes + largest + widened + adapter + embedding + working + PROCESS_BYTES)
 }
 
 /// Returns an estimate of the launch that measures divergences: the cell and the most demanding of

@@ -1,4 +1,5 @@
 //! What a recipe means on this machine: a serialisable list of cells that any process can run.
+mod adapter;
 mod cache;
 pub mod effort;
 mod fingerprint;
@@ -161,9 +162,30 @@ pub struct ModelIdentity {
     /// Whether the weights are random numbers in a real model's shape, for speed only.
     #[serde(default)]
     pub synthetic: bool,
+    /// The adapter it runs with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterIdentity>,
+}
+
+/// Which adapter, by content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterIdentity {
+    /// The folder or file.
+    pub path: String,
+    /// BLAKE3 of its matrices, their places and scales, whatever file they lie in.
+    pub hash: String,
+    /// Numbers in its matrices.
+    pub parameters: u64,
 }
 
 impl ModelIdentity {
+    /// Returns whether two are the same weights with the same adapter, wherever those lie.
+    #[must_use]
+    pub fn is_same_content(&self, other: &Self) -> bool {
+        let adapter = |model: &Self| model.adapter.as_ref().map(|adapter| adapter.hash.clone());
+        self.weights_hash == other.weights_hash && adapter(self) == adapter(other)
+    }
+
     /// Returns what a person must know to have the same weights again, where the source does not say it: the
     /// commit that a branch of the hub stood for.
     #[must_use]

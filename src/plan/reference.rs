@@ -34,9 +34,7 @@ impl Resolver<'_, '_> {
             let Workload::KlDivergence(divergence) = workload else { continue };
             let path = format!("workloads[{index}].kl_divergence.reference");
             match self.reference(recipe, divergence, &path, model) {
-                Some(reference)
-                    if reference.kernel_set == kernel_set && reference.model.weights_hash == model.weights_hash =>
-                {
+                Some(reference) if reference.kernel_set == kernel_set && reference.model.is_same_content(model) => {
                     self.itself(&path, &reference, axes);
                     references = None;
                 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 use super::{
-    Cell, ModelIdentity, Plan, Reference, cache, fingerprint,
+    AdapterIdentity, Cell, ModelIdentity, Plan, Reference, cache, fingerprint,
     identity::{engine_kind, identity, is_native, longest_context, rope_change, running_set, set_name},
     memory,
 };
@@ -103,9 +103,9 @@ fn dedup(diagnostics: &mut Vec<Diagnostic>) {
 }
 
 /// A source as a recipe names it, and the revision beside it.
-type Name = (String, Option<String>);
+pub(super) type Name = (String, Option<String>);
 
-fn name(recipe: &Recipe) -> Name {
+pub(super) fn name(recipe: &Recipe) -> Name {
     (recipe.model.source.clone(), recipe.model.revision.clone())
 }
 
@@ -115,6 +115,8 @@ pub(super) struct Resolver<'a, 'w> {
     recipe_problems: Vec<Diagnostic>,
     missing: Vec<Diagnostic>,
     weights: BTreeMap<Name, Option<(Located, Weights)>>,
+    /// By the model they are read for, and their paths.
+    pub(super) adapters: BTreeMap<(Name, String), Option<AdapterIdentity>>,
 }
 
 impl<'a, 'w> Resolver<'a, 'w> {
@@ -125,7 +127,14 @@ impl<'a, 'w> Resolver<'a, 'w> {
             let hint = "unset RUVLAB_KERNELS: then `auto` takes the fastest this processor runs";
             PlanError::Resource(vec![Diagnostic::error("kernels-unavailable", error.to_string()).hint(hint)])
         })?;
-        Ok(Self { place, locator, recipe_problems: Vec::new(), missing: Vec::new(), weights: BTreeMap::new() })
+        Ok(Self {
+            place,
+            locator,
+            recipe_problems: Vec::new(),
+            missing: Vec::new(),
+            weights: BTreeMap::new(),
+            adapters: BTreeMap::new(),
+        })
     }
 
     fn finish(&mut self) -> Result<(), PlanError> {
@@ -192,6 +201,10 @@ impl<'a, 'w> Resolver<'a, 'w> {
 
     pub(super) fn report(&mut self, problem: Diagnostic) {
         self.recipe_problems.push(problem);
+    }
+
+    pub(super) fn report_missing(&mut self, problem: Diagnostic) {
+        self.missing.push(problem);
     }
 
     /// Returns the weights of a recipe, if they could be opened.
@@ -314,7 +327,9 @@ impl<'a, 'w> Resolver<'a, 'w> {
             self.recipe_problems.push(diagnostic);
             return None;
         }
-        Some(identity(weights, located, recipe, longest))
+        let identity = identity(weights, located, recipe, longest);
+        let adapter = self.adapter(recipe, kernel_set)?;
+        Some(ModelIdentity { adapter, ..identity })
     }
 
     fn open(&mut self, (source, revision): &Name) -> Option<(Located, Weights)> {

@@ -32,7 +32,7 @@ fn own(recipe: &Recipe) -> Vec<(String, String)> {
     let uses = [
         ("kernels.set", recipe.kernels.set == KernelSet::Cuda, cuda),
         ("kernels.verify.reference", verifies, cuda),
-        ("adapter", recipe.adapter.is_some(), "LoRA adapters"),
+        ("adapter", recipe.adapter.is_some() && recipe.attached().is_none(), "adapters that are not trained yet"),
         ("micro_lora", recipe.micro_lora.is_some(), "MicroLoRA"),
         ("training", recipe.training.is_some(), "training"),
         ("continual", recipe.continual.is_some(), "continual learning"),

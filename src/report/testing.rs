@@ -42,6 +42,7 @@ pub(super) fn manifest() -> Manifest {
             path: "builtin:pico".to_owned(),
             commit: None,
             synthetic: false,
+            adapter: None,
         },
         host: Host {
             host_id: "h".repeat(16),

@@ -7,13 +7,13 @@
 //! position at a time, so does the other, and what is left is the difference that was asked for.
 use super::{
     decode::quantile,
-    launch::{LaunchError, Loaded, engine_kind, open_weights},
+    launch::{LaunchError, Loaded, engine_kind, load_engine, open_weights},
     perplexity::SCORED_AT_ONCE,
     recorder::Recorder,
     windows::{Window, Windows},
 };
 use crate::{
-    engine::{self, Chunk, EngineError, EngineKind, LanguageModel, LogitRows, Logits, SequenceId},
+    engine::{Chunk, EngineError, EngineKind, LanguageModel, LogitRows, Logits, SequenceId},
     event::{Phase, TokenScore},
     plan::{self, Cell},
     recipe::schema::KlDivergence,
@@ -69,7 +69,7 @@ impl<'a> Pair<'a> {
         let theirs = cell.referring(divergence, planned);
         let kinds = [engine_kind(cell.kernel_set)?, engine_kind(theirs.kernel_set)?];
         let weights = open_weights(&theirs)?;
-        let reference = engine::load_with(kinds[1], &weights, &plan::engine_settings(&theirs))?;
+        let reference = load_engine(&theirs, kinds[1], &weights, &plan::engine_settings(&theirs))?;
         let (ours, found) = (candidate.spec().vocab_size, reference.spec().vocab_size);
         if ours != found {
             return Err(LaunchError::Vocabulary { workload: label.to_owned(), ours, found });

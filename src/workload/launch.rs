@@ -1,8 +1,11 @@
 //! One launch: what a child process does from its specification to its last event.
+use std::{path::Path, sync::Arc};
+
 use super::{decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder, verify};
 use crate::{
+    adapt::file::{self, AdapterFileError},
     clock::Stopwatch,
-    engine::{self, EngineError, EngineKind, LanguageModel},
+    engine::{self, EngineError, EngineKind, LanguageModel, Settings},
     event::{Phase, Sink},
     exit, host,
     model::{
@@ -39,6 +42,15 @@ pub enum LaunchError {
         found: u64,
         /// Bytes planned.
         planned: u64,
+    },
+    /// No adapter.
+    #[error(transparent)]
+    Adapter(#[from] AdapterFileError),
+    /// Another adapter than was planned with.
+    #[error("the adapter {path} changed since it was planned")]
+    AdapterChanged {
+        /// The folder or file.
+        path: String,
     },
     /// No text.
     #[error(transparent)]
@@ -122,7 +134,12 @@ impl LaunchError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Numerics { .. } => exit::NUMERICS,
-            Self::Weights(_) | Self::Changed { .. } | Self::Text(_) | Self::TextChanged { .. } => exit::RESOURCE,
+            Self::Weights(_)
+            | Self::Changed { .. }
+            | Self::Adapter(_)
+            | Self::AdapterChanged { .. }
+            | Self::Text(_)
+            | Self::TextChanged { .. } => exit::RESOURCE,
             Self::Protocol { .. }
             | Self::KernelSet(_)
             | Self::TextTooShort { .. }
@@ -179,6 +196,23 @@ pub(super) fn open_weights(cell: &Cell) -> Result<Weights, LaunchError> {
     Ok(weights.with_rope(&plan::rope_change(&cell.recipe.rope))?)
 }
 
+/// Returns the model ready to run, with the cell's adapter if it has one: checked to be the one that was
+/// planned with.
+pub(super) fn load_engine(
+    cell: &Cell,
+    kind: EngineKind,
+    weights: &Weights,
+    settings: &Settings,
+) -> Result<Box<dyn LanguageModel>, LaunchError> {
+    let engine = engine::load_with(kind, weights, settings)?;
+    let Some(planned) = &cell.model.adapter else { return Ok(engine) };
+    let adapter = file::read(Path::new(&planned.path), weights.spec())?;
+    if file::content_hash(&adapter) != planned.hash {
+        return Err(LaunchError::AdapterChanged { path: planned.path.clone() });
+    }
+    Ok(engine::adapted(engine, Arc::new(adapter))?)
+}
+
 pub(super) fn open_tokenizer(cell: &Cell, weights: &Weights) -> Result<Tokenizer, LaunchError> {
     Tokenizer::new(weights).map_err(|error| LaunchError::Tokenizer { source_name: cell.model.source.clone(), error })
 }
@@ -214,7 +248,7 @@ fn load(cell: &Cell, task: LaunchTask, recorder: &mut Recorder<'_>) -> Result<Lo
     let stopwatch = Stopwatch::start();
     let weights = open_weights(cell)?;
     let tokenizer = open_tokenizer(cell, &weights)?;
-    let engine = engine::load_with(engine_kind(cell.kernel_set)?, &weights, &plan::engine_settings(cell))?;
+    let engine = load_engine(cell, engine_kind(cell.kernel_set)?, &weights, &plan::engine_settings(cell))?;
     let load_ms = stopwatch.elapsed().as_secs_f64() * 1e3;
     if task == LaunchTask::Speed {
         recorder.once("load_ms", Phase::Load, load_ms, weights.total_bytes());

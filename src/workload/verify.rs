@@ -7,12 +7,12 @@
 //! The set under test runs as many sequences side by side as the largest batch of the recipe, and the
 //! worst of them counts: products for one token and for several are other code.
 use super::{
-    launch::{LaunchError, engine_kind, open_text, open_tokenizer, open_weights},
+    launch::{LaunchError, engine_kind, load_engine, open_text, open_tokenizer, open_weights},
     prompt::SOURCE,
     recorder::Recorder,
 };
 use crate::{
-    engine::{self, Chunk, EngineError, EngineKind, LanguageModel, LogitRows, SequenceId, Settings},
+    engine::{Chunk, EngineError, EngineKind, LanguageModel, LogitRows, SequenceId, Settings},
     event::Phase,
     host::Load,
     model::weights::{TensorType, Weights},
@@ -46,16 +46,16 @@ pub(super) fn run(cell: &Cell, recorder: &mut Recorder<'_>) -> Result<(), Launch
     let settings = plan::engine_settings(cell).unlimited();
     recorder.begin(LABEL.to_owned());
     recorder.progress(0, 2);
-    let right = one(reference_kind, &weights, &settings, tokens)?;
+    let right = one(cell, reference_kind, &weights, &settings, tokens)?;
     recorder.progress(1, 2);
-    let found = side_by_side(load(candidate_kind, &weights, &settings)?.as_mut(), tokens, largest_batch(cell))?;
+    let found = side_by_side(load(cell, candidate_kind, &weights, &settings)?.as_mut(), tokens, largest_batch(cell))?;
     recorder.progress(2, 2);
     let mut error = worst(&found, &right);
     let mut against = reference_kind.name().to_owned();
     if error > max_nmse && weights.common_format().block_values() > 1 {
         match in_f32(&weights)? {
             Some(dense) => {
-                error = worst(&found, &one(reference_kind, &dense, &settings, tokens)?);
+                error = worst(&found, &one(cell, reference_kind, &dense, &settings, tokens)?);
                 against.push_str(" on f32 weights");
             }
             None => {
@@ -118,15 +118,26 @@ fn prompt_tokens(cell: &Cell) -> usize {
 
 /// Returns the engine, with as much room as the cell has (it chooses the divisors of longrope) or else
 /// as the engine can make.
-fn load(kind: EngineKind, weights: &Weights, settings: &Settings) -> Result<Box<dyn LanguageModel>, EngineError> {
+fn load(
+    cell: &Cell,
+    kind: EngineKind,
+    weights: &Weights,
+    settings: &Settings,
+) -> Result<Box<dyn LanguageModel>, LaunchError> {
     let longest = kind.longest_context(weights.spec());
     let context_length = settings.context_length.map(|room| room.min(longest));
-    engine::load_with(kind, weights, &Settings { context_length, ..settings.clone() })
+    load_engine(cell, kind, weights, &Settings { context_length, ..settings.clone() })
 }
 
 /// Returns the logits of the prompt's last position and of each token after it.
-fn one(kind: EngineKind, weights: &Weights, settings: &Settings, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-    Ok(side_by_side(load(kind, weights, settings)?.as_mut(), tokens, 1)?.concat())
+fn one(
+    cell: &Cell,
+    kind: EngineKind,
+    weights: &Weights,
+    settings: &Settings,
+    tokens: &[u32],
+) -> Result<Vec<f32>, LaunchError> {
+    Ok(side_by_side(load(cell, kind, weights, settings)?.as_mut(), tokens, 1)?.concat())
 }
 
 /// Returns the logits of each of several sequences of the same tokens, after the prompt token by token.

@@ -1,4 +1,4 @@
-//! Adapters of the native engine against matrices they are merged into, and against each other.
+//! Adapters of the engines against matrices they are merged into, and against each other.
 use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
 
 use ruvlab::{
@@ -10,6 +10,11 @@ use ruvlab::{
 };
 
 use super::logits::{heldout, load_exact, logits, native, pico};
+
+/// The engines that have adapters.
+fn capable() -> impl Iterator<Item = EngineKind> {
+    native().chain([EngineKind::Candle])
+}
 
 /// Numbers between -1 and 1.
 fn numbers(seed: u64, count: usize) -> Vec<f32> {
@@ -146,7 +151,7 @@ fn an_adapter_is_the_matrix_it_would_be_merged_into() {
         let merged = merged(&dense, &adapter, &folder.path().join(format!("{i}.gguf")));
         let adapter = Arc::new(adapter);
         let tokens: Vec<u32> = (0..30).map(|i| i * 37 % dense.spec().vocab_size as u32).collect();
-        for kind in native() {
+        for kind in capable() {
             let right = logits(load_exact(kind, &merged, 2).as_mut(), &tokens, &[30]);
             let plain = logits(load_exact(kind, &dense, 2).as_mut(), &tokens, &[30]);
             let mut engine = load_exact(kind, &dense, 2);
@@ -173,7 +178,7 @@ fn an_adapter_of_a_tied_head_leaves_the_embedding_alone() {
     head.b[7] = 3.0;
     let place = Place { layer: spec.layers, target: Target::Head };
     let adapter = Arc::new(Adapter::from([(place, head)]));
-    for kind in native() {
+    for kind in capable() {
         let mut engine = load_exact(kind, &dense, 2);
         let plain = with_adapter(engine.as_mut(), None, tokens, &[11, 1]);
         let found = with_adapter(engine.as_mut(), Some(&adapter), tokens, &[11, 1]);
@@ -181,6 +186,24 @@ fn an_adapter_of_a_tied_head_leaves_the_embedding_alone() {
             let changed: Vec<usize> = (0..plain.len()).filter(|i| plain[*i].to_bits() != found[*i].to_bits()).collect();
             assert_eq!(changed, [7], "{kind:?}");
         }
+    }
+}
+
+/// A model that gives every sequence its adapter is one whose sequences are given it.
+#[test]
+fn a_model_with_an_adapter_is_driven_like_one_without() {
+    let weights = pico();
+    let adapter = Arc::new(adapter(weights.spec(), 6, 3));
+    let tokens = &heldout(&weights)[..24];
+    for kind in capable() {
+        let mut engine = load_exact(kind, &weights, 2);
+        let right = with_adapter(engine.as_mut(), Some(&adapter), tokens, &[20, 1, 3]);
+        let mut adapted = engine::adapted(engine, Arc::clone(&adapter)).unwrap();
+        assert!(logits(adapted.as_mut(), tokens, &[20, 1, 3]) == right, "{kind:?}");
+        let admitted = adapted.admit(&tokens[..20], 24).unwrap();
+        let chunk = Chunk { sequence: admitted.sequence, tokens: &tokens[..20], logits: LogitRows::All };
+        assert_eq!(adapted.step(&[chunk]).unwrap()[0].row(19), right[19], "{kind:?}");
+        adapted.attach(admitted.sequence, None).unwrap();
     }
 }
 
@@ -231,7 +254,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     let weights = pico();
     let spec = weights.spec();
     let good = adapter(spec, 5, 2);
-    let mut engines: Vec<_> = native().map(|kind| load_exact(kind, &weights, 1)).collect();
+    let mut engines: Vec<_> = capable().map(|kind| load_exact(kind, &weights, 1)).collect();
     for engine in &mut engines {
         let sequence = engine.open().unwrap();
         let mut refuse = |change: &dyn Fn(&mut Adapter), part: &str| {
@@ -253,11 +276,11 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         let never = logits(engine.as_mut(), tokens, &[4]);
         assert!(found[0].row(0) == never[3]);
     }
-    for kind in [EngineKind::Candle, EngineKind::Reference] {
-        let mut engine = engine::load(kind, &weights, None).unwrap();
-        let sequence = engine.open().unwrap();
-        engine.attach(sequence, None).unwrap();
-        let error = engine.attach(sequence, Some(Arc::new(good.clone()))).unwrap_err();
-        assert!(matches!(error, EngineError::Unsupported { .. }), "{error}");
-    }
+    assert!(!EngineKind::Reference.has_adapters());
+    let mut engine = engine::load(EngineKind::Reference, &weights, None).unwrap();
+    let sequence = engine.open().unwrap();
+    engine.attach(sequence, None).unwrap();
+    let error = engine.attach(sequence, Some(Arc::new(good.clone()))).unwrap_err();
+    assert!(matches!(error, EngineError::Unsupported { .. }), "{error}");
+    assert!(engine::adapted(engine, Arc::new(good)).is_err());
 }

@@ -1,5 +1,6 @@
 //! Everything that is tested from outside, in one binary: candle and polars are slow to link.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+mod adapter_files;
 mod adapters;
 mod allocations;
 mod chat_templates;

@@ -81,6 +81,7 @@ fn record(number: u32, kernels: &str, kind: RunKind, samples: Vec<SampleRow>) ->
                 path: "builtin:pico".to_owned(),
                 commit: None,
                 synthetic: false,
+                adapter: None,
             },
             host: Host { host_id: "h".repeat(16), cpu: "AMD EPYC".to_owned(), ..Host::default() },
             sessions: vec!["s".to_owned()],

@@ -3,6 +3,7 @@ mod session;
 
 use std::{
     io::{self, BufRead, IsTerminal},
+    path::PathBuf,
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     time::Duration,
 };
@@ -68,6 +69,9 @@ pub(super) struct Arguments {
     /// Threads: a number or `auto`.
     #[arg(short, long, value_name = "N", default_value = "auto")]
     threads: Threads,
+    /// Run it with an adapter: a PEFT folder, or a GGUF adapter of llama.cpp's.
+    #[arg(long, value_name = "PATH")]
+    adapter: Option<PathBuf>,
     #[command(flatten)]
     access: Offline,
 }
@@ -87,6 +91,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
         kernels: arguments.kernels,
         activations: None,
         threads: arguments.threads,
+        adapter: arguments.adapter.clone(),
         workload,
     };
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;

@@ -1,11 +1,12 @@
 //! A conversation with a model: prompts, the sampling loop, and why it stops.
-use std::io;
+use std::{io, path::Path, sync::Arc};
 
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::Arguments;
 use crate::{
+    adapt::file,
     cli::Failure,
     clock::{self, Stopwatch},
     engine::{self, Chunk, EngineError, LanguageModel, LogitRows, SequenceId},
@@ -101,15 +102,17 @@ impl<'a> Session<'a> {
             .ok_or_else(|| Failure::new(exit::UNEXPECTED, "kernels", "this kernel set has no engine", None))?;
         let context = cell.model.context_length.min(arguments.ctx) as usize;
         let Arguments { temperature, top_k, top_p, min_p, seed, .. } = *arguments;
+        let mut engine = engine::load(kind, &weights, Some(context))?;
+        if let Some(adapter) = &cell.model.adapter {
+            let adapter = file::read(Path::new(&adapter.path), weights.spec())?;
+            engine = engine::adapted(engine, Arc::new(adapter))?;
+        }
         let mut session = Self {
             arguments,
             tokenizer,
             template,
             messages: Vec::new(),
-            writer: Writer::new(
-                engine::load(kind, &weights, Some(context))?,
-                Sampler::new(Sampling { temperature, top_k, top_p, min_p }, seed),
-            ),
+            writer: Writer::new(engine, Sampler::new(Sampling { temperature, top_k, top_p, min_p }, seed)),
         };
         session.reset();
         Ok(session)

@@ -7,11 +7,13 @@ use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
 
 use super::{
     Cache, Sequences,
+    linear::Linear,
+    low_rank::{self, Adapters, Run},
     rope::Rotation,
     weights::{Gated, LayerKind, Model, Projections},
 };
 use crate::{
-    engine::EngineError,
+    engine::{EngineError, Target},
     model::{
         decoder::{Executor, Segment, Step},
         spec::Activation,
@@ -32,12 +34,15 @@ pub(super) struct Walker<'a> {
     context_length: usize,
     /// One for each of the model's kinds of layers.
     shared: Vec<Shared>,
+    /// Of the step's rows, and of those that give logits.
+    adapted: [Vec<Run>; 2],
 }
 
 impl<'a> Walker<'a> {
     pub(super) fn new(
         model: &'a Model,
         sequences: &'a mut Sequences<Cache>,
+        adapters: &Adapters,
         context_length: usize,
         step: &Step,
     ) -> Result<Self> {
@@ -47,7 +52,12 @@ impl<'a> Walker<'a> {
             Ok(Shared { rotation, masks: masks.collect::<Result<_>>()? })
         };
         let shared = model.kinds.iter().map(share).collect::<Result<_>>()?;
-        Ok(Self { model, sequences, context_length, shared })
+        Ok(Self { model, sequences, context_length, shared, adapted: low_rank::lay_out(adapters, step) })
+    }
+
+    /// Returns a product with what adapters add to it.
+    fn adapt(&self, layer: usize, targets: &[Target], inputs: &Tensor, products: Tensor) -> Result<Tensor> {
+        low_rank::add(&self.adapted[0], &self.model.spec, layer, targets, inputs, products)
     }
 
     fn norm(&self, hidden: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -160,16 +170,20 @@ impl Executor for Walker<'_> {
         Ok(if scale == 1.0 { rows } else { (rows * scale)? })
     }
 
-    fn heads(&mut self, layer: usize, hidden: &Tensor, step: &Step) -> std::result::Result<Heads, EngineError> {
-        let (spec, layer) = (&self.model.spec, &self.model.layers[layer]);
+    fn heads(&mut self, number: usize, hidden: &Tensor, step: &Step) -> std::result::Result<Heads, EngineError> {
+        const TARGETS: [Target; 3] = [Target::Query, Target::Key, Target::Value];
+        let (spec, layer) = (&self.model.spec, &self.model.layers[number]);
         let normed = self.norm(hidden, &layer.attention_norm)?;
         let heads = [spec.heads, spec.kv_heads, spec.kv_heads];
         let mut projected = match &layer.projections {
             Projections::Separate(matrices) => {
-                matrices.iter().map(|matrix| matrix.forward(&normed)).collect::<Result<Vec<_>>>()?
+                let project = |(matrix, target): (&Linear, Target)| {
+                    self.adapt(number, &[target], &normed, matrix.forward(&normed)?)
+                };
+                matrices.iter().zip(TARGETS).map(project).collect::<Result<Vec<_>>>()?
             }
             Projections::Fused(matrix) => {
-                let all = matrix.forward(&normed)?;
+                let all = self.adapt(number, &TARGETS, &normed, matrix.forward(&normed)?)?;
                 let start = |part: usize| heads[..part].iter().sum::<usize>() * spec.head_dim;
                 let part = |part: usize| all.narrow(1, start(part), heads[part] * spec.head_dim)?.contiguous();
                 (0..3).map(part).collect::<Result<Vec<_>>>()?
@@ -211,22 +225,28 @@ impl Executor for Walker<'_> {
 
     fn add_attention(
         &mut self,
-        layer: usize,
+        number: usize,
         hidden: Tensor,
         attended: Tensor,
     ) -> std::result::Result<Tensor, EngineError> {
-        let layer = &self.model.layers[layer];
+        let layer = &self.model.layers[number];
         let projected = layer.attention_output.forward(&attended)?;
+        let projected = self.adapt(number, &[Target::Output], &attended, projected)?;
         Ok((self.norm_if(projected, layer.post_attention_norm.as_ref())? + hidden)?)
     }
 
-    fn add_feed_forward(&mut self, layer: usize, hidden: Tensor) -> std::result::Result<Tensor, EngineError> {
-        let (spec, layer) = (&self.model.spec, &self.model.layers[layer]);
+    fn add_feed_forward(&mut self, number: usize, hidden: Tensor) -> std::result::Result<Tensor, EngineError> {
+        let (spec, layer) = (&self.model.spec, &self.model.layers[number]);
+        let adapt = |targets: &[Target], inputs: &Tensor, matrix: &Linear| {
+            self.adapt(number, targets, inputs, matrix.forward(inputs)?)
+        };
         let normed = self.norm(&hidden, &layer.feed_forward_norm)?;
         let (gate, up) = match &layer.gated {
-            Gated::Separate { gate, up } => (gate.forward(&normed)?, up.forward(&normed)?),
+            Gated::Separate { gate, up } => {
+                (adapt(&[Target::Gate], &normed, gate)?, adapt(&[Target::Up], &normed, up)?)
+            }
             Gated::Fused(matrix) => {
-                let both = matrix.forward(&normed)?;
+                let both = adapt(&[Target::Gate, Target::Up], &normed, matrix)?;
                 let half = |part: usize| both.narrow(1, part * spec.intermediate_size, spec.intermediate_size);
                 (half(0)?.contiguous()?, half(1)?)
             }
@@ -235,7 +255,7 @@ impl Executor for Walker<'_> {
             Activation::Silu => silu(&gate)?,
             Activation::GeluTanh => gate.gelu()?,
         };
-        let fed = layer.down.forward(&(activated * up)?)?;
+        let fed = adapt(&[Target::Down], &(activated * up)?, &layer.down)?;
         Ok((self.norm_if(fed, layer.post_feed_forward_norm.as_ref())? + hidden)?)
     }
 
@@ -246,6 +266,8 @@ impl Executor for Walker<'_> {
             hidden.index_select(&Tensor::new(step.logit_rows.as_slice(), &self.model.device)?, 0)?
         };
         let normed = self.norm(&hidden, &self.model.output_norm)?;
-        Ok(bend(self.model.output.forward(&normed)?, self.model.spec.logit_softcap)?)
+        let (spec, logits) = (&self.model.spec, self.model.output.forward(&normed)?);
+        let logits = low_rank::add(&self.adapted[1], spec, spec.layers, &[Target::Head], &normed, logits)?;
+        Ok(bend(logits, spec.logit_softcap)?)
     }
 }

@@ -2,13 +2,14 @@
 mod executor;
 mod kv;
 mod linear;
+mod low_rank;
 mod rope;
 mod weights;
 
 use std::sync::Arc;
 
 use super::{
-    Adapter, Chunk, EngineError, LanguageModel, Logits, SequenceId, no_adapters, room,
+    Adapter, Chunk, EngineError, LanguageModel, Logits, SequenceId, room,
     sequences::Sequences,
     steps::{Steps, hand_out},
 };
@@ -19,6 +20,7 @@ use crate::model::{
 };
 use executor::Walker;
 use kv::Cache;
+use low_rank::Adapters;
 use weights::Model;
 
 const NAME: &str = "candle";
@@ -31,12 +33,14 @@ pub(super) struct Candle {
     model: Model,
     context_length: usize,
     sequences: Sequences<Cache>,
+    adapters: Adapters,
 }
 
 impl Candle {
     pub(super) fn load(weights: &Weights, context_length: Option<usize>) -> Result<Self, EngineError> {
         let context_length = room(NAME, context_length, weights.spec().context_length)?;
-        Ok(Self { context_length, model: Model::load(weights, context_length)?, sequences: Sequences::new() })
+        let model = Model::load(weights, context_length)?;
+        Ok(Self { context_length, model, sequences: Sequences::new(), adapters: Adapters::default() })
     }
 
     fn run(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {
@@ -44,8 +48,9 @@ impl Candle {
         let mut all = vec![Logits { rows: 0, vocab_size, values: Vec::new() }; batch.len()];
         let (mut steps, mut pieces, mut step) = (Steps::new(STEP_ROWS), Vec::new(), Step::default());
         while steps.next(batch, &self.sequences, &mut pieces, &mut step)? {
-            let mut walker = Walker::new(&self.model, &mut self.sequences, self.context_length, &step)?;
-            let logits = walk(&mut walker, self.model.spec.layers, &step)?;
+            let Self { model, sequences, adapters, context_length } = self;
+            let mut walker = Walker::new(model, sequences, adapters, *context_length, &step)?;
+            let logits = walk(&mut walker, model.spec.layers, &step)?;
             let logits = logits.map(|tensor| tensor.flatten_all()?.to_vec1::<f32>()).transpose()?.unwrap_or_default();
             hand_out(&logits, &pieces, &step, &mut all);
             for segment in &step.segments {
@@ -76,11 +81,12 @@ impl LanguageModel for Candle {
 
     fn close(&mut self, sequence: SequenceId) {
         drop(self.sequences.close(sequence));
+        self.adapters.detach(sequence);
     }
 
     fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
         self.sequences.get(sequence)?;
-        no_adapters(NAME, adapter.as_deref())
+        self.adapters.attach(&self.model.spec, sequence, adapter.as_ref())
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {

@@ -9,7 +9,7 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
             let message = "`adapter` has neither `training` nor an `init` to start from, so it would stay empty";
             report.error(&["adapter"], "needs", message, needs_training);
         }
-        if adapter.target_modules.is_empty() {
+        if adapter.target_modules.is_empty() && adapter.init.is_none() {
             let hint = "name at least one, such as [q_proj, v_proj]";
             report.error(&["adapter.target_modules"], "empty-list", "`adapter.target_modules` is empty", hint);
         }

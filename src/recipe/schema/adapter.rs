@@ -21,12 +21,14 @@ pub struct Adapter {
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub lora_dropout: f64,
-    /// The linear layers that get one.
+    /// The linear layers that get one; those of `init` where that is given.
+    #[serde(default)]
     pub target_modules: Vec<TargetModule>,
     /// Scale by `lora_alpha / sqrt(r)` instead (rsLoRA, arXiv 2312.03732).
     #[serde(default)]
     pub use_rslora: bool,
-    /// A PEFT directory to start from.
+    /// An adapter to start from: a PEFT directory, or a GGUF adapter of llama.cpp's. Rank, scale and
+    /// matrices are its own then. Without `training`, the workloads run with it as it is.
     #[serde(default)]
     pub init: Option<String>,
 }

@@ -104,6 +104,14 @@ pub struct Recipe {
     pub baseline: Option<Baseline>,
 }
 
+impl Recipe {
+    /// Returns the adapter that the workloads run with, as it is: a path.
+    #[must_use]
+    pub fn attached(&self) -> Option<&str> {
+        self.adapter.as_ref().filter(|_| self.training.is_none())?.init.as_deref()
+    }
+}
+
 fn default_seeds() -> Vec<u64> {
     vec![0]
 }

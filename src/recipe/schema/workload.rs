@@ -175,7 +175,8 @@ impl KvPressure {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KlReference {
-    /// Other weights with the same vocabulary, in the terms of `model.source`.
+    /// Other weights with the same vocabulary, in the terms of `model.source`: they run without the
+    /// cell's adapter.
     pub source: Option<String>,
     /// The format the reference's matrices are brought to at load; `as_is` keeps the file's.
     pub format: Option<QuantizationFormat>,
@@ -197,8 +198,9 @@ impl KlReference {
         let Self { source, format, kernels } = self;
         if let Some(source) = source {
             source.clone_into(&mut recipe.model.source);
-            // The revision is one of the cell's own repository.
+            // The revision is one of the cell's own repository, and an adapter one of its own model.
             recipe.model.revision = None;
+            recipe.adapter = None;
         }
         recipe.quantization.format = format.unwrap_or(recipe.quantization.format);
         recipe.kernels.set = kernels.unwrap_or(recipe.kernels.set);

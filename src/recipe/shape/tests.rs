@@ -41,7 +41,7 @@ fn all_problems_are_found_at_once() {
         "kernels": {"set": "candel", "threads": 0},
         "workloads": [{"decode": {"max_new_tokens": 3}}, "prefill", {"decode": {}, "prefill": {}}, {}],
         "kv_cache": {"budget": 3},
-        "adapter": {},
+        "training": {},
         "seeds": [1.5],
     }));
     assert_eq!(problems(&value).len(), 14, "{:#?}", problems(&value));

@@ -191,6 +191,13 @@ fn subjects(found: &mut Found, a: &Manifest, b: &Manifest) {
         };
         found.add(Effect::Subject, "weights", &weights(a), &weights(b));
     }
+    let adapter = |manifest: &Manifest| {
+        let adapter = manifest.model.adapter.as_ref();
+        adapter.map_or_else(|| "none".to_owned(), |adapter| adapter.hash.get(..8).unwrap_or(&adapter.hash).to_owned())
+    };
+    if !explained(&["adapter"]) {
+        found.look(Effect::Subject, "adapter", &adapter(a), &adapter(b));
+    }
     if !explained(&["kernels.set"]) {
         found.look(Effect::Subject, "kernel set", &kernel_set_name(a.kernel_set), &kernel_set_name(b.kernel_set));
     }

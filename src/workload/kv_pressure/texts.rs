@@ -2,14 +2,14 @@
 use super::{
     super::{
         kl_divergence::{Totals, score},
-        launch::{LaunchError, Loaded, engine_kind, open_weights},
+        launch::{LaunchError, Loaded, engine_kind, load_engine, open_weights},
         recorder::Recorder,
         windows::Windows,
     },
     drive::{Request, Stepped, drive},
 };
 use crate::{
-    engine::{self, Chunk, EngineError, LanguageModel, LogitRows, Logits, SequenceId},
+    engine::{Chunk, EngineError, LanguageModel, LogitRows, Logits, SequenceId},
     event::{Phase, TokenScore},
     plan::{self, Cell},
     recipe::schema::KvPressure,
@@ -75,7 +75,7 @@ pub(in crate::workload) fn run(
         .unzip();
     let weights = open_weights(cell)?;
     let settings = plan::engine_settings(cell).unlimited();
-    let engine = engine::load_with(engine_kind(cell.kernel_set)?, &weights, &settings)?;
+    let engine = load_engine(cell, engine_kind(cell.kernel_set)?, &weights, &settings)?;
     let mut unlimited = Unlimited { engine, sequences: vec![None; requests.len()] };
     let mut scores: Vec<Vec<Option<TokenScore>>> = targets.iter().map(|targets| vec![None; targets.len()]).collect();
     let total = targets.iter().map(Vec::len).sum::<usize>() as u64;

@@ -1,0 +1,131 @@
+//! Adapters on candle tensors, and what they add to a product.
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Weak},
+};
+
+use candle_core::{Device, Result, Tensor};
+
+use crate::{
+    engine::{Adapter, EngineError, LowRank, Place, SequenceId, Target, adapter::check},
+    model::{decoder::Step, spec::ModelSpec},
+};
+
+/// `Aᵀ` and `scale · Bᵀ`, so that rows are multiplied as they are.
+struct Factors {
+    down: Tensor,
+    up: Tensor,
+}
+
+/// An adapter as tensors.
+pub(super) struct Ready(BTreeMap<Place, Factors>);
+
+impl Ready {
+    fn new(adapter: &Adapter, device: &Device) -> Result<Self> {
+        let factors = |(place, LowRank { rank, scale, a, b }): (&Place, &LowRank)| {
+            let down = Tensor::from_slice(a, (*rank, a.len() / rank), device)?.t()?.contiguous()?;
+            let up = (Tensor::from_slice(b, (b.len() / rank, *rank), device)?.t()? * f64::from(*scale))?;
+            Ok((*place, Factors { down, up: up.contiguous()? }))
+        };
+        Ok(Self(adapter.iter().map(factors).collect::<Result<_>>()?))
+    }
+}
+
+/// The adapters in use.
+#[derive(Default)]
+pub(super) struct Adapters {
+    /// One copy of each, for as long as its owner has it.
+    ready: Vec<(Weak<Adapter>, Arc<Ready>)>,
+    of: BTreeMap<SequenceId, Arc<Ready>>,
+}
+
+impl Adapters {
+    pub(super) fn attach(
+        &mut self,
+        spec: &ModelSpec,
+        sequence: SequenceId,
+        adapter: Option<&Arc<Adapter>>,
+    ) -> std::result::Result<(), EngineError> {
+        self.ready.retain(|(owner, _)| owner.strong_count() > 0);
+        let Some(adapter) = adapter else {
+            self.detach(sequence);
+            return Ok(());
+        };
+        let known = self.ready.iter().find(|(owner, _)| owner.as_ptr() == Arc::as_ptr(adapter));
+        let ready = if let Some((_, ready)) = known {
+            Arc::clone(ready)
+        } else {
+            check(adapter, spec)?;
+            let ready = Arc::new(Ready::new(adapter, &Device::Cpu)?);
+            self.ready.push((Arc::downgrade(adapter), Arc::clone(&ready)));
+            ready
+        };
+        self.of.insert(sequence, ready);
+        Ok(())
+    }
+
+    pub(super) fn detach(&mut self, sequence: SequenceId) {
+        self.of.remove(&sequence);
+    }
+}
+
+/// Rows that have an adapter.
+pub(super) type Run = (Range<usize>, Arc<Ready>);
+
+/// Returns products with what the rows' adapters add to them: inputs `[N, I]`, products `[N, O]` of the
+/// matrices of these targets one after the other.
+pub(super) fn add(
+    runs: &[Run],
+    spec: &ModelSpec,
+    layer: usize,
+    targets: &[Target],
+    inputs: &Tensor,
+    products: Tensor,
+) -> Result<Tensor> {
+    let place = |target: Target| Place { layer, target };
+    let adds = |(_, ready): &&Run| targets.iter().any(|&target| ready.0.contains_key(&place(target)));
+    let (mut pieces, mut done) = (Vec::new(), 0);
+    for (rows, ready) in runs.iter().filter(adds) {
+        if done < rows.start {
+            pieces.push(products.narrow(0, done, rows.start - done)?);
+        }
+        done = rows.end;
+        let inputs = inputs.narrow(0, rows.start, rows.len())?.contiguous()?;
+        let (mut parts, mut start) = (Vec::with_capacity(targets.len()), 0);
+        for &target in targets {
+            let (width, _) = target.shape(spec);
+            let own = products.narrow(0, rows.start, rows.len())?.narrow(1, start, width)?;
+            start += width;
+            parts.push(match ready.0.get(&place(target)) {
+                None => own,
+                Some(Factors { down, up }) => (own + inputs.matmul(down)?.matmul(up)?)?,
+            });
+        }
+        pieces.push(Tensor::cat(&parts, 1)?);
+    }
+    if pieces.is_empty() {
+        return Ok(products);
+    }
+    let rows = products.dim(0)?;
+    if done < rows {
+        pieces.push(products.narrow(0, done, rows - done)?);
+    }
+    Tensor::cat(&pieces, 0)
+}
+
+/// Returns the runs of a step's rows, and those of the rows that give logits.
+pub(super) fn lay_out(adapters: &Adapters, step: &Step) -> [Vec<Run>; 2] {
+    let (mut rows, mut logit_rows, mut logits) = (Vec::new(), Vec::new(), 0);
+    for segment in &step.segments {
+        let wanted = step.logit_rows[logits..].iter().take_while(|row| (**row as usize) < segment.rows.end).count();
+        if let Some(ready) = adapters.of.get(&segment.sequence) {
+            rows.push((segment.rows.clone(), Arc::clone(ready)));
+            if wanted > 0 {
+                logit_rows.push((logits..logits + wanted, Arc::clone(ready)));
+            }
+        }
+        logits += wanted;
+    }
+    [rows, logit_rows]
+}
