@@ -20,6 +20,8 @@ pub(super) struct Walk<'a> {
     pub(super) cached: &'a dyn KeyValuePages,
     /// Tokens of a page.
     pub(super) page: usize,
+    /// Tokens a query sees at most.
+    window: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -41,7 +43,8 @@ impl<'a> Walk<'a> {
             page.is_power_of_two() && (SMALLEST_PAGE..=KEY_TILE).contains(&page),
             "attend: pages of {page} tokens (a power of two from {SMALLEST_PAGE} to {KEY_TILE} there can be)"
         );
-        Self { kernels, shape, group: queries.len() / (tokens * d), cached, page }
+        let window = shape.window.unwrap_or(usize::MAX);
+        Self { kernels, shape, group: queries.len() / (tokens * d), cached, page, window }
     }
 
     /// Returns queries times the scale.
@@ -57,7 +60,7 @@ impl Walk<'_> {
     /// Returns the positions a query sees.
     pub(super) fn seen(&self, position: usize) -> Range<usize> {
         let end = position + 1;
-        end.saturating_sub(self.shape.window.unwrap_or(end))..end
+        end.saturating_sub(self.window)..end
     }
 
     /// Turns a row of scores to weights relative to the largest so far, and returns what the sums so
