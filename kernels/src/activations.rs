@@ -78,7 +78,7 @@ pub struct Activations {
     stride: usize,
     floats: Vec<f32>,
     codes: Vec<i16>,
-    bytes: Vec<u8>,
+    bytes: Vec<i8>,
     blocks: Vec<CodeBlock>,
     claims: Claims,
 }
@@ -210,14 +210,14 @@ impl Activations {
     }
 }
 
-/// Which of eight columns each byte of codes belongs to: the order in which the bytes of a lane of
-/// 4-bit weights come apart, lower halves first.
+/// Which of eight columns each byte of codes belongs to: the order in which a lane of 4-bit weights
+/// comes apart, the lower half of each byte first.
 pub(crate) const BYTE_ORDER: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// Writes 8-bit codes as unsigned bytes, 128 higher, in [`BYTE_ORDER`].
-fn write_bytes(codes: &[i16], bytes: &mut [u8]) {
+/// Writes 8-bit codes as bytes, in [`BYTE_ORDER`].
+fn write_bytes(codes: &[i16], bytes: &mut [i8]) {
     for (codes, bytes) in codes.as_chunks::<8>().0.iter().zip(bytes.as_chunks_mut::<8>().0) {
-        *bytes = BYTE_ORDER.map(|at| (codes[at] + 128) as u8);
+        *bytes = BYTE_ORDER.map(|at| codes[at] as i8);
     }
 }
 
@@ -237,7 +237,7 @@ pub struct SharedRows<'a> {
     stride: usize,
     floats: *mut f32,
     codes: *mut i16,
-    bytes: *mut u8,
+    bytes: *mut i8,
     blocks: *mut CodeBlock,
     claims: &'a Claims,
     batch: PhantomData<&'a mut Activations>,
@@ -298,7 +298,7 @@ pub(crate) struct ActivationRows<'a> {
     pub(crate) floats: &'a [f32],
     pub(crate) codes: &'a [i16],
     /// The codes of [`Precision::Int8`] once more, as [`BYTE_ORDER`] says; none of the other.
-    pub(crate) bytes: &'a [u8],
+    pub(crate) bytes: &'a [i8],
     pub(crate) blocks: &'a [CodeBlock],
 }
 
@@ -313,7 +313,7 @@ impl<'a> ActivationRows<'a> {
 
     /// Returns the bytes of `M` rows from `first` on, in blocks.
     #[inline]
-    pub(crate) fn bytes_of<const M: usize>(self, first: usize) -> [&'a [[u8; COLUMNS]]; M] {
+    pub(crate) fn bytes_of<const M: usize>(self, first: usize) -> [&'a [[i8; COLUMNS]]; M] {
         std::array::from_fn(|m| self.bytes[(first + m) * self.stride..][..self.columns].as_chunks().0)
     }
 
@@ -338,6 +338,46 @@ impl<'a> ActivationRows<'a> {
     pub(crate) fn row_blocks(&self, row: usize) -> &'a [CodeBlock] {
         let count = self.columns / COLUMNS;
         &self.blocks[row * count..][..count]
+    }
+}
+
+/// The codes of 32 columns, in words of 32 bits that are broadcast to all rows' lanes.
+pub(crate) trait Codes: Sized {
+    /// Whether a word is four bytes, not two 16-bit numbers.
+    const ARE_BYTES: bool;
+
+    /// Returns the codes of `M` rows from `first` on, in blocks.
+    fn of<const M: usize>(activations: ActivationRows<'_>, first: usize) -> [&[Self]; M];
+
+    /// Returns a word.
+    fn word(&self, index: usize) -> i32;
+}
+
+impl Codes for [i16; COLUMNS] {
+    const ARE_BYTES: bool = false;
+
+    #[inline]
+    fn of<const M: usize>(activations: ActivationRows<'_>, first: usize) -> [&[Self]; M] {
+        activations.codes_of(first)
+    }
+
+    #[inline]
+    fn word(&self, index: usize) -> i32 {
+        i32::from(self[2 * index] as u16) | i32::from(self[2 * index + 1]) << 16
+    }
+}
+
+impl Codes for [i8; COLUMNS] {
+    const ARE_BYTES: bool = true;
+
+    #[inline]
+    fn of<const M: usize>(activations: ActivationRows<'_>, first: usize) -> [&[Self]; M] {
+        activations.bytes_of(first)
+    }
+
+    #[inline]
+    fn word(&self, index: usize) -> i32 {
+        i32::from_le_bytes(self.as_chunks::<4>().0[index].map(|code| code as u8))
     }
 }
 

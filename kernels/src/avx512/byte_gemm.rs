@@ -1,13 +1,15 @@
 //! Integer weights times many tokens whose codes have 8 bits: twice as many products an instruction.
 //!
-//! The sums are the same integers that 16-bit products give. Codes go in as unsigned bytes, 128 higher,
-//! so a sum begins with -128 times the sum of its weights.
+//! The sums are the same integers that 16-bit products give.
 use std::arch::x86_64::*;
 
-use super::part::{Parts, minima, quad, scales};
+use super::{
+    bytes::{byte_offset, fours},
+    part::{Parts, minima, scales},
+};
 use crate::{
-    activations::{ActivationRows, CodeBlock, each, slices},
-    avx2::part::{has_minima, offset},
+    activations::{ActivationRows, CodeBlock, Codes as _, each, slices},
+    avx2::part::has_minima,
     matmul::WeightGroups,
     matrix::layout::{COLUMNS, Layout, ROWS},
     output::Tile,
@@ -27,20 +29,14 @@ type Sums = [[f32; 2 * ROWS]; GROUPS / 2];
 #[repr(C, align(64))]
 struct BytePart {
     /// `[four columns][half of the rows][row, column]`, the columns in the order of the codes' bytes.
-    codes: [[[i8; 8 * ROWS]; 2]; COLUMNS / 4],
-    /// Where sums begin.
-    starts: [[i32; 2 * ROWS]; 2],
+    codes: [[[u8; 8 * ROWS]; 2]; COLUMNS / 4],
     scales: Sums,
     minima: Sums,
 }
 
 impl BytePart {
-    const EMPTY: Self = Self {
-        codes: [[[0; 8 * ROWS]; 2]; COLUMNS / 4],
-        starts: [[0; 2 * ROWS]; 2],
-        scales: [[0.0; 2 * ROWS]; 2],
-        minima: [[0.0; 2 * ROWS]; 2],
-    };
+    const EMPTY: Self =
+        Self { codes: [[[0; 8 * ROWS]; 2]; COLUMNS / 4], scales: [[0.0; 2 * ROWS]; 2], minima: [[0.0; 2 * ROWS]; 2] };
 }
 
 #[inline]
@@ -66,24 +62,13 @@ fn unpack<const F: u8, const PART: usize>(
     half: usize,
     panel: &mut BytePart,
 ) {
-    let offset = _mm512_set1_epi16(offset(F) as i16);
-    let mut start = _mm512_setzero_si512();
     for v in 0..4 {
-        let mut pairs = quad::<F, PART>(parts, v);
-        for pair in &mut pairs {
-            *pair = _mm512_sub_epi16(*pair, offset);
-        }
+        let fours = fours::<F, PART>(parts, v);
         for i in 0..2 {
-            let low = _mm512_and_si512(pairs[i], _mm512_set1_epi16(0xff));
-            let four = _mm512_or_si512(low, _mm512_slli_epi16::<8>(pairs[i + 2]));
-            start = _mm512_dpbusd_epi32(start, _mm512_set1_epi8(-128), four);
             // SAFETY: 64 writable bytes, and `storeu` needs no alignment.
-            unsafe { _mm512_storeu_si512(panel.codes[2 * v + i][half].as_mut_ptr().cast(), four) };
+            unsafe { _mm512_storeu_si512(panel.codes[2 * v + i][half].as_mut_ptr().cast(), fours[i]) };
         }
     }
-    let start = _mm512_sub_epi32(_mm512_setzero_si512(), start);
-    // SAFETY: as above.
-    unsafe { _mm512_storeu_si512(panel.starts[half].as_mut_ptr().cast(), start) };
     store(&mut panel.scales[half], scales::<F, PART>(heads, parts));
     if has_minima(F) {
         store(&mut panel.minima[half], minima::<F, PART>(heads, parts));
@@ -93,9 +78,9 @@ fn unpack<const F: u8, const PART: usize>(
 /// Adds the parts of a panel to the sums of `T` tokens.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn multiply<const T: usize, const MINIMA: bool>(
+fn multiply<const F: u8, const T: usize>(
     panel: &[BytePart],
-    bytes: [&[[u8; COLUMNS]]; T],
+    bytes: [&[[i8; COLUMNS]]; T],
     blocks: [&[CodeBlock]; T],
     sums: &mut [Sums; T],
 ) {
@@ -106,10 +91,9 @@ fn multiply<const T: usize, const MINIMA: bool>(
     for (index, part) in panel.iter().enumerate() {
         let (bytes, blocks) = (each(&bytes, index), each(&blocks, index));
         let mut products = [[_mm512_setzero_si512(); 2]; T];
-        for t in 0..T {
-            for half in 0..2 {
-                // SAFETY: 64 readable bytes, and `loadu` needs no alignment.
-                products[t][half] = unsafe { _mm512_loadu_si512(part.starts[half].as_ptr().cast()) };
+        if byte_offset(F) > 0 {
+            for t in 0..T {
+                products[t] = [_mm512_set1_epi32(-byte_offset(F) * blocks[t].total); 2];
             }
         }
         for (f, weights) in part.codes.iter().enumerate() {
@@ -118,9 +102,9 @@ fn multiply<const T: usize, const MINIMA: bool>(
                 [_mm512_loadu_si512(weights[0].as_ptr().cast()), _mm512_loadu_si512(weights[1].as_ptr().cast())]
             };
             for t in 0..T {
-                let four = _mm512_set1_epi32(i32::from_le_bytes(bytes[t].as_chunks().0[f]));
-                products[t][0] = _mm512_dpbusd_epi32(products[t][0], four, weights[0]);
-                products[t][1] = _mm512_dpbusd_epi32(products[t][1], four, weights[1]);
+                let four = _mm512_set1_epi32(bytes[t].word(f));
+                products[t][0] = _mm512_dpbusd_epi32(products[t][0], weights[0], four);
+                products[t][1] = _mm512_dpbusd_epi32(products[t][1], weights[1], four);
             }
         }
         for half in 0..2 {
@@ -129,7 +113,7 @@ fn multiply<const T: usize, const MINIMA: bool>(
                 let scale = _mm512_mul_ps(scales, _mm512_set1_ps(blocks[t].scale));
                 results[t][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[t][half]), scale, results[t][half]);
             }
-            if MINIMA {
+            if has_minima(F) {
                 let minima = load(&part.minima[half]);
                 for t in 0..T {
                     let total = _mm512_set1_ps(blocks[t].scaled_total);
@@ -156,7 +140,7 @@ struct Step<'a, 'b> {
 
 impl Step<'_, '_> {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn tokens<const T: usize, const MINIMA: bool>(&mut self, panel: &[BytePart], first: usize) {
+    fn tokens<const F: u8, const T: usize>(&mut self, panel: &[BytePart], first: usize) {
         let bytes = slices(self.activations.bytes_of::<T>(first), self.part, panel.len());
         let blocks = slices(self.activations.blocks_of::<T>(first), self.part, panel.len());
         let mut sums = [[[0.0; 2 * ROWS]; GROUPS / 2]; T];
@@ -165,22 +149,22 @@ impl Step<'_, '_> {
                 self.tile.get(first + t, self.group, sums.as_flattened_mut());
             }
         }
-        multiply::<T, MINIMA>(panel, bytes, blocks, &mut sums);
+        multiply::<F, T>(panel, bytes, blocks, &mut sums);
         for (t, sums) in sums.iter().enumerate() {
             self.tile.put(first + t, self.group, sums.as_flattened());
         }
     }
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn all<const MINIMA: bool>(&mut self, panel: &[BytePart]) {
+    fn all<const F: u8>(&mut self, panel: &[BytePart]) {
         for first in (0..self.activations.rows).step_by(TOKENS) {
             match self.activations.rows - first {
-                1 => self.tokens::<1, MINIMA>(panel, first),
-                2 => self.tokens::<2, MINIMA>(panel, first),
-                3 => self.tokens::<3, MINIMA>(panel, first),
-                4 => self.tokens::<4, MINIMA>(panel, first),
-                5 => self.tokens::<5, MINIMA>(panel, first),
-                _ => self.tokens::<TOKENS, MINIMA>(panel, first),
+                1 => self.tokens::<F, 1>(panel, first),
+                2 => self.tokens::<F, 2>(panel, first),
+                3 => self.tokens::<F, 3>(panel, first),
+                4 => self.tokens::<F, 4>(panel, first),
+                5 => self.tokens::<F, 5>(panel, first),
+                _ => self.tokens::<F, TOKENS>(panel, first),
             }
         }
     }
@@ -213,12 +197,7 @@ pub(super) fn gemm<const F: u8, const HEAD: usize, const PART: usize>(
                     unpack::<F, PART>(blocks, parts, half, panel);
                 }
             }
-            let mut step = Step { activations, part, group: GROUPS * index, tile };
-            if has_minima(F) {
-                step.all::<true>(panel);
-            } else {
-                step.all::<false>(panel);
-            }
+            Step { activations, part, group: GROUPS * index, tile }.all::<F>(panel);
         }
     }
 }

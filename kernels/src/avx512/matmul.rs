@@ -13,7 +13,7 @@ use crate::{
     },
     format::Format,
     matmul::WeightGroups,
-    matrix::layout::Layout,
+    matrix::layout::{COLUMNS, Layout},
     output::Tile,
 };
 
@@ -73,7 +73,12 @@ fn few<const F: u8, const HEAD: usize, const PART: usize, const M: usize>(
     let group = |index: usize| &weights.bytes[index * size..][..size];
     for index in 0..apart {
         let places = [[index], [apart + index]];
-        gemv::<F, HEAD, PART, 1, M>(places, [[group(index)], [group(apart + index)]], activations, 0, tile);
+        let groups = [[group(index)], [group(apart + index)]];
+        if activations.bytes.is_empty() {
+            gemv::<F, HEAD, PART, 1, M, [i16; COLUMNS]>(places, groups, activations, 0, tile);
+        } else {
+            gemv::<F, HEAD, PART, 1, M, [i8; COLUMNS]>(places, groups, activations, 0, tile);
+        }
     }
     for index in 2 * apart..groups {
         avx2::gemv::gemv::<F, HEAD, PART, 1, M>([index], [group(index)], activations, 0, tile);

@@ -12,7 +12,7 @@ pub(super) type Parts<'a, const PART: usize> = [&'a [u8; PART]; 2];
 /// Returns the 32 bytes at `at` of both.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn load(bytes: [&[u8]; 2], at: usize) -> __m512i {
+pub(super) fn load(bytes: [&[u8]; 2], at: usize) -> __m512i {
     let bytes = [&bytes[0][at..at + 32], &bytes[1][at..at + 32]];
     // SAFETY: 32 readable bytes each, and `loadu` needs no alignment.
     let halves =
