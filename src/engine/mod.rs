@@ -361,6 +361,25 @@ pub trait LanguageModel {
         Ok(Admitted { sequence: self.open()?, cached: 0 })
     }
 
+    /// Does what [`LanguageModel::admit`] does, with an adapter from the first token on. What is shared of
+    /// the prompt was computed with an adapter of the same numbers.
+    ///
+    /// # Errors
+    ///
+    /// As [`LanguageModel::admit`] and [`LanguageModel::attach`].
+    fn admit_with(&mut self, prompt: &[u32], tokens: usize, adapter: Arc<Adapter>) -> Result<Admitted, EngineError> {
+        // No prompt is given, so that nothing is found that was computed without the adapter.
+        let _ = prompt;
+        let admitted = self.admit(&[], tokens)?;
+        match self.attach(admitted.sequence, Some(adapter)) {
+            Ok(()) => Ok(admitted),
+            Err(error) => {
+                self.close(admitted.sequence);
+                Err(error)
+            }
+        }
+    }
+
     /// Opens a sequence with all that another has. The two go on without seeing each other.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Sequences come and go: who is let in, with what of others, and what is left of them.
 use super::{
-    CacheError, PagedCache, Stage, Transition, TransitionKind,
-    prefix::{self, Chain},
+    CacheError, PagedCache, PrefixKey, Stage, Transition, TransitionKind,
+    prefix::{self, Chain, prefix_root},
     table::Table,
 };
 
@@ -37,16 +37,24 @@ impl PagedCache {
         Ok(is_alone.then_some(tokens))
     }
 
-    /// Opens a sequence that begins with `prompt` and will have `tokens` tokens at most; returns how
-    /// many tokens of the prompt are cached already: whole pages, and never all of it.
+    /// Opens a sequence that begins with `prompt`, will have `tokens` tokens at most and is computed with
+    /// an adapter, or none ([`attach`](Self::attach)); returns how many tokens of the prompt are cached
+    /// already: whole pages, and never all of it.
     ///
     /// # Errors
     ///
     /// If the policy is to refuse what may not fit; that changes nothing.
-    pub fn open(&mut self, id: u32, prompt: &[u32], tokens: usize) -> Result<usize, CacheError> {
+    pub fn open(
+        &mut self,
+        id: u32,
+        prompt: &[u32],
+        tokens: usize,
+        adapter: Option<&PrefixKey>,
+    ) -> Result<usize, CacheError> {
         let reserved = self.admit(tokens)?;
-        let chain = self.settings.prefix_root.map(|key| Chain { key, pending: Vec::new() });
-        let mut table = Table { pages: Vec::new(), length: 0, dropped: 0, last_used: self.step, reserved, chain };
+        let root = self.root(adapter);
+        let (chain, last_used) = (root.map(Chain::new), self.step);
+        let mut table = Table { pages: Vec::new(), length: 0, dropped: 0, last_used, reserved, root, chain };
         if let Some(chain) = &mut table.chain {
             let page_tokens = self.settings.shape.page_tokens;
             for tokens in prompt[..prompt.len().saturating_sub(1)].chunks_exact(page_tokens) {
@@ -74,13 +82,14 @@ impl PagedCache {
             Some(tokens) => self.admit(*tokens)?,
             None => None,
         };
-        let Table { pages, length, dropped, last_used, chain, .. } = self.table(parent)?;
+        let Table { pages, length, dropped, last_used, root, chain, .. } = self.table(parent)?;
         let table = Table {
             pages: pages.clone(),
             length: *length,
             dropped: *dropped,
             last_used: *last_used,
             reserved,
+            root: *root,
             chain: chain.clone(),
         };
         for page in &table.pages {
@@ -90,11 +99,41 @@ impl PagedCache {
         Ok(())
     }
 
+    /// Lets a sequence be computed with an adapter from now on, or without: `adapter` names what is in
+    /// it. Where the sequence is empty it is shared with others of the same adapter; what has tokens of
+    /// another is shared no more.
+    ///
+    /// # Errors
+    ///
+    /// If the sequence is not open.
+    pub fn attach(&mut self, id: u32, adapter: Option<&PrefixKey>) -> Result<(), CacheError> {
+        let root = self.root(adapter);
+        let table = self.table_mut(id)?;
+        if table.root != root {
+            let is_empty = table.length + table.dropped == 0;
+            table.chain = root.filter(|_| is_empty).map(Chain::new);
+            table.root = root;
+        }
+        Ok(())
+    }
+
+    /// Returns what names the empty prefix under an adapter.
+    pub(super) fn root(&self, adapter: Option<&PrefixKey>) -> Option<PrefixKey> {
+        let root = self.settings.prefix_root?;
+        Some(adapter.map_or(root, |adapter| prefix_root(&[&root, adapter])))
+    }
+
+    /// Returns whether sequences share whole pages they begin with.
+    #[must_use]
+    pub fn shares(&self) -> bool {
+        self.settings.prefix_root.is_some()
+    }
+
     /// Closes a sequence; closing twice does nothing.
     pub fn close(&mut self, id: u32) {
         let Some(table) = self.tables.remove(&id) else { return };
         for page in table.pages {
-            self.pool.release(page, self.spill.as_mut());
+            self.pool.release(page);
         }
     }
 }

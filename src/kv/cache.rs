@@ -1,7 +1,7 @@
 //! The cache of an engine: sequences, their pages, and room for more.
 use std::collections::BTreeMap;
 
-use ruvlab_kernels::{Kernels, KeyValuePage, KeyValuePages};
+use ruvlab_kernels::Kernels;
 
 use super::{
     CacheError, CacheReport, CacheTypes, PageShape, Policy, PrefixKey, Stage, Transition,
@@ -39,7 +39,6 @@ pub struct PagedCache {
     pub(super) pool: Pool,
     pub(super) tables: BTreeMap<u32, Table>,
     pub(super) settings: CacheSettings,
-    pub(super) spill: Option<SpillFile>,
     pub(super) transitions: Vec<Transition>,
     /// Rows each sequence of the coming step adds.
     demand: Vec<(u32, usize)>,
@@ -64,16 +63,8 @@ impl PagedCache {
                 spill = Some(SpillFile::create(&std::env::temp_dir(), policy.spill_bytes)?);
             }
         }
-        let pool = Pool::new(kernels, settings.shape);
-        Ok(Self {
-            pool,
-            tables: BTreeMap::new(),
-            settings,
-            spill,
-            transitions: Vec::new(),
-            demand: Vec::new(),
-            step: 0,
-        })
+        let pool = Pool::new(kernels, settings.shape, spill);
+        Ok(Self { pool, tables: BTreeMap::new(), settings, transitions: Vec::new(), demand: Vec::new(), step: 0 })
     }
 
     pub(super) fn has(&self, stage: Stage) -> bool {
@@ -209,7 +200,7 @@ impl PagedCache {
             if let Some(last) = self.shared_last(table) {
                 need += self.pool.bytes(last).0;
             }
-            if self.spill.is_some() {
+            if self.pool.spills() {
                 let away = table.pages.iter().map(|page| self.pool.bytes(*page)).filter(|(_, is_away)| *is_away);
                 need += away.map(|(bytes, _)| bytes).sum::<usize>();
             }
@@ -242,7 +233,7 @@ impl PagedCache {
     ///
     /// If one of them is not open.
     pub fn fitting(&self, chunks: impl Iterator<Item = (u32, usize)>) -> Result<usize, CacheError> {
-        let Some(budget) = self.settings.budget_bytes.filter(|_| self.spill.is_some()) else { return Ok(usize::MAX) };
+        let Some(budget) = self.settings.budget_bytes.filter(|_| self.pool.spills()) else { return Ok(usize::MAX) };
         let (shape, types) = (&self.settings.shape, self.settings.types);
         let (mut count, mut total) = (0, 0);
         for (id, tokens) in chunks {
@@ -268,15 +259,6 @@ impl PagedCache {
         }
     }
 
-    /// Returns what is cached of one key head in one layer; none of a sequence that is not open.
-    #[must_use]
-    pub fn head(&self, id: u32, layer: usize, head: usize) -> Option<CachedHead<'_>> {
-        let PageShape { page_tokens, head_dim, .. } = self.settings.shape;
-        let start = self.settings.shape.offset(layer, head);
-        let table = self.tables.get(&id)?;
-        Some(CachedHead { pool: &self.pool, pages: &table.pages, start, length: page_tokens * head_dim, page_tokens })
-    }
-
     /// Takes note of tokens whose keys and values were written.
     ///
     /// # Errors
@@ -300,16 +282,6 @@ impl PagedCache {
         Ok(())
     }
 
-    /// Lets no other sequence share what this one computes from now on.
-    ///
-    /// # Errors
-    ///
-    /// If the sequence is not open.
-    pub fn keep_to_itself(&mut self, id: u32) -> Result<(), CacheError> {
-        self.table_mut(id)?.chain = None;
-        Ok(())
-    }
-
     /// Takes a sequence back to its first tokens: `tokens` in all, those that were evicted included.
     ///
     /// # Errors
@@ -330,7 +302,7 @@ impl PagedCache {
             self.pool.unpublish(page);
         }
         for page in gone.drain(..) {
-            self.pool.release(page, self.spill.as_mut());
+            self.pool.release(page);
         }
         Ok(())
     }
@@ -343,7 +315,7 @@ impl PagedCache {
             used_bytes: self.pool.used() as u64,
             peak_bytes: self.pool.peak() as u64,
             budget_bytes: self.settings.budget_bytes,
-            spilled_bytes: self.spill.as_ref().map_or(0, SpillFile::used),
+            spilled_bytes: self.pool.spilled(),
             pages,
             shared_pages,
             idle_pages,
@@ -361,29 +333,6 @@ impl PagedCache {
     pub fn add_mass(&mut self, id: u32, page: usize, mass: f64) {
         if let Some(page) = self.tables.get(&id).and_then(|table| table.pages.get(page)) {
             self.pool.add_mass(*page, mass);
-        }
-    }
-}
-
-/// One key head of one layer.
-pub struct CachedHead<'a> {
-    pool: &'a Pool,
-    pages: &'a [PageId],
-    start: usize,
-    length: usize,
-    page_tokens: usize,
-}
-
-impl KeyValuePages for CachedHead<'_> {
-    fn page_tokens(&self) -> usize {
-        self.page_tokens
-    }
-
-    #[expect(clippy::panic, reason = "a step brings all its pages to memory before it attends")]
-    fn page(&self, index: usize) -> KeyValuePage<'_> {
-        match self.pool.page(self.pages[index]) {
-            Some(page) => page.tile(self.start, self.length),
-            None => panic!("page {index} of a sequence that attends is not in memory"),
         }
     }
 }

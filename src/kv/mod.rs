@@ -7,6 +7,7 @@
 mod admission;
 mod cache;
 mod error;
+mod head;
 mod kind;
 mod numbers;
 mod page;
@@ -20,8 +21,9 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use cache::{CacheSettings, CachedHead, PagedCache, Rotation};
+pub use cache::{CacheSettings, PagedCache, Rotation};
 pub use error::CacheError;
+pub use head::CachedHead;
 pub use kind::{CacheType, CacheTypes};
 pub use page::PageShape;
 pub use policy::{Policy, Stage, Tier};

@@ -1,10 +1,14 @@
 //! All pages, who maps them, and the bytes they take.
+#[cfg(test)]
+mod audit;
+mod filed;
+
 use std::collections::{BTreeMap, HashMap};
 
 use ruvlab_kernels::Kernels;
 
 use super::{
-    CacheError, CacheTypes, PageShape,
+    CacheTypes, PageShape,
     page::Page,
     prefix::PrefixKey,
     spill::{SpillFile, Spilled},
@@ -27,6 +31,8 @@ struct Slot {
     key: Option<PrefixKey>,
     /// Its place among the idle ones.
     idle: Option<u64>,
+    /// Where the file still has what is in memory, as long as nobody changes it.
+    stored: Option<Spilled>,
     /// The weight attention gave its tokens so far.
     mass: f64,
 }
@@ -42,10 +48,12 @@ pub(super) struct Pool {
     /// Pages kept for their prefix alone, longest unused first.
     idle: BTreeMap<u64, PageId>,
     clock: u64,
+    /// Of a policy that spills.
+    file: Option<SpillFile>,
 }
 
 impl Pool {
-    pub(super) fn new(kernels: &'static Kernels, shape: PageShape) -> Self {
+    pub(super) fn new(kernels: &'static Kernels, shape: PageShape, file: Option<SpillFile>) -> Self {
         Self {
             kernels,
             shape,
@@ -56,6 +64,7 @@ impl Pool {
             prefixes: HashMap::new(),
             idle: BTreeMap::new(),
             clock: 0,
+            file,
         }
     }
 
@@ -83,7 +92,7 @@ impl Pool {
 
     fn insert(&mut self, page: Page, mass: f64) -> PageId {
         self.grow(page.bytes());
-        let slot = Slot { place: Place::Memory(page), references: 1, key: None, idle: None, mass };
+        let slot = Slot { place: Place::Memory(page), references: 1, key: None, idle: None, stored: None, mass };
         match self.free.pop() {
             Some(id) => {
                 self.slots[id as usize] = slot;
@@ -107,7 +116,7 @@ impl Pool {
         let copy = self.page(id).cloned();
         let copy = copy.unwrap_or_else(|| Page::new(&self.shape, CacheTypes::default()));
         let new = self.insert(copy, mass);
-        self.release(id, None);
+        self.release(id);
         new
     }
 
@@ -120,7 +129,7 @@ impl Pool {
     }
 
     /// Takes one owner; the last one's page is free again, or idle where its prefix is known.
-    pub(super) fn release(&mut self, id: PageId, spill: Option<&mut SpillFile>) {
+    pub(super) fn release(&mut self, id: PageId) {
         self.clock += 1;
         let stamp = self.clock;
         let slot = self.slot_mut(id);
@@ -133,15 +142,16 @@ impl Pool {
             self.idle.insert(stamp, id);
             return;
         }
-        self.discard(id, spill);
+        self.discard(id);
     }
 
-    fn discard(&mut self, id: PageId, spill: Option<&mut SpillFile>) {
+    fn discard(&mut self, id: PageId) {
         self.unpublish(id);
+        self.forget_stored(id);
         match std::mem::replace(&mut self.slot_mut(id).place, Place::Nowhere) {
             Place::Memory(page) => self.used -= page.bytes(),
             Place::File(spilled) => {
-                if let Some(file) = spill {
+                if let Some(file) = &mut self.file {
                     file.free(&spilled);
                 }
             }
@@ -154,7 +164,7 @@ impl Pool {
     pub(super) fn forget(&mut self) -> bool {
         let Some((_, id)) = self.idle.pop_first() else { return false };
         self.slot_mut(id).idle = None;
-        self.discard(id, None);
+        self.discard(id);
         true
     }
 
@@ -170,7 +180,9 @@ impl Pool {
         }
     }
 
+    /// Returns a page in memory that is to be changed.
     pub(super) fn page_mut(&mut self, id: PageId) -> Option<&mut Page> {
+        self.forget_stored(id);
         match &mut self.slots[id as usize].place {
             Place::Memory(page) => Some(page),
             Place::File(_) | Place::Nowhere => None,
@@ -199,32 +211,10 @@ impl Pool {
         let Some(page) = self.page(id) else { return };
         let (before, new) = (page.bytes(), page.converted(self.kernels, &self.shape, types));
         self.unpublish(id);
+        self.forget_stored(id);
         self.used -= before;
         self.grow(new.bytes());
         self.slot_mut(id).place = Place::Memory(new);
-    }
-
-    /// Moves a page to the file; returns whether there was room.
-    pub(super) fn spill(&mut self, id: PageId, file: &mut SpillFile) -> Result<bool, CacheError> {
-        let Some(page) = self.page(id) else { return Ok(false) };
-        let (types, bytes) = (page.types(), page.bytes());
-        let Some(spilled) = file.write(&page.store(), types)? else { return Ok(false) };
-        self.unpublish(id);
-        self.used -= bytes;
-        self.slot_mut(id).place = Place::File(spilled);
-        Ok(true)
-    }
-
-    /// Brings a page back; returns whether it was in the file.
-    pub(super) fn restore(&mut self, id: PageId, file: &mut SpillFile) -> Result<bool, CacheError> {
-        let Place::File(spilled) = &self.slot(id).place else { return Ok(false) };
-        let bytes = file.read(spilled)?;
-        let key_bytes = spilled.types.keys.bytes(self.shape.values()).unwrap_or(0);
-        let page = Page::stored(spilled.types, &bytes, key_bytes);
-        file.free(spilled);
-        self.grow(page.bytes());
-        self.slot_mut(id).place = Place::Memory(page);
-        Ok(true)
     }
 
     /// Makes a page known by what it holds, unless another is.
@@ -253,55 +243,5 @@ impl Pool {
 
     pub(super) fn slots(&self) -> usize {
         self.slots.len()
-    }
-
-    /// Returns what is wrong with it, given how often tables map each page.
-    #[cfg(test)]
-    pub(super) fn audit(&self, mapped: &[u32]) -> Result<(), String> {
-        let mut used = 0;
-        for (id, slot) in self.slots.iter().enumerate() {
-            let owners = mapped.get(id).copied().unwrap_or(0);
-            if slot.references != owners {
-                return Err(format!("page {id} has {} references, {owners} tables map it", slot.references));
-            }
-            let (is_free, is_idle) = (self.free.contains(&(id as PageId)), slot.idle.is_some());
-            if is_free == (owners > 0 || is_idle) {
-                return Err(format!("page {id}: free {is_free}, mapped {owners} times, idle {is_idle}"));
-            }
-            if is_free != matches!(slot.place, Place::Nowhere) {
-                return Err(format!("page {id} is free {is_free} and holds memory or not"));
-            }
-            if is_idle && (owners > 0 || slot.key.is_none()) {
-                return Err(format!("page {id} is idle, mapped {owners} times"));
-            }
-            if let Place::Memory(page) = &slot.place {
-                used += page.bytes();
-                if page.bytes() != self.shape.bytes(page.types()) {
-                    return Err(format!(
-                        "page {id} takes {} bytes, predicted {}",
-                        page.bytes(),
-                        self.shape.bytes(page.types())
-                    ));
-                }
-            }
-            if let Some(key) = slot.key
-                && self.find(&key) != Some(id as PageId)
-            {
-                return Err(format!("page {id} is not found by its key"));
-            }
-        }
-        let mut free = self.free.clone();
-        free.sort_unstable();
-        free.dedup();
-        if free.len() != self.free.len() {
-            return Err("a page is free twice".to_owned());
-        }
-        let keys = self.slots.iter().filter(|slot| slot.key.is_some()).count();
-        if keys != self.prefixes.len()
-            || self.idle.len() != self.slots.iter().filter(|slot| slot.idle.is_some()).count()
-        {
-            return Err("prefixes or idle pages do not match".to_owned());
-        }
-        if used == self.used { Ok(()) } else { Err(format!("{used} bytes are used, {} counted", self.used)) }
     }
 }

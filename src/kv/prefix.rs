@@ -5,7 +5,7 @@ use blake3::Hasher;
 pub type PrefixKey = [u8; 32];
 
 /// Returns the key of the empty prefix. `parts` are all that keys and values depend on besides the
-/// tokens: the hash of the weights, the adapter and its version.
+/// tokens: the hash of the weights, the adapter and its version (a hash of its numbers is both).
 ///
 /// # Examples
 ///
@@ -38,4 +38,10 @@ pub(super) fn next(before: &PrefixKey, tokens: &[u32]) -> PrefixKey {
 pub(super) struct Chain {
     pub(super) key: PrefixKey,
     pub(super) pending: Vec<u32>,
+}
+
+impl Chain {
+    pub(super) fn new(key: PrefixKey) -> Self {
+        Self { key, pending: Vec::new() }
+    }
 }

@@ -190,7 +190,7 @@ impl PagedCache {
             // Nobody keeps it for its prefix: it goes to make room.
             self.pool.unpublish(page);
         }
-        self.pool.release(page, self.spill.as_mut());
+        self.pool.release(page);
         for place in 0..index {
             let page = self.own(id, place)?;
             let Some(types) = self.pool.page(page).map(Page::types) else { continue };
@@ -210,9 +210,7 @@ impl PagedCache {
     /// Returns a sequence's page, in memory and its own.
     fn own(&mut self, id: u32, place: usize) -> Result<PageId, CacheError> {
         let page = self.table(id)?.pages[place];
-        if let Some(file) = &mut self.spill {
-            self.pool.restore(page, file)?;
-        }
+        self.pool.restore(page)?;
         if self.pool.references(page) <= 1 {
             return Ok(page);
         }
@@ -269,39 +267,30 @@ impl PagedCache {
         }
         let mut tables: Vec<_> = self.tables.iter().map(|(id, table)| (table.last_used, *id)).collect();
         tables.sort_unstable();
-        let Some(mut file) = self.spill.take() else { return Ok(0) };
         let mut pages = 0;
-        let mut result = Ok(());
         let cold = tables.iter().filter_map(|(_, id)| self.tables.get(id)).flat_map(|table| &table.pages);
         for page in cold.filter(|page| !held[**page as usize]) {
             if self.pool.used() <= target {
                 break;
             }
-            match self.pool.spill(*page, &mut file) {
-                Ok(is_spilled) => pages += usize::from(is_spilled),
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
+            pages += usize::from(self.pool.spill(*page)?);
         }
-        self.spill = Some(file);
-        result.map(|()| pages)
+        Ok(pages)
     }
 
     /// Brings back what the sequences of a step have in the file.
     pub(super) fn restore(&mut self, demand: &[(u32, usize)]) -> Result<(), CacheError> {
-        let Some(mut file) = self.spill.take() else { return Ok(()) };
-        let result = self.transition(TransitionKind::Restored, |cache| {
+        if !self.pool.spills() {
+            return Ok(());
+        }
+        self.transition(TransitionKind::Restored, |cache| {
             let mut pages = 0;
             for (id, _) in demand {
                 for page in cache.tables.get(id).map_or(&[][..], |table| &table.pages) {
-                    pages += usize::from(cache.pool.restore(*page, &mut file)?);
+                    pages += usize::from(cache.pool.restore(*page)?);
                 }
             }
             Ok(pages)
-        });
-        self.spill = Some(file);
-        result
+        })
     }
 }

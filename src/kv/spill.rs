@@ -60,8 +60,15 @@ impl SpillFile {
         Ok(Self { file, path, end: 0, most, used: 0, free: BTreeMap::new() })
     }
 
+    /// Returns the bytes of it that are taken.
+    #[cfg(test)]
     pub(super) fn used(&self) -> u64 {
         self.used
+    }
+
+    /// Returns whether so many bytes can be written.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.free.get(&bytes).is_some_and(|places| !places.is_empty()) || self.end + bytes as u64 <= self.most
     }
 
     /// Returns where a page was written; none where that would take more than the file may have.

@@ -1,5 +1,8 @@
 //! Which pages a sequence maps.
-use super::{pool::PageId, prefix::Chain};
+use super::{
+    pool::PageId,
+    prefix::{Chain, PrefixKey},
+};
 
 /// The pages of one sequence, oldest first.
 pub(super) struct Table {
@@ -12,6 +15,8 @@ pub(super) struct Table {
     pub(super) last_used: u64,
     /// Tokens that room was reserved for when it was admitted, under `reject`.
     pub(super) reserved: Option<usize>,
+    /// What names the empty prefix under the adapter it is computed with.
+    pub(super) root: Option<PrefixKey>,
     /// What its pages are called; none once something of it is missing.
     pub(super) chain: Option<Chain>,
 }

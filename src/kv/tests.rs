@@ -95,7 +95,7 @@ impl Bench {
         let prompt: Vec<u32> = (0..self.random.random_range(0..60)).map(|at| (at + stream) % 5).collect();
         let reserved = self.random.random_range(1..160);
         let before = self.cache.report();
-        match self.cache.open(id, &prompt, reserved) {
+        match self.cache.open(id, &prompt, reserved, None) {
             Ok(shared) => {
                 assert!(shared <= prompt.len().saturating_sub(1) && shared.is_multiple_of(PAGE));
                 let values = (0..shared).map(|at| value(&prompt[..=at])).collect();
@@ -274,6 +274,7 @@ fn random_operations_keep_contents_references_and_bytes() {
         while bench.cache.pool.forget() {}
         let report = bench.cache.report();
         assert_eq!((report.used_bytes, report.pages, report.spilled_bytes, report.tokens), (0, 0, 0, 0), "a leak");
+        assert_eq!(bench.cache.pool.in_file(), 0, "a leak");
     }
 }
 
@@ -303,7 +304,7 @@ fn pages_take_the_bytes_that_were_predicted_in_every_type() {
             settings.shape = PageShape { layers: 3, kv_heads: 2, head_dim: 64, page_tokens: 16 };
             settings.budget_bytes = None;
             let mut cache = PagedCache::new(kernels(), settings.clone()).unwrap();
-            cache.open(0, &[], 0).unwrap();
+            cache.open(0, &[], 0, None).unwrap();
             cache.prepare([(0, 33)].into_iter(), &Adding).unwrap();
             // Two for 32 values of each: 128, 64, 34, 24 or 18 bytes.
             let block = |kind: CacheType| kind.bytes(32).unwrap();
@@ -324,19 +325,45 @@ fn pages_take_the_bytes_that_were_predicted_in_every_type() {
 fn a_prefix_is_shared_page_by_page_until_room_is_needed() {
     let mut cache = PagedCache::new(kernels(), settings(WIDE, 6, None)).unwrap();
     let tokens: Vec<u32> = (0..20).collect();
-    assert_eq!(cache.open(0, &tokens, 20).unwrap(), 0);
+    assert_eq!(cache.open(0, &tokens, 20, None).unwrap(), 0);
     cache.prepare([(0, 20)].into_iter(), &Adding).unwrap();
     cache.advance(0, &tokens).unwrap();
-    assert_eq!(cache.open(1, &tokens, 20).unwrap(), 16);
-    assert_eq!(cache.open(2, &tokens[..16], 20).unwrap(), 8, "its last token is to be computed");
-    assert_eq!(cache.open(3, &[&[9], &tokens[1..]].concat(), 20).unwrap(), 0);
+    assert_eq!(cache.open(1, &tokens, 20, None).unwrap(), 16);
+    assert_eq!(cache.open(2, &tokens[..16], 20, None).unwrap(), 8, "its last token is to be computed");
+    assert_eq!(cache.open(3, &[&[9], &tokens[1..]].concat(), 20, None).unwrap(), 0);
     assert_eq!(cache.report().shared_pages, 2);
     (0..4).for_each(|id| cache.close(id));
     assert_eq!((cache.report().idle_pages, cache.report().tokens), (2, 0));
-    assert_eq!(cache.open(4, &tokens, 20).unwrap(), 16);
+    assert_eq!(cache.open(4, &tokens, 20, None).unwrap(), 16);
     cache.close(4);
-    cache.open(5, &[], 40).unwrap();
+    cache.open(5, &[], 40, None).unwrap();
     cache.prepare([(5, 48)].into_iter(), &Adding).unwrap();
     assert_eq!(cache.report().idle_pages, 0);
-    assert_eq!(cache.open(6, &tokens, 20).unwrap(), 0);
+    assert_eq!(cache.open(6, &tokens, 20, None).unwrap(), 0);
+}
+
+/// Where sequences take turns, only what changed since the last turn is written.
+#[test]
+fn what_came_back_from_the_file_and_was_not_changed_is_not_written_again() {
+    let all = settings(WIDE, 6, Some(Policy { high_watermark: 1.0, low_watermark: 1.0, ..policy(&[Stage::Spill]) }));
+    let page = all.shape.bytes(WIDE) as u64;
+    let mut cache = PagedCache::new(kernels(), all).unwrap();
+    let tokens: Vec<u32> = (0..32).collect();
+    for id in [0, 1] {
+        cache.open(id, &[], 40, None).unwrap();
+        cache.prepare([(id, 32)].into_iter(), &Adding).unwrap();
+        cache.advance(id, &tokens).unwrap();
+    }
+    assert_eq!((cache.report().spilled_bytes, cache.pool.in_file()), (2 * page, 2 * page));
+    cache.prepare([(0, 0)].into_iter(), &Adding).unwrap();
+    assert_eq!(cache.report().spilled_bytes, 2 * page, "the other's pages made room");
+    assert_eq!(cache.pool.in_file(), 4 * page, "and those that came back are there still");
+    cache.prepare([(1, 0)].into_iter(), &Adding).unwrap();
+    assert_eq!((cache.report().spilled_bytes, cache.pool.in_file()), (2 * page, 4 * page));
+    // What is written is another page.
+    cache.write(1, 0, 0, &[1.0; D], &[1.0; D]);
+    assert_eq!(cache.pool.in_file(), 3 * page);
+    (0..2).for_each(|id| cache.close(id));
+    while cache.pool.forget() {}
+    assert_eq!(cache.pool.in_file(), 0);
 }

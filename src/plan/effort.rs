@@ -62,7 +62,9 @@ impl Tokens {
     fn of_quality(workload: &Workload, warmup: u64) -> Self {
         match workload {
             // With its cache and with an unlimited one.
-            Workload::KvPressure(trace) => Self::scored(&trace.text, trace.n_ctx, Some(2 * trace.concurrency)),
+            Workload::KvPressure(trace) => {
+                Self::scored(&trace.text, trace.n_ctx, Some(2 * (trace.concurrency + trace.needles)))
+            }
             workload => Self::of(workload, warmup),
         }
     }

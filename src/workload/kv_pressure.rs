@@ -1,6 +1,7 @@
 //! Beyond the cache's budget: a trace of requests answered as fast as the cache lets them, and texts
-//! scored against a cache without limit.
+//! scored against a cache without limit, and facts to be found in them.
 mod drive;
+mod needles;
 mod texts;
 mod trace;
 

@@ -33,7 +33,7 @@ fn low_rank(seed: u64, rank: usize, outputs: usize, inputs: usize) -> LowRank {
 }
 
 /// An adapter of every matrix, of ranks that are no multiple of anything.
-fn adapter(spec: &ModelSpec, seed: u64, rank: usize) -> Adapter {
+pub(crate) fn adapter(spec: &ModelSpec, seed: u64, rank: usize) -> Adapter {
     let ranks = [0, 1, 0, 2, 0, 3, 0, 0];
     let addition = |place: Place| {
         let which = place.target as usize;

@@ -27,6 +27,7 @@ const SHIPPED: [&str; 17] = [
     "kernels/smollm2.yaml",
     "kernels/synthetic.yaml",
     "kv/context-extension.yaml",
+    "kv/hybrid.yaml",
     "kv/pressure.yaml",
     "kv/smollm2.yaml",
     "kv/tiers.yaml",

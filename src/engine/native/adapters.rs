@@ -2,13 +2,14 @@
 use std::{
     collections::BTreeMap,
     ops::Range,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use ruvlab_kernels::{Arena, Format, Matrix, dequantize_row, quantize_row};
 
 use crate::{
     engine::{Adapter, EngineError, LowRank, Place, SequenceId, Target, adapter::check},
+    kv::{PrefixKey, prefix_root},
     model::{decoder::Step, spec::ModelSpec},
 };
 
@@ -56,6 +57,8 @@ const TARGETS: [&[Target]; GROUPS] =
 
 /// A packed adapter.
 pub(super) struct PackedAdapter {
+    /// What names it, where that was asked for.
+    key: OnceLock<PrefixKey>,
     layers: Vec<[Option<Packed>; GROUPS]>,
     head: Option<Packed>,
 }
@@ -122,7 +125,11 @@ impl PackedAdapter {
             }
             packed_layers.push(packed);
         }
-        Ok(Self { layers: packed_layers, head: pack_group(&mut arena, &of(layers, &[Target::Head]))? })
+        Ok(Self {
+            key: OnceLock::new(),
+            layers: packed_layers,
+            head: pack_group(&mut arena, &of(layers, &[Target::Head]))?,
+        })
     }
 
     pub(super) fn group(&self, group: Group) -> Option<&Packed> {
@@ -176,6 +183,12 @@ impl Adapters {
         Ok(())
     }
 
+    /// Returns what names a sequence's adapter by its numbers: a version of it has a name of its own, and
+    /// a copy the same.
+    pub(super) fn key(&self, sequence: SequenceId, adapter: &Adapter) -> Option<PrefixKey> {
+        Some(*self.of.get(&sequence)?.key.get_or_init(|| name(adapter)))
+    }
+
     /// Gives a sequence what another has.
     pub(super) fn copy(&mut self, from: SequenceId, to: SequenceId) {
         if let Some(adapter) = self.of.get(&from) {
@@ -205,6 +218,16 @@ impl Adapters {
             logits += wanted;
         }
     }
+}
+
+fn name(adapter: &Adapter) -> PrefixKey {
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
+    let mut parts = Vec::with_capacity(3 * adapter.len());
+    for (Place { layer, target }, LowRank { rank, scale, a, b }) in adapter {
+        parts.push(format!("{layer} {target:?} {rank} {:08x}", scale.to_bits()).into_bytes());
+        parts.extend([bytes(a), bytes(b)]);
+    }
+    prefix_root(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
 fn extend(runs: &mut Vec<Run>, rows: Range<usize>, adapter: &Arc<PackedAdapter>) {

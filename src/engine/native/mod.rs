@@ -23,7 +23,7 @@ use super::{
     steps::{Piece, Steps, hand_out},
 };
 use crate::{
-    kv::{CacheReport, CacheSettings, CacheTypes, PageShape, PagedCache, Transition, prefix_root},
+    kv::{CacheReport, CacheSettings, CacheTypes, PageShape, PagedCache, PrefixKey, Transition, prefix_root},
     model::{
         decoder::{Step, walk},
         spec::ModelSpec,
@@ -206,18 +206,36 @@ impl Native {
         Ok(())
     }
 
-    fn open_with(&mut self, prompt: &[u32], tokens: usize) -> Result<Admitted, EngineError> {
+    fn open_with(
+        &mut self,
+        prompt: &[u32],
+        tokens: usize,
+        adapter: Option<&Arc<Adapter>>,
+    ) -> Result<Admitted, EngineError> {
         let sequence = self.sequences.open(self.name, ())?;
-        match self.cache.open(sequence, prompt, tokens) {
+        let found = self.attach_key(sequence, adapter);
+        match found.and_then(|key| Ok(self.cache.open(sequence, prompt, tokens, key.as_ref())?)) {
             Ok(cached) => {
                 self.sequences.get_mut(sequence)?.length = cached;
                 Ok(Admitted { sequence, cached })
             }
             Err(error) => {
                 self.sequences.close(sequence);
-                Err(error.into())
+                self.adapters.detach(sequence);
+                Err(error)
             }
         }
+    }
+
+    /// Gives a sequence an adapter, and returns what names the adapter where prefixes are shared.
+    fn attach_key(
+        &mut self,
+        sequence: SequenceId,
+        adapter: Option<&Arc<Adapter>>,
+    ) -> Result<Option<PrefixKey>, EngineError> {
+        self.adapters.attach(&self.model.spec, sequence, adapter)?;
+        let shares = self.cache.shares();
+        Ok(adapter.filter(|_| shares).and_then(|adapter| self.adapters.key(sequence, adapter)))
     }
 }
 
@@ -247,11 +265,15 @@ impl LanguageModel for Native {
     }
 
     fn open(&mut self) -> Result<SequenceId, EngineError> {
-        self.open_with(&[], self.context_length).map(|admitted| admitted.sequence)
+        self.open_with(&[], self.context_length, None).map(|admitted| admitted.sequence)
     }
 
     fn admit(&mut self, prompt: &[u32], tokens: usize) -> Result<Admitted, EngineError> {
-        self.open_with(prompt, tokens)
+        self.open_with(prompt, tokens, None)
+    }
+
+    fn admit_with(&mut self, prompt: &[u32], tokens: usize, adapter: Arc<Adapter>) -> Result<Admitted, EngineError> {
+        self.open_with(prompt, tokens, Some(&adapter))
     }
 
     fn fork(&mut self, sequence: SequenceId) -> Result<SequenceId, EngineError> {
@@ -274,9 +296,8 @@ impl LanguageModel for Native {
 
     fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
         self.sequences.get(sequence)?;
-        self.adapters.attach(&self.model.spec, sequence, adapter.as_ref())?;
-        // Keys and values depend on the adapter, and a prefix is known by its tokens alone.
-        Ok(self.cache.keep_to_itself(sequence)?)
+        let key = self.attach_key(sequence, adapter.as_ref())?;
+        Ok(self.cache.attach(sequence, key.as_ref())?)
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {

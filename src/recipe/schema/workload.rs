@@ -147,6 +147,10 @@ pub struct KvPressure {
     /// Tokens of each text that is scored.
     #[schemars(range(min = 8, max = 16_777_216))]
     pub n_ctx: u32,
+    /// Texts of `n_ctx` tokens that have a fact planted in them, at places from the first to the last,
+    /// and asked for at their end (`needle_accuracy`).
+    #[schemars(range(max = 10_000))]
+    pub needles: u32,
 }
 
 impl Default for KvPressure {
@@ -158,6 +162,7 @@ impl Default for KvPressure {
             output_tokens: 128,
             text: "builtin:heldout".to_owned(),
             n_ctx: 512,
+            needles: 0,
         }
     }
 }
@@ -253,10 +258,21 @@ impl fmt::Display for Workload {
                 windows(f, text, *n_ctx, *chunks)?;
                 write!(f, ",vs {reference}")?;
             }
-            Self::KvPressure(KvPressure { requests, concurrency, prompt_tokens, output_tokens, text, n_ctx }) => {
+            Self::KvPressure(KvPressure {
+                requests,
+                concurrency,
+                prompt_tokens,
+                output_tokens,
+                text,
+                n_ctx,
+                needles,
+            }) => {
                 write!(f, "kv_pressure(r{requests},p{prompt_tokens},n{output_tokens},")?;
                 windows(f, text, *n_ctx, None)?;
                 batch(f, *concurrency)?;
+                if *needles > 0 {
+                    write!(f, ",q{needles}")?;
+                }
             }
         }
         f.write_str(")")

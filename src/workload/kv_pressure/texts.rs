@@ -7,6 +7,7 @@ use super::{
         windows::Windows,
     },
     drive::{Request, Stepped, drive},
+    needles,
 };
 use crate::{
     engine::{Chunk, EngineError, LanguageModel, LogitRows, Logits, SequenceId},
@@ -104,7 +105,11 @@ pub(in crate::workload) fn run(
         let budget_bytes = loaded.engine.cache_report().and_then(|report| report.budget_bytes).unwrap_or(0);
         return Err(LaunchError::NothingFits { workload: label, n_ctx: pressure.n_ctx, budget_bytes });
     }
-    report(cell, &scores, &label, recorder)
+    report(cell, &scores, &label, recorder)?;
+    if pressure.needles > 0 {
+        needles::run(pressure, cell, loaded, unlimited.engine.as_mut(), recorder)?;
+    }
+    Ok(())
 }
 
 fn report(

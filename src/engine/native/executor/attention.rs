@@ -9,7 +9,7 @@ use super::{
         model::Model,
         products::{FEW_ROWS, Scratch, Team, room},
     },
-    Walker, Workspace,
+    Buffer, Walker, Workspace,
 };
 use crate::{
     kv::PagedCache,
@@ -33,11 +33,18 @@ pub(super) struct Part {
     part: usize,
 }
 
+/// Keys of one head, and where the weight of its pages is written.
+struct Weighed {
+    segment: usize,
+    kv_head: usize,
+    pages: Range<usize>,
+}
+
 /// What the weight of pages is told from.
 #[derive(Default)]
 pub(super) struct Weighing {
-    log_sum_exps: Vec<f32>,
-    mass: Vec<f32>,
+    items: Vec<Weighed>,
+    mass: Buffer,
 }
 
 impl Walker<'_> {
@@ -104,31 +111,52 @@ impl Walker<'_> {
     }
 
     /// Adds up how much of the attention each page gets, where a policy goes by it. This takes the
-    /// scores once more, on one thread: a policy is studied with it, not served.
+    /// scores twice more, for their sums and then for their shares of these: nobody else pays for a
+    /// policy that is studied. Heads are shared among the threads, and added in their order.
     pub(super) fn weigh(&mut self, layer: usize, step: &Step) {
+        let (team, cache) = (&*self.team, &*self.cache);
         let spec = &self.model.spec;
         let (d, group) = (spec.head_dim, spec.heads / spec.kv_heads);
-        let (shape, kernels, width) = (self.model.attention_shape(layer), self.team.kernels, group * d);
-        let page_tokens = self.cache.page_tokens();
-        let mut scratch = self.team.scratch(0);
-        let Weighing { log_sum_exps, mass } = &mut self.work.weighing;
-        for Segment { sequence, rows, past } in &step.segments {
-            let tokens = rows.len();
+        let (shape, kernels, width) = (self.model.attention_shape(layer), team.kernels, group * d);
+        let page_tokens = cache.page_tokens();
+        let Workspace { queries: all, weighing: Weighing { items, mass }, .. } = &mut *self.work;
+        items.clear();
+        let mut length = 0;
+        for (segment, Segment { rows, past, .. }) in step.segments.iter().enumerate() {
+            let pages = (past + rows.len()).div_ceil(page_tokens);
             for kv_head in 0..spec.kv_heads {
-                let Scratch { queries, attended, attention, .. } = &mut *scratch;
+                items.push(Weighed { segment, kv_head, pages: length..length + pages });
+                // Threads write whole groups of eight.
+                length += pages.next_multiple_of(8);
+            }
+        }
+        let (items, all) = (&*items, &all.values);
+        let (output, chunks) = (mass.flat(length), Chunks::new(items.len(), 1));
+        team.pool.run(&|worker| {
+            let Scratch { queries, attended, attention, row, .. } = &mut *team.scratch(worker);
+            while let Some(chunk) = chunks.next() {
+                let Weighed { segment, kv_head, pages } = &items[chunk.start];
+                let Segment { sequence, rows, past } = &step.segments[*segment];
+                let tokens = rows.len();
                 let (queries, out) = (room(queries, tokens * width), room(attended, tokens * width));
                 for (row, queries) in rows.clone().zip(queries.chunks_exact_mut(width)) {
                     let start = (row * spec.heads + kv_head * group) * d;
-                    queries.copy_from_slice(&self.work.queries.values[start..start + width]);
+                    queries.copy_from_slice(&all[start..start + width]);
                 }
-                let (log_sum_exps, mass) = (room(log_sum_exps, tokens * group), room(mass, past + tokens));
+                let (sums, mass) = room(row, tokens * group + past + tokens).split_at_mut(tokens * group);
                 mass.fill(0.0);
-                let Some(cached) = self.cache.head(*sequence, layer, kv_head) else { continue };
-                kernels.attend_saving(&shape, queries, tokens, *past, &cached, attention, out, log_sum_exps);
-                kernels.add_attention_mass(&shape, queries, tokens, *past, log_sum_exps, &cached, attention, mass);
-                for (page, mass) in mass.chunks(page_tokens).enumerate() {
-                    self.cache.add_mass(*sequence, page, mass.iter().map(|mass| f64::from(*mass)).sum());
+                let Some(cached) = cache.head(*sequence, layer, *kv_head) else { return };
+                kernels.attend_saving(&shape, queries, tokens, *past, &cached, attention, out, sums);
+                kernels.add_attention_mass(&shape, queries, tokens, *past, sums, &cached, attention, mass);
+                let mut tile = output.tile(pages.start..pages.start + pages.len().next_multiple_of(8));
+                for (of_page, mass) in tile.token(0).iter_mut().zip(mass.chunks(page_tokens)) {
+                    *of_page = mass.iter().map(|mass| f64::from(*mass)).sum::<f64>() as f32;
                 }
+            }
+        });
+        for Weighed { segment, pages, .. } in items {
+            for (page, mass) in mass.values[pages.clone()].iter().enumerate() {
+                self.cache.add_mass(step.segments[*segment].sequence, page, f64::from(*mass));
             }
         }
     }
