@@ -21,4 +21,5 @@ mod synthetic;
 mod token_lines;
 mod tokens;
 mod training;
+mod trainings;
 mod transformers;
