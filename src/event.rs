@@ -13,6 +13,8 @@ pub enum Phase {
     Decode,
     /// Scoring text.
     Eval,
+    /// Training.
+    Train,
     /// The process as a whole.
     Process,
 }
@@ -26,6 +28,7 @@ impl Phase {
             Self::Prefill => "prefill",
             Self::Decode => "decode",
             Self::Eval => "eval",
+            Self::Train => "train",
             Self::Process => "process",
         }
     }

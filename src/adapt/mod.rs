@@ -1,4 +1,6 @@
 //! Learning: how small changes to a model's matrices are trained and stored.
+pub mod checkpoint;
+pub mod data;
 pub mod file;
 pub mod micro_lora;
 pub mod optim;

@@ -129,6 +129,22 @@ fn reordered(spec: &ModelSpec, place: Place, rank: usize, b: Vec<f32>, to_file: 
     out
 }
 
+/// Returns the BLAKE3 of a folder's two files, in 64 hexadecimal digits.
+///
+/// # Errors
+///
+/// If one cannot be read.
+pub fn content_hash(folder: &Path) -> Result<String, PeftError> {
+    let mut hasher = blake3::Hasher::new();
+    for name in [CONFIG, TENSORS] {
+        let path = folder.join(name);
+        let failed = |error| PeftError::File { path: path.display().to_string(), error };
+        let bytes = fs::read(&path).map_err(failed)?;
+        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
 /// Reads a folder for a model.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
 //! Training of an adapter, one update at a time.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -58,6 +58,8 @@ pub struct Settings {
     pub weight_decay: f64,
     /// The gradient's largest global norm.
     pub max_grad_norm: Option<f64>,
+    /// What the learning rate of B is to that of A (LoRA+, arXiv 2402.12354); the same when absent.
+    pub b_ratio: Option<f64>,
 }
 
 /// What an update did.
@@ -96,10 +98,66 @@ impl Trainer {
         settings: Settings,
         held: TraineeSettings,
     ) -> Result<Self, EngineError> {
-        let trainee = Trainee::load(weights, &adapter, held)?;
+        Ok(Self::of(Trainee::load(weights, &adapter, held)?, adapter, settings))
+    }
+
+    /// Returns a training of a model that was loaded with this adapter.
+    #[must_use]
+    pub fn of(trainee: Trainee, adapter: Adapter, settings: Settings) -> Self {
         let new = |change: &LowRank| [Moments::new(change.a.len()), Moments::new(change.b.len())];
         let moments = adapter.iter().map(|(place, change)| (*place, new(change))).collect();
-        Ok(Self { trainee, adapter, moments, settings, step: 0 })
+        Self { trainee, adapter, moments, settings, step: 0 }
+    }
+
+    /// Returns how many updates were made.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// Returns the mean negative log-likelihood of the scored tokens of batches, in nats, and their number.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trainee::loss`].
+    pub fn evaluate(&self, batches: &[Vec<Scored<'_>>]) -> Result<(f64, usize), EngineError> {
+        let tokens: usize = batches.iter().flatten().map(Scored::count).sum();
+        let loss = batches.iter().map(|batch| self.trainee.loss(batch)).sum::<Result<f64, _>>()?;
+        Ok((loss / tokens as f64, tokens))
+    }
+
+    /// Returns everything that updates change, by place and a name of its own.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (Place, &'static str, &[f32])> {
+        self.adapter.iter().flat_map(|(place, change)| {
+            let moments = self
+                .moments
+                .get(place)
+                .into_iter()
+                .flat_map(|[a, b]| [("a.m", &a.first), ("a.v", &a.second), ("b.m", &b.first), ("b.v", &b.second)]);
+            let values = [("a", &change.a), ("b", &change.b)].into_iter().chain(moments);
+            values.map(|(what, values)| (*place, what, values.as_slice()))
+        })
+    }
+
+    /// Goes on from where another training was.
+    pub(super) fn restore(
+        &mut self,
+        step: u64,
+        adapter: Adapter,
+        mut moments: HashMap<Place, [Moments<f32>; 2]>,
+    ) -> Result<(), EngineError> {
+        for (place, change) in &adapter {
+            self.trainee.set(*place, &change.a, &change.b)?;
+            let Some(moments) = moments.remove(place) else { continue };
+            let right = [&change.a, &change.b].map(Vec::len);
+            let found = moments.each_ref().map(|moments| moments.first.len().min(moments.second.len()));
+            if found != right {
+                return Err(EngineError::Adapter(format!("{found:?} moments for {right:?} values of the {place}")));
+            }
+            self.moments.insert(*place, moments);
+        }
+        (self.adapter, self.step) = (adapter, step);
+        Ok(())
     }
 
     /// Returns the adapter as it is now.
@@ -115,21 +173,38 @@ impl Trainer {
     ///
     /// As [`Trainee::accumulate`].
     pub fn step(&mut self, batches: &[Vec<Scored<'_>>]) -> Result<Update, EngineError> {
+        self.step_with(batches, |_, _| Ok(()))
+    }
+
+    /// Makes an update as [`Self::step`] does, from gradients that `change` was given first, with the
+    /// adapter they are of: to add those of a penalty, say.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::step`], and what `change` fails with.
+    pub fn step_with(
+        &mut self,
+        batches: &[Vec<Scored<'_>>],
+        change: impl FnOnce(&Adapter, &mut Gradients) -> Result<(), EngineError>,
+    ) -> Result<Update, EngineError> {
         let tokens: usize = batches.iter().flatten().map(Scored::count).sum();
         let mut gradients = Gradients::new();
         let mut loss = 0.0;
         for batch in batches {
             loss += self.trainee.accumulate(batch, 1.0 / tokens as f64, &mut gradients)?;
         }
+        change(&self.adapter, &mut gradients)?;
         let grad_norm = global_norm(gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]));
         let factor = self.settings.max_grad_norm.map_or(1.0, |most| clip_factor(grad_norm, most));
         let rate = self.settings.schedule.at(self.step);
-        let rates = (rate.learning_rate, self.settings.weight_decay);
+        let rates = |ratio: f64| (rate.learning_rate * ratio, self.settings.weight_decay);
+        let rates = [rates(1.0), rates(self.settings.b_ratio.unwrap_or(1.0))];
         for (place, change) in &mut self.adapter {
             let (Some((a, b)), Some(moments)) = (gradients.get_mut(place), self.moments.get_mut(place)) else {
                 continue;
             };
-            for ((values, gradient), moments) in [(&mut change.a, a), (&mut change.b, b)].into_iter().zip(moments) {
+            let both = [(&mut change.a, a), (&mut change.b, b)].into_iter().zip(moments);
+            for (((values, gradient), moments), rates) in both.zip(rates) {
                 if factor < 1.0 {
                     gradient.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
                 }
@@ -172,7 +247,7 @@ mod tests {
         let batches: Vec<Vec<Scored<'_>>> = ids.chunks(16).map(|tokens| vec![Scored { tokens, prompt: 0 }]).collect();
         let run = |learning_rate: f64, rule: Rule, most: Option<f64>| {
             let schedule = Schedule { shape: Shape::Constant { warmup: 0 }, peak: learning_rate, total: 0 };
-            let settings = Settings { schedule, rule, weight_decay: 0.0, max_grad_norm: most };
+            let settings = Settings { schedule, rule, weight_decay: 0.0, max_grad_norm: most, b_ratio: None };
             let adapter = fresh(weights.spec(), &[Target::Query, Target::Down], 4, 2.0, 3);
             let held = TraineeSettings { widen: true, recompute: false };
             let mut trainer = Trainer::new(&weights, adapter, settings, held).unwrap();

@@ -104,7 +104,7 @@ impl AdHoc {
 /// Runs one launch of a cell and returns its events; nothing is stored.
 pub(super) fn launch_once(cell: &Cell, task: LaunchTask, interrupt: &Interrupt) -> Result<Vec<Event>, Failure> {
     let executable = run::own_executable()?;
-    let spec = LaunchSpec { protocol: PROTOCOL, launch: 0, task, cell: cell.clone() };
+    let spec = LaunchSpec { protocol: PROTOCOL, launch: 0, task, cell: cell.clone(), artifacts: None };
     let mut events = Vec::new();
     let result = run::launch(&executable, &spec, interrupt, |event| events.push(event)).map_err(RunError::Spawn)?;
     match (interrupt.signal().and_then(|signal| u8::try_from(128 + signal).ok()), result.outcome) {

@@ -7,9 +7,8 @@ use serde_json::json;
 use crate::{
     adapt::{
         file::AdapterFileError,
-        optim::AdamW,
         peft::{self, PeftError, Scaling},
-        train::{self, Rule, Settings, Trainer, Update},
+        train::{self, Trainer, Update},
     },
     engine::{Scored, TraineeSettings},
     exit,
@@ -18,7 +17,7 @@ use crate::{
     plan,
     recipe::{
         self,
-        schema::{AdapterType, Optimizer, Recipe, Training},
+        schema::{AdapterType, Recipe, Training},
     },
     text::{self, TextError},
     ui::Printer,
@@ -155,18 +154,6 @@ fn tokens(weights: &Weights, data: &str) -> Result<Vec<u32>, Failure> {
     tokenizer.encode(&content, false).map_err(wrong)
 }
 
-fn settings(training: &Training) -> Settings {
-    Settings {
-        schedule: plan::schedule(training),
-        rule: match training.optimizer {
-            Optimizer::Adamw => Rule::AdamW(AdamW::default()),
-            Optimizer::Sgd => Rule::Sgd,
-        },
-        weight_decay: training.weight_decay,
-        max_grad_norm: training.max_grad_norm,
-    }
-}
-
 fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
     let loaded = resolve::load(&arguments.recipe, &arguments.sets)?;
     let recipe = &loaded.recipe;
@@ -193,8 +180,9 @@ fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
     }
     // Half of what is free: activations need room, too.
     let free = Load::now().memory_available_bytes.unwrap_or(0);
-    let held = TraineeSettings { widen: weights.parameters() * 4 <= free / 2, recompute: arguments.recompute };
-    let mut trainer = Trainer::new(&weights, begin, settings(training), held)?;
+    let recompute = arguments.recompute || training.gradient_checkpointing;
+    let held = TraineeSettings { widen: weights.parameters() * 8 <= free / 2, recompute };
+    let mut trainer = Trainer::new(&weights, begin, plan::training_settings(training), held)?;
     let (batch, accumulated) = (u64::from(training.batch_size), u64::from(training.gradient_accumulation_steps));
     let out = Printer::stdout();
     let mut updates = Vec::new();

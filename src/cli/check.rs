@@ -139,6 +139,10 @@ fn here(stored: &Cell, candidate: &Cell) -> Result<Cell, Failure> {
                 ours.reference.source.clone_from(&theirs.reference.source);
             }
             (Workload::KvPressure(ours), Workload::KvPressure(theirs)) => ours.text.clone_from(&theirs.text),
+            (Workload::Train(ours), Workload::Train(theirs)) => {
+                let mut theirs = theirs.clone();
+                ours.texts_mut().zip(theirs.texts_mut()).for_each(|((_, ours), (_, theirs))| ours.clone_from(theirs));
+            }
             _ => {}
         }
     }

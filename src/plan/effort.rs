@@ -50,6 +50,8 @@ impl Tokens {
             }
             Workload::Perplexity(scored) => Self::scored(&scored.text, scored.n_ctx, scored.chunks),
             Workload::KlDivergence(scored) => Self::scored(&scored.text, scored.n_ctx, scored.chunks),
+            // By the recipe's `training`, which is not the workload's: see `trained`.
+            Workload::Train(_) => Self::default(),
             Workload::KvPressure(trace) => {
                 let (requests, batch) = (u64::from(trace.requests), u64::from(trace.concurrency));
                 let steps = (requests * u64::from(trace.output_tokens)).div_ceil(batch.max(1));
@@ -83,6 +85,17 @@ impl Tokens {
     }
 }
 
+/// Returns about how long a cell's trainings take: a token goes through the model forth and back, at half
+/// the pace that codes have.
+fn training_seconds(cell: &Cell) -> f64 {
+    let trainings = cell.recipe.workloads.iter().filter(|workload| matches!(workload, Workload::Train(_))).count();
+    let Some(training) = &cell.recipe.training else { return 0.0 };
+    let sequences = u64::from(training.batch_size) * u64::from(training.gradient_accumulation_steps);
+    let tokens = training.max_steps.unwrap_or(0) * sequences * u64::from(training.sequence_length);
+    let operations = 4.0 * cell.model.parameters as f64 * tokens as f64;
+    trainings as f64 * operations / (NATIVE.operations / 2.0 * f64::from(cell.threads))
+}
+
 /// Returns about how long all launches of a cell take, from the fewest to the most there may be: weights
 /// multiplied for every token, or read once a generated token, at an assumed pace. What it is for is the
 /// order of magnitude; loading, attention and verification are left out.
@@ -102,7 +115,8 @@ pub fn estimate(cell: &Cell) -> RangeInclusive<Duration> {
         };
         workloads.map(one).sum()
     };
-    let (once, launch) = (seconds(LaunchTask::Quality), seconds(LaunchTask::Speed));
+    let once = seconds(LaunchTask::Quality) + training_seconds(cell);
+    let launch = seconds(LaunchTask::Speed);
     let launches = &cell.recipe.measure.launches;
     let total = |count: u32| Duration::try_from_secs_f64(once + launch * f64::from(count)).unwrap_or(Duration::MAX);
     total(launches.min)..=total(launches.max.max(launches.min))

@@ -49,10 +49,23 @@ pub(super) fn cell_hash(
     if let Some(adapter) = &model.adapter {
         // The file says all of it: rank, scale and matrices.
         set(&mut tree, "/adapter", json!({"content": adapter.hash}));
+    } else if let Some(hash) = recipe.adapter.as_ref().and_then(|adapter| texts.get(adapter.init.as_ref()?)) {
+        set(&mut tree, "/adapter/init", hash.clone().into());
     }
     if let Some(workloads) = tree.pointer_mut("/workloads").and_then(Value::as_array_mut) {
         for (workload, written) in workloads.iter_mut().zip(&recipe.workloads) {
-            for text in ["/perplexity/text", "/kl_divergence/text", "/kv_pressure/text"] {
+            const TEXTS: [&str; 9] = [
+                "/perplexity/text",
+                "/kl_divergence/text",
+                "/kv_pressure/text",
+                "/train/text",
+                "/train/chat",
+                "/train/ids",
+                "/train/eval/text",
+                "/train/eval/chat",
+                "/train/eval/ids",
+            ];
+            for text in TEXTS {
                 if let Some(text) = workload.pointer_mut(text)
                     && let Some(hash) = text.as_str().and_then(|name| texts.get(name))
                 {

@@ -1,4 +1,6 @@
 //! What the parent tells one child process.
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::schema::Workload;
@@ -21,6 +23,9 @@ pub struct LaunchSpec {
     pub task: LaunchTask,
     /// The cell.
     pub cell: Cell,
+    /// The folder for what it makes beside measurements, and goes on from; nothing is kept without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifacts: Option<PathBuf>,
 }
 
 /// A part of a cell that has a process to itself.
@@ -41,7 +46,7 @@ impl LaunchTask {
     pub fn runs(self, workload: &Workload) -> bool {
         match workload {
             Workload::Prefill(_) | Workload::Decode(_) => self == Self::Speed,
-            Workload::Perplexity(_) | Workload::KlDivergence(_) => self == Self::Quality,
+            Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::Train(_) => self == Self::Quality,
             Workload::KvPressure(_) => self != Self::Verify,
         }
     }

@@ -1,8 +1,12 @@
 //! What a recipe's `training` means in plain values.
 use crate::{
-    adapt::schedule::{Anneal, OneCycle, Schedule, Shape},
+    adapt::{
+        optim::AdamW,
+        schedule::{Anneal, OneCycle, Schedule, Shape},
+        train::{Rule, Settings},
+    },
     engine::Target,
-    recipe::schema::{AnnealStrategy, LrScheduler, LrSchedulerType, TargetModule, Training},
+    recipe::schema::{AnnealStrategy, LrScheduler, LrSchedulerType, Optimizer, TargetModule, Training},
 };
 
 /// Returns the matrix a recipe's name stands for.
@@ -17,6 +21,21 @@ pub fn target(module: TargetModule) -> Target {
         TargetModule::UpProj => Target::Up,
         TargetModule::DownProj => Target::Down,
         TargetModule::LmHead => Target::Head,
+    }
+}
+
+/// Returns how updates are made.
+#[must_use]
+pub fn training_settings(training: &Training) -> Settings {
+    Settings {
+        schedule: schedule(training),
+        rule: match training.optimizer {
+            Optimizer::Adamw => Rule::AdamW(AdamW::default()),
+            Optimizer::Sgd => Rule::Sgd,
+        },
+        weight_decay: training.weight_decay,
+        max_grad_norm: training.max_grad_norm,
+        b_ratio: training.loraplus_lr_ratio,
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
 
 pub use identity::{auto_set, engine_kind, engine_settings, rope_change, set_name, storage_type};
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
-pub use learning::{schedule, target};
+pub use learning::{schedule, target, training_settings};
 pub use resolve::{PlanError, resolve, single};
 
 /// A recipe, resolved.

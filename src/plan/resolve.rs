@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 
 use crate::{
+    adapt::peft,
     diag::{self, Diagnostic, Place},
     engine::{select, setting},
     host::Load,
@@ -162,19 +163,38 @@ impl<'a, 'w> Resolver<'a, 'w> {
         }
         let mut texts = IndexMap::new();
         for (index, workload) in recipe.workloads.iter().enumerate() {
-            let (source, key) = match workload {
-                Workload::Perplexity(perplexity) => (&perplexity.text, "perplexity"),
-                Workload::KlDivergence(divergence) => (&divergence.text, "kl_divergence"),
-                Workload::KvPressure(pressure) => (&pressure.text, "kv_pressure"),
+            let sources: Vec<(String, String)> = match workload {
+                Workload::Perplexity(perplexity) => vec![(perplexity.text.clone(), "perplexity.text".to_owned())],
+                Workload::KlDivergence(divergence) => vec![(divergence.text.clone(), "kl_divergence.text".to_owned())],
+                Workload::KvPressure(pressure) => vec![(pressure.text.clone(), "kv_pressure.text".to_owned())],
+                Workload::Train(train) => {
+                    let mut train = train.clone();
+                    train.texts_mut().map(|(key, text)| (text.clone(), format!("train.{key}"))).collect()
+                }
                 Workload::Prefill(_) | Workload::Decode(_) => continue,
             };
-            match text::load(source) {
-                Ok(text) => {
-                    texts.insert(source.clone(), text.hash);
+            for (source, key) in sources {
+                match text::load(&source) {
+                    Ok(text) => {
+                        texts.insert(source, text.hash);
+                    }
+                    Err(error) => {
+                        let place = (self.place)(&format!("workloads[{index}].{key}"));
+                        self.missing.push(Diagnostic::error("text-missing", error.to_string()).at(place));
+                        sound = false;
+                    }
+                }
+            }
+        }
+        let trains = recipe.workloads.iter().any(|workload| matches!(workload, Workload::Train(_)));
+        if let Some(init) = recipe.adapter.as_ref().and_then(|adapter| adapter.init.as_ref()).filter(|_| trains) {
+            match peft::content_hash(std::path::Path::new(init)) {
+                Ok(hash) => {
+                    texts.insert(init.clone(), hash);
                 }
                 Err(error) => {
-                    let place = (self.place)(&format!("workloads[{index}].{key}.text"));
-                    self.missing.push(Diagnostic::error("text-missing", error.to_string()).at(place));
+                    let place = (self.place)("adapter.init");
+                    self.missing.push(Diagnostic::error("adapter-missing", error.to_string()).at(place));
                     sound = false;
                 }
             }

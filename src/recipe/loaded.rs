@@ -307,6 +307,11 @@ fn expand_sources(recipe: &mut Recipe, layers: &Layers, environment: Environment
             Workload::KvPressure(pressure) => {
                 apply(&mut pressure.text, format!("workloads[{index}].kv_pressure.text"), source::text);
             }
+            Workload::Train(train) => {
+                for (key, text) in train.texts_mut() {
+                    apply(text, format!("workloads[{index}].train.{key}"), source::text);
+                }
+            }
             Workload::Prefill(_) | Workload::Decode(_) => {}
         }
     }

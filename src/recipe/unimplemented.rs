@@ -1,5 +1,5 @@
 //! What a recipe may say and this version cannot run yet.
-use super::schema::{KernelSet, KlReference, Recipe, Workload};
+use super::schema::{AdapterType, KernelSet, KlReference, Recipe, Workload};
 
 /// Returns each setting that this version of ruvlab cannot run, by its path, and what is missing.
 /// Nothing listed here is ignored: a plan refuses a recipe that uses any of it.
@@ -29,12 +29,20 @@ pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
 fn own(recipe: &Recipe) -> Vec<(String, String)> {
     let cuda = "ruvlab's CUDA kernels";
     let verifies = recipe.kernels.verify.reference.is_some_and(|set| set == KernelSet::Cuda);
+    let trains = |workload: &Workload| matches!(workload, Workload::Train(_));
+    let (training, only_training) = (recipe.workloads.iter().any(trains), recipe.workloads.iter().all(trains));
     let uses = [
         ("kernels.set", recipe.kernels.set == KernelSet::Cuda, cuda),
         ("kernels.verify.reference", verifies, cuda),
-        ("adapter", recipe.adapter.is_some() && recipe.attached().is_none(), "adapters that are not trained yet"),
+        (
+            "adapter",
+            recipe.adapter.is_some() && recipe.attached().is_none() && !(training && only_training),
+            "an adapter without `init` beside workloads that do not train it",
+        ),
+        ("adapter.lora_dropout", recipe.adapter.as_ref().is_some_and(|a| a.lora_dropout > 0.0), "dropout"),
+        ("adapter.type", recipe.adapter.as_ref().is_some_and(|a| a.kind == AdapterType::Dora), "DoRA"),
         ("micro_lora", recipe.micro_lora.is_some(), "MicroLoRA"),
-        ("training", recipe.training.is_some(), "training"),
+        ("training", recipe.training.is_some() && !training, "training without a `train` workload"),
         ("continual", recipe.continual.is_some(), "continual learning"),
         ("sona", recipe.sona.is_some(), "the learning loops"),
     ];
@@ -83,6 +91,17 @@ mod tests {
         for source in ["synthetic:qwen2.5-7b:q4_0", "hf:a/b@main:Q4_0", "/tmp"] {
             assert_eq!(paths(&json!({"model": {"source": source}})), [""; 0]);
         }
+    }
+
+    #[test]
+    fn training_runs_as_a_workload_and_what_it_lacks_is_named() {
+        let with = |adapter: serde_json::Value, workloads: serde_json::Value| json!({"adapter": adapter, "training": {"learning_rate": 1e-4, "max_steps": 2}, "workloads": workloads});
+        let plain = json!({"target_modules": ["q_proj"]});
+        let train = json!({"train": {"text": "builtin:heldout"}});
+        assert_eq!(paths(&with(plain.clone(), json!([train]))), [""; 0]);
+        assert_eq!(paths(&with(plain, json!([train, {"decode": {}}]))), ["adapter"]);
+        let other = json!({"target_modules": ["q_proj"], "type": "dora", "lora_dropout": 0.1});
+        assert_eq!(paths(&with(other, json!([train]))), ["adapter.lora_dropout", "adapter.type"]);
     }
 
     #[test]

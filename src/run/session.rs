@@ -13,6 +13,9 @@ use crate::{
 
 use super::{Interrupt, LaunchResult, Observer, RunError, child};
 
+/// The folder inside a run's for what launches make beside measurements.
+const ARTIFACTS: &str = "artifacts";
+
 /// What every launch needs to know.
 pub struct Context<'a> {
     /// Where results go.
@@ -98,7 +101,8 @@ impl Session {
         };
         observer.event(step.cell, &started);
         self.writer.append(&started)?;
-        let spec = LaunchSpec { protocol: PROTOCOL, launch, task: step.task, cell: step.cell.clone() };
+        let artifacts = Some(self.writer.directory().join(ARTIFACTS).join(step.arm.name()));
+        let spec = LaunchSpec { protocol: PROTOCOL, launch, task: step.task, cell: step.cell.clone(), artifacts };
         let mut written = Ok(());
         let mut broken = None;
         let mut result = child::launch(executable, &spec, context.interrupt, |event| {

@@ -20,6 +20,10 @@ pub struct Progress {
     cached: u64,
     /// Metrics of the launch under way, for its closing line.
     highlights: Vec<String>,
+    /// The latest step of a training under way.
+    live: Vec<(&'static str, String)>,
+    /// When its first progress was seen, and how far it was.
+    began: Option<(f64, u64)>,
 }
 
 impl Progress {
@@ -33,7 +37,16 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸─"));
         }
-        Self { bar, plain, quiet, watch: Stopwatch::start(), cached: 0, highlights: Vec::new() }
+        Self {
+            bar,
+            plain,
+            quiet,
+            watch: Stopwatch::start(),
+            cached: 0,
+            highlights: Vec::new(),
+            live: Vec::new(),
+            began: None,
+        }
     }
 
     /// Takes the bar away and says what was there already.
@@ -52,6 +65,15 @@ impl Progress {
             (launches, cached) => format!("{launches} launches in {seconds:.1} s, {cached} cells cached"),
         };
         Printer::stderr().note(&line);
+    }
+
+    /// Returns how long the rest of a workload takes at the pace it had so far.
+    fn left(&mut self, done: u64, total: u64) -> Option<String> {
+        let now = self.watch.elapsed().as_secs_f64();
+        let (since, first) = *self.began.get_or_insert((now, done));
+        let made = done.checked_sub(first).filter(|made| *made > 0)?;
+        let seconds = (now - since) / made as f64 * total.saturating_sub(done) as f64;
+        Some(format!("  {seconds:.0} s left"))
     }
 
     fn line(&self, text: &str) {
@@ -79,17 +101,37 @@ impl Observer for Progress {
         match event {
             Event::LaunchStarted { arm, task, .. } => {
                 self.highlights.clear();
+                self.live.clear();
+                self.began = None;
                 let side = if *arm == Arm::Baseline { "baseline " } else { "" };
                 self.bar.set_message(format!("{side}{task} {}", cell.label()));
             }
             Event::Progress { workload, done, total, .. } => {
-                self.bar.set_message(format!("{workload} {done}/{total}  {}", cell.label()));
+                let live: String = self.live.iter().map(|(_, shown)| format!("  {shown}")).collect();
+                let left = self.left(*done, *total).filter(|_| !live.is_empty()).unwrap_or_default();
+                self.bar.set_message(format!("{workload} {done}/{total}{live}{left}  {}", cell.label()));
+            }
+            Event::Sample { sample, .. } if sample.step.is_some() => {
+                let shown = match sample.metric.as_str() {
+                    "train_loss" => ("loss", format!("loss {:.4}", sample.value)),
+                    "train_learning_rate" => ("lr", format!("lr {:.2e}", sample.value)),
+                    "train_tok_s" => ("tok_s", format!("{:.0} tokens/s", sample.value)),
+                    "train_eval_nll" => ("eval", format!("held-out {:.4}", sample.value)),
+                    _ => return,
+                };
+                self.live.retain(|(name, _)| *name != shown.0);
+                self.live.push(shown);
+                self.live
+                    .sort_by_key(|(name, _)| ["loss", "eval", "lr", "tok_s"].iter().position(|known| known == name));
             }
             Event::Sample { sample, .. } if !sample.warmup && sample.step.is_none() => {
                 let shown = match sample.metric.as_str() {
                     "decode_tok_s" => Some(format!("decode {:.1} tokens/s", sample.value)),
                     "prefill_tok_s" => Some(format!("prefill {:.1} tokens/s", sample.value)),
                     "perplexity" => Some(format!("perplexity {:.4}", sample.value)),
+                    "train_loss" => Some(format!("loss {:.4}", sample.value)),
+                    "train_eval_nll" => Some(format!("held-out {:.4}", sample.value)),
+                    "train_tok_s" => Some(format!("training {:.0} tokens/s", sample.value)),
                     "verify_nmse" => Some(format!("kernel error {:.1e}", sample.value)),
                     _ => None,
                 };

@@ -1,9 +1,15 @@
 //! One launch: what a child process does from its specification to its last event.
 use std::{path::Path, sync::Arc};
 
-use super::{decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder, verify};
+use super::{
+    decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder, train, verify,
+};
 use crate::{
-    adapt::file::{self, AdapterFileError},
+    adapt::{
+        checkpoint::CheckpointError,
+        file::{self, AdapterFileError},
+        peft::PeftError,
+    },
     clock::Stopwatch,
     engine::{self, EngineError, EngineKind, LanguageModel, Settings},
     event::{Phase, Sink},
@@ -115,6 +121,20 @@ pub enum LaunchError {
         /// The reference's.
         found: usize,
     },
+    /// A training that cannot be run.
+    #[error("{workload}: {problem}")]
+    Training {
+        /// Its label.
+        workload: String,
+        /// Why.
+        problem: String,
+    },
+    /// An adapter that cannot be read or written.
+    #[error(transparent)]
+    Peft(#[from] PeftError),
+    /// A checkpoint that cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -139,7 +159,9 @@ impl LaunchError {
             | Self::Adapter(_)
             | Self::AdapterChanged { .. }
             | Self::Text(_)
-            | Self::TextChanged { .. } => exit::RESOURCE,
+            | Self::TextChanged { .. }
+            | Self::Peft(_)
+            | Self::Checkpoint(_) => exit::RESOURCE,
             Self::Protocol { .. }
             | Self::KernelSet(_)
             | Self::TextTooShort { .. }
@@ -148,6 +170,7 @@ impl LaunchError {
             | Self::NothingFits { .. }
             | Self::NoReference(_)
             | Self::Vocabulary { .. }
+            | Self::Training { .. }
             | Self::Engine(_) => exit::UNEXPECTED,
         }
     }
@@ -233,14 +256,14 @@ pub(super) fn open_text(cell: &Cell, source: &str) -> Result<text::Text, LaunchE
 /// If weights or texts are missing or changed, the engine cannot run the model, a workload does not
 /// fit, or the numbers are invalid. What was measured before has been reported.
 pub fn launch(spec: &LaunchSpec, sink: &mut dyn Sink) -> Result<(), LaunchError> {
-    let LaunchSpec { protocol, launch, task, cell } = spec;
+    let LaunchSpec { protocol, launch, task, cell, artifacts } = spec;
     if *protocol != PROTOCOL {
         return Err(LaunchError::Protocol { found: *protocol });
     }
     let mut recorder = Recorder::new(*launch, sink);
     match task {
         LaunchTask::Verify => verify::run(cell, &mut recorder),
-        LaunchTask::Quality | LaunchTask::Speed => workloads(cell, *task, &mut recorder),
+        LaunchTask::Quality | LaunchTask::Speed => workloads(cell, *task, artifacts.as_deref(), &mut recorder),
     }
 }
 
@@ -258,7 +281,23 @@ fn load(cell: &Cell, task: LaunchTask, recorder: &mut Recorder<'_>) -> Result<Lo
     Ok(Loaded { engine, tokenizer })
 }
 
-fn workloads(cell: &Cell, task: LaunchTask, recorder: &mut Recorder<'_>) -> Result<(), LaunchError> {
+fn workloads(
+    cell: &Cell,
+    task: LaunchTask,
+    artifacts: Option<&Path>,
+    recorder: &mut Recorder<'_>,
+) -> Result<(), LaunchError> {
+    let trainings = cell.recipe.workloads.iter().filter(|workload| task.runs(workload));
+    let (trainings, others): (Vec<_>, Vec<_>) = trainings.partition(|workload| matches!(workload, Workload::Train(_)));
+    for workload in trainings {
+        let Workload::Train(train) = workload else { continue };
+        recorder.begin(workload.to_string());
+        train::run(train, cell, artifacts, recorder)?;
+    }
+    // Training holds the model in its own way, and needs no engine for inference.
+    if others.is_empty() {
+        return Ok(());
+    }
     let mut loaded = load(cell, task, recorder)?;
     for workload in &cell.recipe.workloads {
         recorder.begin(workload.to_string());
@@ -289,7 +328,8 @@ fn workloads(cell: &Cell, task: LaunchTask, recorder: &mut Recorder<'_>) -> Resu
                 | Workload::Decode(_)
                 | Workload::Perplexity(_)
                 | Workload::KlDivergence(_)
-                | Workload::KvPressure(_),
+                | Workload::KvPressure(_)
+                | Workload::Train(_),
                 _,
             ) => {}
         }

@@ -7,6 +7,7 @@ mod perplexity;
 mod prefill;
 mod prompt;
 mod recorder;
+mod train;
 mod verify;
 mod windows;
 

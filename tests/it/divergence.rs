@@ -31,7 +31,8 @@ fn cell(source: &str, set: &str, format: &str, workloads: &Value) -> Cell {
 }
 
 fn run(cell: &Cell) -> Result<Vec<Event>, workload::LaunchError> {
-    let spec = LaunchSpec { protocol: PROTOCOL, launch: 0, task: LaunchTask::Quality, cell: cell.clone() };
+    let spec =
+        LaunchSpec { protocol: PROTOCOL, launch: 0, task: LaunchTask::Quality, cell: cell.clone(), artifacts: None };
     let mut events = Vec::new();
     workload::launch(&spec, &mut |event: &Event| events.push(event.clone()))?;
     Ok(events)

@@ -23,4 +23,5 @@ mod synthetic;
 mod token_lines;
 mod tokens;
 mod training;
+mod trainings;
 mod transformers;

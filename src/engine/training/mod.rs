@@ -16,7 +16,7 @@ mod workers;
 
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
-use super::{Adapter, EngineError, adapter::check, places::Place};
+use super::{Adapter, EngineError, Tier, adapter::check, places::Place};
 use crate::model::{
     decoder::{Executor, Segment, Step, walk_layer},
     spec::ModelSpec,
@@ -76,10 +76,11 @@ impl Trainee {
     ///
     /// If the weights lack something, or a change does not fit its matrix.
     pub fn load(weights: &Weights, adapter: &Adapter, settings: TraineeSettings) -> Result<Self, EngineError> {
-        Self::load_on(weights, adapter, settings, None)
+        Self::load_on(weights, adapter, settings, None, None)
     }
 
-    /// Returns what [`Self::load`] does, on so many threads. Results do not depend on their number.
+    /// Returns what [`Self::load`] does, on so many threads, with the kernels of this tier. Results do not
+    /// depend on the number of threads.
     ///
     /// # Errors
     ///
@@ -89,9 +90,10 @@ impl Trainee {
         adapter: &Adapter,
         settings: TraineeSettings,
         threads: Option<NonZeroUsize>,
+        tier: Option<Tier>,
     ) -> Result<Self, EngineError> {
         check(adapter, weights.spec())?;
-        let workers = Workers::new(threads)?;
+        let workers = Workers::new(threads, tier)?;
         let model = Model::load(weights, &workers, settings.widen)?;
         let pairs = adapter.iter().map(|(place, change)| (*place, Pair::new(change))).collect();
         Ok(Self { model, pairs, settings, workers })

@@ -8,7 +8,9 @@ use std::{
     thread,
 };
 
-use ruvlab_kernels::{Activations, Claims, Format, Kernels, Matrix, Pool, RowBytes, active, matmul_pooled};
+use ruvlab_kernels::{
+    Activations, Claims, Format, Kernels, Matrix, Pool, RowBytes, Tier, active, for_tier, matmul_pooled,
+};
 
 use crate::engine::EngineError;
 
@@ -52,11 +54,19 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Returns so many threads; as many as the process may use when absent.
-    pub(super) fn new(threads: Option<NonZeroUsize>) -> Result<Self, EngineError> {
+    /// Returns so many threads, as many as the process may use when absent, with the kernels of a tier, the
+    /// best when absent.
+    pub(super) fn new(threads: Option<NonZeroUsize>, tier: Option<Tier>) -> Result<Self, EngineError> {
+        let kernels = match tier {
+            None => active(),
+            Some(tier) => for_tier(tier).ok_or_else(|| EngineError::Unsupported {
+                engine: tier.name(),
+                what: "train: this processor does not run it".to_owned(),
+            })?,
+        };
         let threads = threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
         let pool = Pool::new(threads).map_err(EngineError::Threads)?;
-        Ok(Self { pool, kernels: active(), scratch: Mutex::new((Activations::new(), Claims::new())) })
+        Ok(Self { pool, kernels, scratch: Mutex::new((Activations::new(), Claims::new())) })
     }
 
     /// Calls `work` with each item, on all threads.

@@ -1,6 +1,6 @@
 //! Rules of adapters, training and continual learning.
 use super::Report;
-use crate::recipe::schema::{Continual, LrScheduler, LrSchedulerType, Recipe, Training};
+use crate::recipe::schema::{Continual, KernelSet, LrScheduler, LrSchedulerType, Recipe, Training, Workload};
 
 pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
     let needs_training = "add `training: {learning_rate: 2.0e-4, max_steps: 100}`";
@@ -17,11 +17,43 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
     if let Some(training) = &recipe.training {
         check_schedule(training, report);
     }
+    check_trainings(recipe, report);
     if let Some(continual) = &recipe.continual {
         if recipe.training.is_none() {
             report.error(&["continual"], "needs", "`continual` needs `training`", needs_training);
         }
         check_tasks(continual, report);
+    }
+}
+
+fn check_trainings(recipe: &Recipe, report: &mut Report<'_>) {
+    for (index, workload) in recipe.workloads.iter().enumerate() {
+        let Workload::Train(train) = workload else { continue };
+        let path = format!("workloads[{index}].train");
+        if recipe.adapter.is_none() {
+            let hint = "add `adapter: {r: 8, lora_alpha: 16, target_modules: [q_proj, v_proj]}`";
+            report.error(&["adapter", &path], "needs", "`train` trains an adapter, and there is none", hint);
+        }
+        if recipe.training.as_ref().is_none_or(|training| training.max_steps.is_none()) {
+            let message = "`train` needs `training` with its `max_steps`";
+            let hint = "add `training: {learning_rate: 2.0e-4, max_steps: 100}`";
+            report.error(&["training", &path], "needs", message, hint);
+        }
+        let one = "give one of `text`, `chat` and `ids`";
+        if train.source().is_none() {
+            report.error(&[&path], "needs", "`train` must name one thing to learn from", one);
+        }
+        if let Some(eval) = &train.eval
+            && eval.source().is_none()
+        {
+            let at = format!("{path}.eval");
+            report.error(&[&at, &path], "needs", "`eval` must name one thing to score", one);
+        }
+        if matches!(recipe.kernels.set, KernelSet::Reference | KernelSet::Candle) {
+            let message = "training runs on ruvlab's own kernels only";
+            let hint = "take `kernels.set` out, or one of ruvlab's own such as `auto`";
+            report.error(&["kernels.set", &path], "unsupported-training", message, hint);
+        }
     }
 }
 

@@ -102,6 +102,11 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
                 let evicts = recipe.kv_cache.pressure.as_ref().is_some_and(evicts);
                 (if evicts { 0 } else { tokens }, words, format!("{path}.kv_pressure.prompt_tokens"))
             }
+            Workload::Train(_) => {
+                let length = recipe.training.as_ref().map_or(0, |training| training.sequence_length);
+                let words = format!("a sequence of {length} tokens is longer than");
+                (u64::from(length), words, "training.sequence_length".to_owned())
+            }
         };
         if let Some(context) = context.filter(|context| tokens > u64::from(*context)) {
             let message = format!("{words} `model.context_length`, {context}");

@@ -36,6 +36,14 @@ pub struct Training {
     #[serde(default)]
     #[schemars(range(min = 0.0))]
     pub max_grad_norm: Option<f64>,
+    /// What the learning rate of B is to that of A (LoRA+, arXiv 2402.12354).
+    #[serde(default)]
+    #[schemars(range(min = 0.0))]
+    pub loraplus_lr_ratio: Option<f64>,
+    /// Compute activations again in the backward pass instead of keeping them: less memory, more time,
+    /// the same result.
+    #[serde(default)]
+    pub gradient_checkpointing: bool,
     /// How the learning rate moves.
     #[serde(default)]
     pub lr_scheduler: LrScheduler,

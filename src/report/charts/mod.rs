@@ -18,6 +18,7 @@ mod scale;
 mod schedule;
 mod text;
 mod throughput;
+mod training;
 
 use std::{
     fs, io,
@@ -129,6 +130,7 @@ pub fn draw(
     attempts.push(pareto::draw(&cells)?);
     attempts.extend(kl::draw(&cells)?.into_iter().map(Ok));
     attempts.extend(cache::draw(&cells)?.into_iter().map(Ok));
+    attempts.extend(training::draw(&cells)?.into_iter().map(Ok));
     attempts.push(heatmap::draw(&cells)?);
     attempts.push(forest::of_cells(&cells)?);
     let (mut charts, mut gone) = (Vec::new(), Vec::new());
