@@ -1,4 +1,5 @@
 //! Learning: how small changes to a model's matrices are trained and stored.
+pub mod caches;
 pub mod micro_lora;
 pub mod optim;
 pub mod peft;

@@ -139,6 +139,10 @@ fn here(stored: &Cell, candidate: &Cell) -> Result<Cell, Failure> {
                 ours.reference.source.clone_from(&theirs.reference.source);
             }
             (Workload::KvPressure(ours), Workload::KvPressure(theirs)) => ours.text.clone_from(&theirs.text),
+            (Workload::Adapt(ours), Workload::Adapt(theirs)) => {
+                ours.domains.clone_from(&theirs.domains);
+                ours.calibration.clone_from(&theirs.calibration);
+            }
             _ => {}
         }
     }

@@ -29,6 +29,7 @@ fn shape(workload: &Workload) -> (u32, u32) {
         Workload::Perplexity(perplexity) => (perplexity.n_ctx, 1),
         Workload::KlDivergence(divergence) => (divergence.n_ctx, 1),
         Workload::KvPressure(pressure) => (pressure.longest(), pressure.concurrency),
+        Workload::Adapt(adapt) => (adapt.prompt_tokens.saturating_add(adapt.output_tokens), 1),
     }
 }
 
@@ -48,7 +49,7 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
             let (tokens, batch) = shape(workload);
             let (tokens, batch) = (u64::from(tokens), u64::from(batch));
             let logits = match workload {
-                Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::KvPressure(_) => {
+                Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::KvPressure(_) | Workload::Adapt(_) => {
                     tokens * spec.vocab_size as u64 * 4 * 2
                 }
                 Workload::Prefill(_) | Workload::Decode(_) => batch * spec.vocab_size as u64 * 4,

@@ -153,20 +153,23 @@ impl<'a, 'w> Resolver<'a, 'w> {
         }
         let mut texts = IndexMap::new();
         for (index, workload) in recipe.workloads.iter().enumerate() {
-            let (source, key) = match workload {
-                Workload::Perplexity(perplexity) => (&perplexity.text, "perplexity"),
-                Workload::KlDivergence(divergence) => (&divergence.text, "kl_divergence"),
-                Workload::KvPressure(pressure) => (&pressure.text, "kv_pressure"),
+            let sources = match workload {
+                Workload::Perplexity(perplexity) => vec![(&perplexity.text, "perplexity.text".to_owned())],
+                Workload::KlDivergence(divergence) => vec![(&divergence.text, "kl_divergence.text".to_owned())],
+                Workload::KvPressure(pressure) => vec![(&pressure.text, "kv_pressure.text".to_owned())],
+                Workload::Adapt(adapt) => adapt.texts(),
                 Workload::Prefill(_) | Workload::Decode(_) => continue,
             };
-            match text::load(source) {
-                Ok(text) => {
-                    texts.insert(source.clone(), text.hash);
-                }
-                Err(error) => {
-                    let place = (self.place)(&format!("workloads[{index}].{key}.text"));
-                    self.missing.push(Diagnostic::error("text-missing", error.to_string()).at(place));
-                    sound = false;
+            for (source, key) in sources {
+                match text::load(source) {
+                    Ok(text) => {
+                        texts.insert(source.clone(), text.hash);
+                    }
+                    Err(error) => {
+                        let place = (self.place)(&format!("workloads[{index}].{key}"));
+                        self.missing.push(Diagnostic::error("text-missing", error.to_string()).at(place));
+                        sound = false;
+                    }
                 }
             }
         }
@@ -232,6 +235,15 @@ impl<'a, 'w> Resolver<'a, 'w> {
                 .at((self.place)("kernels.attention"))
                 .hint("take `kernels.attention` out, or a kernel set of ruvlab's own such as `auto`");
             self.recipe_problems.push(diagnostic);
+            return None;
+        }
+        let adapts = |workload: &Workload| matches!(workload, Workload::Adapt(_));
+        if let Some(index) = recipe.workloads.iter().position(adapts).filter(|_| !is_native(kernel_set)) {
+            let message =
+                format!("`{}` does not show what goes into its head, which `adapt` learns from", set_name(kernel_set));
+            let diagnostic = Diagnostic::error("unsupported-adapt", message);
+            let place = (self.place)(&format!("workloads[{index}]"));
+            self.recipe_problems.push(diagnostic.at(place).hint("take the kernel set `auto`"));
             return None;
         }
         let cache = &recipe.kv_cache;

@@ -33,7 +33,6 @@ fn own(recipe: &Recipe) -> Vec<(String, String)> {
         ("kernels.set", recipe.kernels.set == KernelSet::Cuda, cuda),
         ("kernels.verify.reference", verifies, cuda),
         ("adapter", recipe.adapter.is_some(), "LoRA adapters"),
-        ("micro_lora", recipe.micro_lora.is_some(), "MicroLoRA"),
         ("training", recipe.training.is_some(), "training"),
         ("continual", recipe.continual.is_some(), "continual learning"),
         ("sona", recipe.sona.is_some(), "the learning loops"),
@@ -74,12 +73,11 @@ mod tests {
             "model": {"source": "hf:a/b", "revision": "c"},
             "kernels": {"set": "cuda", "verify": {"reference": "cuda"}},
             "adapter": {"target_modules": ["q_proj"]},
-            "micro_lora": {},
             "training": {"learning_rate": 1e-4},
             "continual": {"tasks": []},
             "sona": {},
         });
-        assert_eq!(paths(&given).len(), 7);
+        assert_eq!(paths(&given).len(), 6);
         for source in ["synthetic:qwen2.5-7b:q4_0", "hf:a/b@main:Q4_0", "/tmp"] {
             assert_eq!(paths(&json!({"model": {"source": source}})), [""; 0]);
         }

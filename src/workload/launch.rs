@@ -1,6 +1,9 @@
 //! One launch: what a child process does from its specification to its last event.
-use super::{decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder, verify};
+use super::{
+    adapt, decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder, verify,
+};
 use crate::{
+    adapt::micro_lora::MicroLoraError,
     clock::Stopwatch,
     engine::{self, EngineError, EngineKind, LanguageModel},
     event::{Phase, Sink},
@@ -106,6 +109,9 @@ pub enum LaunchError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Nothing could be learned from requests.
+    #[error(transparent)]
+    MicroLora(#[from] MicroLoraError),
     /// The engine computed something that is no number.
     #[error("{workload}: {problem}")]
     Numerics {
@@ -131,7 +137,8 @@ impl LaunchError {
             | Self::NothingFits { .. }
             | Self::NoReference(_)
             | Self::Vocabulary { .. }
-            | Self::Engine(_) => exit::UNEXPECTED,
+            | Self::Engine(_)
+            | Self::MicroLora(_) => exit::UNEXPECTED,
         }
     }
 
@@ -250,12 +257,18 @@ fn workloads(cell: &Cell, task: LaunchTask, recorder: &mut Recorder<'_>) -> Resu
             (Workload::KvPressure(pressure), LaunchTask::Quality) => {
                 kv_pressure::run_texts(pressure, cell, &mut loaded, recorder)?;
             }
+            (Workload::Adapt(adapt), LaunchTask::Quality) => adapt::run(adapt, cell, &mut loaded, recorder)?,
+            (Workload::Adapt(adapt), LaunchTask::Speed) => {
+                let prompts = Prompts::new(cell)?;
+                adapt::run_speed(adapt, cell, &prompts, &mut loaded, recorder)?;
+            }
             (
                 Workload::Prefill(_)
                 | Workload::Decode(_)
                 | Workload::Perplexity(_)
                 | Workload::KlDivergence(_)
-                | Workload::KvPressure(_),
+                | Workload::KvPressure(_)
+                | Workload::Adapt(_),
                 _,
             ) => {}
         }

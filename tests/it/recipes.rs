@@ -21,7 +21,7 @@ fn yaml_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-const SHIPPED: [&str; 17] = [
+const SHIPPED: [&str; 19] = [
     "base/cpu.yaml",
     "kernels/pico.yaml",
     "kernels/smollm2.yaml",
@@ -30,6 +30,8 @@ const SHIPPED: [&str; 17] = [
     "kv/pressure.yaml",
     "kv/smollm2.yaml",
     "kv/tiers.yaml",
+    "lora/micro-smollm2.yaml",
+    "lora/micro.yaml",
     "mistral7b-q8.yaml",
     "phi4mini-q4.yaml",
     "prompt-length.yaml",

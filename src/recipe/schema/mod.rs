@@ -27,7 +27,9 @@ pub use model::{
 };
 pub use sona::{Sona, SonaBackground, SonaDeep, SonaInstant};
 pub use training::{AnnealStrategy, LrScheduler, LrSchedulerType, Optimizer, Training};
-pub use workload::{Decode, KlDivergence, KlReference, KvPressure, Perplexity, Prefill, Workload};
+pub use workload::{
+    Adapt, AdaptState, Decode, KlDivergence, KlReference, KvPressure, Perplexity, Prefill, RequestOrder, Workload,
+};
 
 /// The version of the recipe format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
