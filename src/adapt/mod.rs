@@ -3,5 +3,6 @@ pub mod caches;
 pub mod micro_lora;
 pub mod optim;
 pub mod peft;
+pub mod registry;
 pub mod schedule;
 pub mod train;
