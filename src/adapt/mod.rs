@@ -1,9 +1,11 @@
 //! Learning: how small changes to a model's matrices are trained and stored.
+pub mod caches;
 pub mod checkpoint;
 pub mod data;
 pub mod file;
 pub mod micro_lora;
 pub mod optim;
 pub mod peft;
+pub mod registry;
 pub mod schedule;
 pub mod train;

@@ -143,6 +143,10 @@ fn here(stored: &Cell, candidate: &Cell) -> Result<Cell, Failure> {
                 let mut theirs = theirs.clone();
                 ours.texts_mut().zip(theirs.texts_mut()).for_each(|((_, ours), (_, theirs))| ours.clone_from(theirs));
             }
+            (Workload::Adapt(ours), Workload::Adapt(theirs)) => {
+                ours.domains.clone_from(&theirs.domains);
+                ours.calibration.clone_from(&theirs.calibration);
+            }
             _ => {}
         }
     }

@@ -57,6 +57,8 @@ impl Tokens {
                 let steps = (requests * u64::from(trace.output_tokens)).div_ceil(batch.max(1));
                 Self { together: requests * u64::from(trace.prompt_tokens), steps, batch }
             }
+            // Its timed pairs; what they decode is little beside the stream.
+            Workload::Adapt(adapt) => Self { together: 0, steps: 30 * u64::from(adapt.output_tokens), batch: 1 },
         }
     }
 
@@ -66,6 +68,10 @@ impl Tokens {
             // With its cache and with an unlimited one.
             Workload::KvPressure(trace) => {
                 Self::scored(&trace.text, trace.n_ctx, Some(2 * (trace.concurrency + trace.needles)))
+            }
+            Workload::Adapt(adapt) => {
+                let requests = u64::from(adapt.requests) * adapt.domains.len() as u64;
+                Self { together: requests * adapt.tokens() as u64, ..Self::default() }
             }
             workload => Self::of(workload, warmup),
         }

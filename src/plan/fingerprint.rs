@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
-use crate::{metrics::METRIC_SCHEMA_VERSION, recipe::Recipe};
+use crate::{
+    metrics::METRIC_SCHEMA_VERSION,
+    recipe::{Recipe, schema::Workload},
+};
 
 use super::{ModelIdentity, Reference, set_name};
 
@@ -71,6 +74,12 @@ pub(super) fn cell_hash(
                 {
                     *text = hash.clone().into();
                 }
+            }
+            if let Workload::Adapt(adapt) = written {
+                let hash = |name: &String| texts.get(name).unwrap_or(name).clone();
+                let domains: Vec<String> = adapt.domains.iter().map(hash).collect();
+                set(workload, "/adapt/domains", domains.into());
+                set(workload, "/adapt/calibration", hash(&adapt.calibration).into());
             }
             if let Some(Reference { model, kernel_set }) = references.get(&written.to_string()) {
                 let mut content = json!({"weights": model.weights_hash, "kernels": set_name(*kernel_set)});

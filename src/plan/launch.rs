@@ -47,7 +47,7 @@ impl LaunchTask {
         match workload {
             Workload::Prefill(_) | Workload::Decode(_) => self == Self::Speed,
             Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::Train(_) => self == Self::Quality,
-            Workload::KvPressure(_) => self != Self::Verify,
+            Workload::KvPressure(_) | Workload::Adapt(_) => self != Self::Verify,
         }
     }
 

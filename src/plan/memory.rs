@@ -31,6 +31,7 @@ fn shape(workload: &Workload) -> (u32, u32) {
         Workload::KvPressure(pressure) => (pressure.longest(), pressure.concurrency),
         // What training takes is not of this shape: see `training`.
         Workload::Train(_) => (0, 0),
+        Workload::Adapt(adapt) => (adapt.prompt_tokens.saturating_add(adapt.output_tokens), 1),
     }
 }
 
@@ -50,7 +51,7 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
             let (tokens, batch) = shape(workload);
             let (tokens, batch) = (u64::from(tokens), u64::from(batch));
             let logits = match workload {
-                Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::KvPressure(_) => {
+                Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::KvPressure(_) | Workload::Adapt(_) => {
                     tokens * spec.vocab_size as u64 * 4 * 2
                 }
                 Workload::Prefill(_) | Workload::Decode(_) | Workload::Train(_) => batch * spec.vocab_size as u64 * 4,

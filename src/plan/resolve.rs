@@ -171,6 +171,7 @@ impl<'a, 'w> Resolver<'a, 'w> {
                     let mut train = train.clone();
                     train.texts_mut().map(|(key, text)| (text.clone(), format!("train.{key}"))).collect()
                 }
+                Workload::Adapt(adapt) => adapt.texts().into_iter().map(|(text, key)| (text.clone(), key)).collect(),
                 Workload::Prefill(_) | Workload::Decode(_) => continue,
             };
             for (source, key) in sources {
@@ -273,6 +274,14 @@ impl<'a, 'w> Resolver<'a, 'w> {
                 .at((self.place)("kernels.activations"))
                 .hint("take `kernels.activations` out, or a kernel set of ruvlab's own such as `auto`");
             self.recipe_problems.push(diagnostic);
+        }
+        let adapts = |workload: &Workload| matches!(workload, Workload::Adapt(_));
+        if let Some(index) = recipe.workloads.iter().position(adapts).filter(|_| !is_native(kernel_set)) {
+            let message =
+                format!("`{}` does not show what goes into its head, which `adapt` learns from", set_name(kernel_set));
+            let diagnostic = Diagnostic::error("unsupported-adapt", message);
+            let place = (self.place)(&format!("workloads[{index}]"));
+            self.recipe_problems.push(diagnostic.at(place).hint("take the kernel set `auto`"));
             return None;
         }
         let cache = &recipe.kv_cache;

@@ -312,6 +312,12 @@ fn expand_sources(recipe: &mut Recipe, layers: &Layers, environment: Environment
                     apply(text, format!("workloads[{index}].train.{key}"), source::text);
                 }
             }
+            Workload::Adapt(adapt) => {
+                for (domain, text) in adapt.domains.iter_mut().enumerate() {
+                    apply(text, format!("workloads[{index}].adapt.domains[{domain}]"), source::text);
+                }
+                apply(&mut adapt.calibration, format!("workloads[{index}].adapt.calibration"), source::text);
+            }
             Workload::Prefill(_) | Workload::Decode(_) => {}
         }
     }

@@ -41,7 +41,6 @@ fn own(recipe: &Recipe) -> Vec<(String, String)> {
         ),
         ("adapter.lora_dropout", recipe.adapter.as_ref().is_some_and(|a| a.lora_dropout > 0.0), "dropout"),
         ("adapter.type", recipe.adapter.as_ref().is_some_and(|a| a.kind == AdapterType::Dora), "DoRA"),
-        ("micro_lora", recipe.micro_lora.is_some(), "MicroLoRA"),
         ("training", recipe.training.is_some() && !training, "training without a `train` workload"),
         ("continual", recipe.continual.is_some(), "continual learning"),
         ("sona", recipe.sona.is_some(), "the learning loops"),
@@ -82,12 +81,11 @@ mod tests {
             "model": {"source": "hf:a/b", "revision": "c"},
             "kernels": {"set": "cuda", "verify": {"reference": "cuda"}},
             "adapter": {"target_modules": ["q_proj"]},
-            "micro_lora": {},
             "training": {"learning_rate": 1e-4},
             "continual": {"tasks": []},
             "sona": {},
         });
-        assert_eq!(paths(&given).len(), 7);
+        assert_eq!(paths(&given).len(), 6);
         for source in ["synthetic:qwen2.5-7b:q4_0", "hf:a/b@main:Q4_0", "/tmp"] {
             assert_eq!(paths(&json!({"model": {"source": source}})), [""; 0]);
         }

@@ -68,7 +68,7 @@ pub(super) fn run(
     Ok(())
 }
 
-fn sampling(cell: &Cell) -> Sampling {
+pub(super) fn sampling(cell: &Cell) -> Sampling {
     let crate::recipe::schema::Sampling { temperature, top_k, top_p, min_p } = cell.recipe.sampling;
     Sampling { temperature, top_k, top_p, min_p }
 }

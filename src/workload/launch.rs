@@ -2,12 +2,13 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder, train, verify,
+    adapt, decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder, train, verify,
 };
 use crate::{
     adapt::{
         checkpoint::CheckpointError,
         file::{self, AdapterFileError},
+        micro_lora::MicroLoraError,
         peft::PeftError,
     },
     clock::Stopwatch,
@@ -138,6 +139,9 @@ pub enum LaunchError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Nothing could be learned from requests.
+    #[error(transparent)]
+    MicroLora(#[from] MicroLoraError),
     /// The engine computed something that is no number.
     #[error("{workload}: {problem}")]
     Numerics {
@@ -171,7 +175,8 @@ impl LaunchError {
             | Self::NoReference(_)
             | Self::Vocabulary { .. }
             | Self::Training { .. }
-            | Self::Engine(_) => exit::UNEXPECTED,
+            | Self::Engine(_)
+            | Self::MicroLora(_) => exit::UNEXPECTED,
         }
     }
 
@@ -323,13 +328,19 @@ fn workloads(
             (Workload::KvPressure(pressure), LaunchTask::Quality) => {
                 kv_pressure::run_texts(pressure, cell, &mut loaded, recorder)?;
             }
+            (Workload::Adapt(adapt), LaunchTask::Quality) => adapt::run(adapt, cell, &mut loaded, recorder)?,
+            (Workload::Adapt(adapt), LaunchTask::Speed) => {
+                let prompts = Prompts::new(cell)?;
+                adapt::run_speed(adapt, cell, &prompts, &mut loaded, recorder)?;
+            }
             (
                 Workload::Prefill(_)
                 | Workload::Decode(_)
                 | Workload::Perplexity(_)
                 | Workload::KlDivergence(_)
                 | Workload::KvPressure(_)
-                | Workload::Train(_),
+                | Workload::Train(_)
+                | Workload::Adapt(_),
                 _,
             ) => {}
         }

@@ -1,4 +1,5 @@
 //! The workloads, each in one file, and the launch that runs them in a child process.
+mod adapt;
 mod decode;
 mod kl_divergence;
 mod kv_pressure;

@@ -21,7 +21,7 @@ fn yaml_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-const SHIPPED: [&str; 19] = [
+const SHIPPED: [&str; 22] = [
     "base/cpu.yaml",
     "kernels/pico.yaml",
     "kernels/smollm2.yaml",
@@ -31,6 +31,8 @@ const SHIPPED: [&str; 19] = [
     "kv/pressure.yaml",
     "kv/smollm2.yaml",
     "kv/tiers.yaml",
+    "lora/micro-smollm2.yaml",
+    "lora/micro.yaml",
     "lora/schedules.yaml",
     "lora/smollm2.yaml",
     "mistral7b-q8.yaml",

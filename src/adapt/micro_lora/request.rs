@@ -2,7 +2,7 @@
 use super::{MicroLoraError, RANK};
 
 /// Logits whose greatest is found at a time.
-const BLOCK: usize = 64;
+const BLOCK: usize = 128;
 
 /// The cached results of one request: of each position A h, its likeliest tokens with their
 /// probabilities, and the token that came. Its buffers are kept from request to request.
@@ -23,8 +23,8 @@ pub struct Request {
     /// Where the token that came stands in `tokens`.
     came: Vec<u32>,
     losses: Vec<f64>,
-    highest: Vec<f32>,
-    order: Vec<u32>,
+    /// The greatest logit of each block, and its number.
+    blocks: Vec<(f32, u32)>,
     candidates: Vec<(f32, u32)>,
 }
 
@@ -43,8 +43,7 @@ impl Request {
             errors: Vec::with_capacity(all),
             came: Vec::with_capacity(positions),
             losses: Vec::with_capacity(positions),
-            highest: Vec::with_capacity(vocab_size.div_ceil(BLOCK)),
-            order: Vec::with_capacity(vocab_size.div_ceil(BLOCK)),
+            blocks: Vec::with_capacity(vocab_size.div_ceil(BLOCK)),
             candidates: Vec::with_capacity(vocab_size.min(top_k * BLOCK)),
         }
     }
@@ -84,12 +83,13 @@ impl Request {
     }
 
     /// Takes note of a position: A h of the adapter, the logits with its addition, and the token that came.
+    /// Returns `ln Σ exp` of the logits.
     ///
     /// # Errors
     ///
     /// If the token or the logits are not of the vocabulary, or the logits are no numbers; the position is
     /// left out then.
-    pub fn record(&mut self, projected: [f32; RANK], logits: &[f32], came: u32) -> Result<(), MicroLoraError> {
+    pub fn record(&mut self, projected: [f32; RANK], logits: &[f32], came: u32) -> Result<f64, MicroLoraError> {
         let position = self.len();
         let wrong = |problem: String| MicroLoraError::Position { position, problem };
         if logits.len() != self.vocab_size || came as usize >= self.vocab_size {
@@ -126,7 +126,7 @@ impl Request {
         self.came.push(at.unwrap_or(start) as u32);
         self.projected.push(projected);
         self.losses.push(loss);
-        Ok(())
+        Ok(normaliser)
     }
 
     /// Leaves the `top_k` greatest logits in `candidates`, in no order; of equals the first ones.
@@ -134,40 +134,25 @@ impl Request {
     /// The k greatest lie in those k blocks whose greatest are the k greatest: a block without one of them
     /// would have k logits before it, one in each of the others.
     fn find_likeliest(&mut self, logits: &[f32]) {
-        const LANES: usize = 16;
-        let Self { highest, order, candidates, top_k, .. } = self;
-        highest.clear();
-        highest.extend(logits.chunks(BLOCK).map(|block| {
-            let (vectors, tail) = block.as_chunks::<LANES>();
-            let mut greatest = [f32::NEG_INFINITY; LANES];
-            for vector in vectors {
-                greatest
-                    .iter_mut()
-                    .zip(vector)
-                    .for_each(|(greatest, x)| *greatest = if *x > *greatest { *x } else { *greatest });
-            }
-            greatest.iter().chain(tail).copied().fold(f32::NEG_INFINITY, f32::max)
-        }));
-        order.clear();
-        order.extend(0..highest.len() as u32);
-        let kept = (*top_k).min(order.len());
-        let before = |a: (f32, u32), b: (f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        if kept < order.len() {
-            order.select_nth_unstable_by(kept - 1, |a, b| {
-                before((highest[*a as usize], *a), (highest[*b as usize], *b))
-            });
+        let Self { blocks, candidates, top_k, .. } = self;
+        let before = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        blocks.clear();
+        blocks.extend(logits.chunks(BLOCK).map(greatest).zip(0..));
+        let kept = (*top_k).min(blocks.len());
+        let all = kept == blocks.len();
+        if !all {
+            blocks.select_nth_unstable_by(kept - 1, before);
         }
-        let least = order[..kept].iter().map(|block| highest[*block as usize]).fold(f32::INFINITY, f32::min);
-        let all_blocks = kept == highest.len();
+        let least = blocks[..kept].iter().fold(f32::INFINITY, |least, (value, _)| least.min(*value));
         candidates.clear();
-        for block in &order[..kept] {
+        for (_, block) in &blocks[..kept] {
             let start = *block as usize * BLOCK;
             let values = &logits[start..(start + BLOCK).min(logits.len())];
             let ids = start as u32..;
-            candidates.extend(values.iter().copied().zip(ids).filter(|(value, _)| all_blocks || *value >= least));
+            candidates.extend(values.iter().copied().zip(ids).filter(|(value, _)| all || *value >= least));
         }
         if *top_k < candidates.len() {
-            candidates.select_nth_unstable_by(*top_k - 1, |a, b| before(*a, *b));
+            candidates.select_nth_unstable_by(*top_k - 1, before);
             candidates.truncate(*top_k);
         }
     }
@@ -195,6 +180,25 @@ impl Request {
     pub(super) fn came(&self) -> &[u32] {
         &self.came
     }
+}
+
+/// Returns the greatest of some numbers, none of which is NaN.
+fn greatest(values: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (vectors, tail) = values.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for vector in vectors {
+        lanes.iter_mut().zip(vector).for_each(|(lane, value)| *lane = larger(*lane, *value));
+    }
+    // By halves, which are vectors still.
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        let (low, high) = lanes.split_at_mut(width);
+        low.iter_mut().zip(&*high).for_each(|(low, high)| *low = larger(*low, *high));
+    }
+    tail.iter().copied().fold(lanes[0], larger)
 }
 
 #[cfg(test)]

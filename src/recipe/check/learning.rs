@@ -1,6 +1,8 @@
 //! Rules of adapters, training and continual learning.
 use super::Report;
-use crate::recipe::schema::{Continual, KernelSet, LrScheduler, LrSchedulerType, Recipe, Training, Workload};
+use crate::recipe::schema::{
+    Continual, KernelSet, LrScheduler, LrSchedulerType, Recipe, TargetModule, Training, Workload,
+};
 
 pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
     let needs_training = "add `training: {learning_rate: 2.0e-4, max_steps: 100}`";
@@ -12,6 +14,19 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
         if adapter.target_modules.is_empty() && adapter.init.is_none() {
             let hint = "name at least one, such as [q_proj, v_proj]";
             report.error(&["adapter.target_modules"], "empty-list", "`adapter.target_modules` is empty", hint);
+        }
+    }
+    if let Some(micro) = &recipe.micro_lora {
+        if micro.target_modules != [TargetModule::LmHead] {
+            let message = "an adapter that learns from single requests sits on the head alone: what a request leaves \
+                           behind has no gradient for other layers";
+            let hint = "set `target_modules: [lm_head]`, or train an `adapter`";
+            report.error(&["micro_lora.target_modules", "micro_lora"], "target", message, hint);
+        }
+        let adapts = recipe.workloads.iter().any(|workload| matches!(workload, Workload::Adapt(_)));
+        if !adapts && recipe.sona.is_none() {
+            let message = "`micro_lora` learns from requests, and no workload has any for it";
+            report.error(&["micro_lora"], "needs", message, "add `- adapt: {}` to `workloads`");
         }
     }
     if let Some(training) = &recipe.training {

@@ -1,7 +1,8 @@
 //! Rules of what runs: workloads, context, cache, positions, launches.
 use super::Report;
 use crate::recipe::schema::{
-    Decode, KlDivergence, KvPressure, Perplexity, Prefill, Pressure, PressurePolicy, Recipe, RopeScaling, Workload,
+    Adapt, Decode, KlDivergence, KvPressure, Perplexity, Prefill, Pressure, PressurePolicy, Recipe, RopeScaling,
+    Workload,
 };
 
 /// Bytes of cache a token takes in the smallest model there could be: one layer, one head of 64,
@@ -107,11 +108,36 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
                 let words = format!("a sequence of {length} tokens is longer than");
                 (u64::from(length), words, "training.sequence_length".to_owned())
             }
+            Workload::Adapt(adapt) => {
+                check_adapt(adapt, &path, recipe, report);
+                let words = format!("requests of {} tokens are longer than", adapt.tokens());
+                (adapt.tokens() as u64, words, format!("{path}.adapt.prompt_tokens"))
+            }
         };
         if let Some(context) = context.filter(|context| tokens > u64::from(*context)) {
             let message = format!("{words} `model.context_length`, {context}");
             let hint = "shorten the workload or raise `model.context_length`";
             report.error(&[&key, &path], "context-length", message, hint);
+        }
+    }
+}
+
+fn check_adapt(adapt: &Adapt, path: &str, recipe: &Recipe, report: &mut Report<'_>) {
+    let domains = format!("{path}.adapt.domains");
+    if recipe.micro_lora.is_none() {
+        let message = "`adapt` measures an adapter that learns from requests, and there is none";
+        report.error(&["micro_lora", path], "needs", message, "add `micro_lora: {}`");
+    }
+    if adapt.domains.len() < 2 {
+        let message = "`adapt` needs two domains at least: the placebo learns each from another";
+        report.error(&[&domains, path], "needs", message, "add a text such as `builtin:kjv.test`");
+    }
+    let names: Vec<&str> = adapt.domains.iter().map(|text| Adapt::short(text)).collect();
+    for (index, name) in names.iter().enumerate() {
+        if names[..index].contains(name) {
+            let message = format!("two domains are called `{name}`");
+            let hint = "results are stored by that name; rename one file";
+            report.error(&[&format!("{domains}[{index}]"), path], "duplicate-name", message, hint);
         }
     }
 }

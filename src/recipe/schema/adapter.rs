@@ -79,13 +79,22 @@ pub struct MicroLora {
     #[serde(default = "default_micro_alpha")]
     #[schemars(range(min = 0.0))]
     pub lora_alpha: f64,
-    /// The linear layers that get one.
+    /// The linear layers that get one: the head, from whose own results an update is computed.
     #[serde(default = "default_micro_targets")]
     pub target_modules: Vec<TargetModule>,
-    /// The step size.
+    /// The step size, for the mean loss of a request and inputs of size 1. A rate much below 1 learns
+    /// next to nothing in a session.
     #[serde(default = "default_micro_learning_rate")]
     #[schemars(range(min = 0.0))]
     pub learning_rate: f64,
+    /// The share of what was learned that every request forgets.
+    #[serde(default = "default_micro_decay")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub decay: f64,
+    /// The likeliest tokens of a position that get a gradient, beside the one that came.
+    #[serde(default = "default_micro_top_k")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub top_k: u32,
 }
 
 fn default_micro_rank() -> u32 {
@@ -101,5 +110,13 @@ fn default_micro_targets() -> Vec<TargetModule> {
 }
 
 fn default_micro_learning_rate() -> f64 {
-    2.0e-3
+    2.5
+}
+
+fn default_micro_decay() -> f64 {
+    0.02
+}
+
+fn default_micro_top_k() -> u32 {
+    32
 }

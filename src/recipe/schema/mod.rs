@@ -28,7 +28,8 @@ pub use model::{
 pub use sona::{Sona, SonaBackground, SonaDeep, SonaInstant};
 pub use training::{AnnealStrategy, LrScheduler, LrSchedulerType, Optimizer, Training};
 pub use workload::{
-    Decode, KlDivergence, KlReference, KvPressure, Perplexity, Prefill, Train, TrainEval, TrainSource, Workload,
+    Adapt, AdaptState, Decode, KlDivergence, KlReference, KvPressure, Perplexity, Prefill, RequestOrder, Train,
+    TrainEval, TrainSource, Workload,
 };
 
 /// The version of the recipe format.

@@ -2,6 +2,7 @@
 //! plotted numbers as CSV. The only module that names plotters.
 //!
 //! A chart that lacks its data is not drawn; what is missing is returned instead.
+mod adapt;
 mod cache;
 mod canvas;
 mod cells;
@@ -131,6 +132,7 @@ pub fn draw(
     attempts.extend(kl::draw(&cells)?.into_iter().map(Ok));
     attempts.extend(cache::draw(&cells)?.into_iter().map(Ok));
     attempts.extend(training::draw(&cells)?.into_iter().map(Ok));
+    attempts.extend(adapt::draw(&cells)?.into_iter().map(Ok));
     attempts.push(heatmap::draw(&cells)?);
     attempts.push(forest::of_cells(&cells)?);
     let (mut charts, mut gone) = (Vec::new(), Vec::new());

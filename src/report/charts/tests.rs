@@ -325,3 +325,35 @@ fn a_full_cache_is_drawn_over_time_by_position_and_against_its_memory() {
     let (plain, _) = draw(&two(), None).unwrap();
     assert!(plain.iter().all(|chart| !chart.name.starts_with("cache")), "nothing is missing where nothing was full");
 }
+
+#[test]
+fn streams_of_requests_are_drawn_by_arm_and_domain() {
+    const STREAM: &str = "adapt(2x8,p8,n8,interleaved)";
+    let mut records = two();
+    records.truncate(1);
+    for (label, shift) in [(STREAM.to_owned(), 0.0), (format!("{STREAM}/a"), -0.02), (format!("{STREAM}/b"), 0.02)] {
+        for (metric, mean) in
+            [("unigram", -0.01), ("neural", -0.09), ("micro", -0.04), ("both", -0.11), ("placebo", 0.01)]
+        {
+            let metric = format!("adapt_change_{metric}");
+            let mut add = |step: Option<u64>, value: f64| {
+                let mut row = row(&metric, &label, 0, 0, 0, value);
+                row.step = step;
+                records[0].0.samples.push(row);
+            };
+            (0..8).for_each(|step| add(Some(step), mean + shift + 0.001 * step as f64));
+            add(None, mean + shift);
+        }
+    }
+    let (charts, _) = draw(&records, None).unwrap();
+    let chart = charts.iter().find(|chart| chart.name == "adaptation").unwrap();
+    let tree = usvg::Tree::from_str(&chart.svg, &png::options()).unwrap();
+    let (size, ink) = (tree.size(), tree.root().abs_bounding_box());
+    assert!(ink.left() >= 0.0 && ink.right() <= size.width() && ink.bottom() <= size.height(), "{ink:?}");
+    let words = texts(&chart.svg).concat();
+    assert!(words.contains("all domains") && words.contains("MicroLoRA") && words.contains("placebo"), "{words}");
+    assert_eq!(chart.csv.lines().count(), 16);
+    let row = chart.csv.lines().find(|line| line.contains(",b,neural cache,")).unwrap();
+    assert!(row.contains(",-0.0699") || row.contains(",-0.07,"), "{row}");
+    assert_eq!(charts.iter().filter(|chart| chart.name.starts_with("adaptation")).count(), 1);
+}
