@@ -298,6 +298,7 @@ pub(crate) struct ActivationRows<'a> {
     pub(crate) floats: &'a [f32],
     pub(crate) codes: &'a [i16],
     /// The codes of [`Precision::Int8`] once more, as [`BYTE_ORDER`] says; none of the other.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only dot products of bytes read them"))]
     pub(crate) bytes: &'a [i8],
     pub(crate) blocks: &'a [CodeBlock],
 }
@@ -309,12 +310,6 @@ impl<'a> ActivationRows<'a> {
 
     pub(crate) fn row_codes(&self, row: usize) -> &'a [i16] {
         &self.codes[row * self.stride..][..self.columns]
-    }
-
-    /// Returns the bytes of `M` rows from `first` on, in blocks.
-    #[inline]
-    pub(crate) fn bytes_of<const M: usize>(self, first: usize) -> [&'a [[i8; COLUMNS]]; M] {
-        std::array::from_fn(|m| self.bytes[(first + m) * self.stride..][..self.columns].as_chunks().0)
     }
 
     /// Returns the codes of `M` rows from `first` on, in blocks.
@@ -338,46 +333,6 @@ impl<'a> ActivationRows<'a> {
     pub(crate) fn row_blocks(&self, row: usize) -> &'a [CodeBlock] {
         let count = self.columns / COLUMNS;
         &self.blocks[row * count..][..count]
-    }
-}
-
-/// The codes of 32 columns, in words of 32 bits that are broadcast to all rows' lanes.
-pub(crate) trait Codes: Sized {
-    /// Whether a word is four bytes, not two 16-bit numbers.
-    const ARE_BYTES: bool;
-
-    /// Returns the codes of `M` rows from `first` on, in blocks.
-    fn of<const M: usize>(activations: ActivationRows<'_>, first: usize) -> [&[Self]; M];
-
-    /// Returns a word.
-    fn word(&self, index: usize) -> i32;
-}
-
-impl Codes for [i16; COLUMNS] {
-    const ARE_BYTES: bool = false;
-
-    #[inline]
-    fn of<const M: usize>(activations: ActivationRows<'_>, first: usize) -> [&[Self]; M] {
-        activations.codes_of(first)
-    }
-
-    #[inline]
-    fn word(&self, index: usize) -> i32 {
-        i32::from(self[2 * index] as u16) | i32::from(self[2 * index + 1]) << 16
-    }
-}
-
-impl Codes for [i8; COLUMNS] {
-    const ARE_BYTES: bool = true;
-
-    #[inline]
-    fn of<const M: usize>(activations: ActivationRows<'_>, first: usize) -> [&[Self]; M] {
-        activations.bytes_of(first)
-    }
-
-    #[inline]
-    fn word(&self, index: usize) -> i32 {
-        i32::from_le_bytes(self.as_chunks::<4>().0[index].map(|code| code as u8))
     }
 }
 

@@ -4,11 +4,12 @@
 use std::arch::x86_64::*;
 
 use super::{
-    bytes::{byte_offset, fours},
+    byte_kernel,
+    bytes::{Codes as _, byte_offset, fours},
     part::{Parts, minima, scales},
 };
 use crate::{
-    activations::{ActivationRows, CodeBlock, Codes as _, each, slices},
+    activations::{ActivationRows, CodeBlock, each, slices},
     avx2::part::has_minima,
     matmul::WeightGroups,
     matrix::layout::{COLUMNS, Layout, ROWS},
@@ -20,18 +21,18 @@ const PARTS: usize = 24;
 /// Groups of rows in a panel, two in a register.
 const GROUPS: usize = 4;
 /// Tokens whose sums stay in registers, of integers and of numbers.
-const TOKENS: usize = 6;
+pub(super) const TOKENS: usize = 6;
 
-type Sums = [[f32; 2 * ROWS]; GROUPS / 2];
+pub(super) type Sums = [[f32; 2 * ROWS]; GROUPS / 2];
 
 /// 32 columns of the rows of a panel.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct BytePart {
+pub(super) struct BytePart {
     /// `[four columns][half of the rows][row, column]`, the columns in the order of the codes' bytes.
-    codes: [[[u8; 8 * ROWS]; 2]; COLUMNS / 4],
-    scales: Sums,
-    minima: Sums,
+    pub(super) codes: [[[u8; 8 * ROWS]; 2]; COLUMNS / 4],
+    pub(super) scales: Sums,
+    pub(super) minima: Sums,
 }
 
 impl BytePart {
@@ -141,7 +142,7 @@ struct Step<'a, 'b> {
 impl Step<'_, '_> {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
     fn tokens<const F: u8, const T: usize>(&mut self, panel: &[BytePart], first: usize) {
-        let bytes = slices(self.activations.bytes_of::<T>(first), self.part, panel.len());
+        let bytes = slices(<[i8; COLUMNS]>::of::<T>(self.activations, first), self.part, panel.len());
         let blocks = slices(self.activations.blocks_of::<T>(first), self.part, panel.len());
         let mut sums = [[[0.0; 2 * ROWS]; GROUPS / 2]; T];
         if self.part > 0 {
@@ -156,6 +157,31 @@ impl Step<'_, '_> {
     }
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn six<const F: u8>(&mut self, panel: &[BytePart], first: usize) {
+        let (activations, part) = (self.activations, self.part);
+        for token in first + TOKENS..(first + 2 * TOKENS).min(activations.rows) {
+            // Hints, which read nothing: what the next tokens begin with.
+            let codes = activations.bytes[token * activations.stride + part * COLUMNS..].as_ptr();
+            _mm_prefetch::<_MM_HINT_T0>(codes);
+            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(64));
+            _mm_prefetch::<_MM_HINT_T0>(activations.row_blocks(token)[part..].as_ptr().cast());
+        }
+        let mut sums = [[[0.0; 2 * ROWS]; GROUPS / 2]; TOKENS];
+        if part > 0 {
+            for (token, sums) in (first..).zip(&mut sums) {
+                self.tile.get(token, self.group, sums.as_flattened_mut());
+            }
+        }
+        let step = activations.columns / COLUMNS;
+        let codes = (&activations.bytes[first * activations.stride + part * COLUMNS..], activations.stride);
+        let blocks = (&activations.blocks[first * step + part..], step);
+        byte_kernel::multiply::<F>(panel, codes, blocks, &mut sums);
+        for (token, sums) in (first..).zip(&sums) {
+            self.tile.put(token, self.group, sums.as_flattened());
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
     fn all<const F: u8>(&mut self, panel: &[BytePart]) {
         for first in (0..self.activations.rows).step_by(TOKENS) {
             match self.activations.rows - first {
@@ -164,7 +190,7 @@ impl Step<'_, '_> {
                 3 => self.tokens::<F, 3>(panel, first),
                 4 => self.tokens::<F, 4>(panel, first),
                 5 => self.tokens::<F, 5>(panel, first),
-                _ => self.tokens::<F, TOKENS>(panel, first),
+                _ => self.six::<F>(panel, first),
             }
         }
     }

@@ -1,11 +1,57 @@
-//! Codes of 32 columns of two groups of eight rows, as unsigned bytes in lanes.
+//! Codes of 32 columns of two groups of eight rows, as unsigned bytes in lanes, and what they are
+//! multiplied with.
 //!
 //! Each vector holds four columns, those that four neighbouring bytes of an 8-bit row of activations
 //! belong to (`BYTE_ORDER`): the order in which 4-bit codes come apart with a shift and two masks.
 use std::arch::x86_64::*;
 
 use super::part::{Parts, load, quad};
-use crate::avx2::part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q8_0, offset};
+use crate::{
+    activations::ActivationRows,
+    avx2::part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q8_0, offset},
+    matrix::layout::COLUMNS,
+};
+
+/// The codes of 32 columns, in words of 32 bits that are broadcast to all rows' lanes.
+pub(super) trait Codes: Sized {
+    /// Whether a word is four bytes, not two 16-bit numbers.
+    const ARE_BYTES: bool;
+
+    /// Returns the codes of `M` rows from `first` on, in blocks.
+    fn of<const M: usize>(activations: ActivationRows<'_>, first: usize) -> [&[Self]; M];
+
+    /// Returns a word.
+    fn word(&self, index: usize) -> i32;
+}
+
+impl Codes for [i16; COLUMNS] {
+    const ARE_BYTES: bool = false;
+
+    #[inline]
+    fn of<const M: usize>(activations: ActivationRows<'_>, first: usize) -> [&[Self]; M] {
+        activations.codes_of(first)
+    }
+
+    #[inline]
+    fn word(&self, index: usize) -> i32 {
+        i32::from(self[2 * index] as u16) | i32::from(self[2 * index + 1]) << 16
+    }
+}
+
+impl Codes for [i8; COLUMNS] {
+    const ARE_BYTES: bool = true;
+
+    #[inline]
+    fn of<const M: usize>(activations: ActivationRows<'_>, first: usize) -> [&[Self]; M] {
+        let row = |m: usize| &activations.bytes[(first + m) * activations.stride..][..activations.columns];
+        std::array::from_fn(|m| row(m).as_chunks().0)
+    }
+
+    #[inline]
+    fn word(&self, index: usize) -> i32 {
+        i32::from_le_bytes(self.as_chunks::<4>().0[index].map(|code| code as u8))
+    }
+}
 
 /// Returns what has to be subtracted from the bytes of a format.
 pub(super) const fn byte_offset(format: u8) -> i32 {

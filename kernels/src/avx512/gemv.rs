@@ -2,11 +2,11 @@
 use std::arch::x86_64::*;
 
 use super::{
-    bytes::{byte_offset, fours},
+    bytes::{Codes, byte_offset, fours},
     part::{half_scales, minima, quad, scales},
 };
 use crate::{
-    activations::{ActivationRows, CodeBlock, Codes, each},
+    activations::{ActivationRows, CodeBlock, each},
     avx2::part::{Q6K, has_minima, offset},
     matrix::layout::{self, COLUMNS, ROWS},
     output::Tile,

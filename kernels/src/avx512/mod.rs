@@ -2,6 +2,7 @@
 #![expect(clippy::needless_range_loop, reason = "the loops are unrolled over registers, which have numbers")]
 mod attention;
 mod byte_gemm;
+mod byte_kernel;
 mod bytes;
 mod float;
 mod gemm;
