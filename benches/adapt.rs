@@ -2,11 +2,22 @@
 //! wall's; of what it adds to a decoded token; at the shapes of three models. Figures, not criterion's:
 //! what counts are the rare slow ones.
 //!
+//! And of publishing an adapter of a registry while two readers pin it as fast as they can.
+//!
 //! `cargo bench --bench adapt` prints a table. Updates come twice: one after another, and each after 64 MiB
 //! of other data went through the caches, as a model's weights do between two requests.
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use ruvlab::adapt::micro_lora::{Directions, MicroLora, Outcome, Request, Settings};
+use ruvlab::adapt::{
+    micro_lora::{Directions, MicroLora, Outcome, Request, Settings},
+    registry::Published,
+};
 
 /// A model's name, E and V.
 const SHAPES: [(&str, usize, usize); 3] =
@@ -125,7 +136,51 @@ fn time_token(name: &str, what: &str, mut run: impl FnMut()) {
     println!("{name:13} {what:30} us a token: wall {}", percentiles(times));
 }
 
+/// Times swaps of a value that two readers load again and again, as fast as can be.
+#[expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark reads clocks and reports")]
+fn time_swaps(readers: usize) {
+    const SWAPS: u64 = 1_000_000;
+    let values: Vec<Arc<[u64; 8]>> = (0..=SWAPS).map(|tag| Arc::new([tag; 8])).collect();
+    let published = Published::new([0u64; 8]);
+    let done = AtomicBool::new(false);
+    let (mut times, mut reads) = (Vec::with_capacity(values.len()), 0u64);
+    std::thread::scope(|scope| {
+        let read = || {
+            let mut reads = 0u64;
+            while !done.load(Ordering::Relaxed) {
+                let (version, value) = published.load();
+                assert!(value.iter().all(|tag| *tag == version - 1), "version {version} is torn");
+                reads += 1;
+            }
+            reads
+        };
+        let readers: Vec<_> = (0..readers).map(|_| scope.spawn(read)).collect();
+        for value in values.iter().skip(1) {
+            let value = Arc::clone(value);
+            let start = Instant::now();
+            let replaced = published.publish(value);
+            times.push(start.elapsed());
+            drop(replaced);
+        }
+        done.store(true, Ordering::Relaxed);
+        reads = readers.into_iter().map(|reader| reader.join().expect("a reader")).sum();
+    });
+    println!("publish, {readers} readers, {SWAPS} swaps, {reads} reads, us: wall {}", precise(times));
+}
+
+fn precise(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let [p50, p99, p999, most] = [0.5, 0.99, 0.999, 1.0].map(|share| at(&times, share));
+    format!("p50 {p50:.3}  p99 {p99:.3}  p99.9 {p999:.3}  max {most:.1}")
+}
+
 fn main() {
+    time_swaps(0);
+    time_swaps(2);
+    // `cargo bench --bench adapt -- swaps` does no more.
+    if std::env::args().any(|argument| argument == "swaps") {
+        return;
+    }
     let mut other = vec![1u8; OTHER_DATA];
     for (name, hidden_size, vocab_size) in SHAPES {
         let mut stream = stream(hidden_size, vocab_size);

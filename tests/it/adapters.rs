@@ -207,29 +207,29 @@ fn a_model_with_an_adapter_is_driven_like_one_without() {
     }
 }
 
-/// Rows of one step with two adapters and without one, few and many of them, on packed blocks.
-#[test]
-fn sequences_with_different_adapters_give_what_each_gives_alone() {
+/// Returns whether the sequences of a batch give, to the last bit, what each gives alone.
+fn assert_together_as_alone(of: &[Option<&Arc<Adapter>>]) {
     let weights = pico();
-    let tokens = &heldout(&weights)[..80];
-    let adapters = [3, 4].map(|seed| Arc::new(adapter(weights.spec(), seed, seed as usize)));
-    let of = [Some(&adapters[0]), None, Some(&adapters[1]), Some(&adapters[0]), None];
+    let tokens = &heldout(&weights)[..100];
     let parts: Vec<&[u32]> = (0..of.len()).map(|i| &tokens[i * 7..i * 7 + 20 + i]).collect();
     for kind in native() {
         let mut engine = load_exact(kind, &weights, 3);
-        let never = logits(load_exact(kind, &weights, 3).as_mut(), parts[1], &[16, 1, 1, 1, 2]);
         let sizes = |part: &[u32]| [part.len() - 5, 1, 1, 1, 2];
         let alone: Vec<_> = of
             .iter()
             .zip(&parts)
             .map(|(adapter, part)| with_adapter(engine.as_mut(), *adapter, part, &sizes(part)))
             .collect();
-        assert!(alone[1] == never, "{kind:?}: without an adapter");
-        let sequences = of.map(|adapter| {
+        for (i, (adapter, part)) in of.iter().zip(&parts).enumerate().filter(|(_, (adapter, _))| adapter.is_none()) {
+            let never = logits(load_exact(kind, &weights, 3).as_mut(), part, &sizes(part));
+            assert!(alone[i] == never, "{kind:?}: sequence {i}, without an adapter {adapter:?}");
+        }
+        let open = |adapter: &Option<&Arc<Adapter>>| {
             let sequence = engine.open().unwrap();
             engine.attach(sequence, adapter.cloned()).unwrap();
             sequence
-        });
+        };
+        let sequences: Vec<u32> = of.iter().map(open).collect();
         let mut together = vec![Vec::new(); of.len()];
         for step in 0..5 {
             let chunk = |i: usize| {
@@ -245,8 +245,23 @@ fn sequences_with_different_adapters_give_what_each_gives_alone() {
         for (i, (together, alone)) in together.iter().zip(&alone).enumerate() {
             assert!(together == alone, "{kind:?}: sequence {i}");
         }
-        assert!(alone[0][..10] != alone[3][..10] || parts[0][..10] != parts[3][..10]);
     }
+}
+
+/// Rows of one step with two adapters and without one, few and many of them, on packed blocks.
+#[test]
+fn sequences_with_different_adapters_give_what_each_gives_alone() {
+    let adapters = [3, 4].map(|seed| Arc::new(adapter(pico().spec(), seed, seed as usize)));
+    assert_together_as_alone(&[Some(&adapters[0]), None, Some(&adapters[1]), Some(&adapters[0]), None]);
+}
+
+/// Eight requests of one batch, each with an adapter of its own, of several ranks.
+#[test]
+fn eight_adapters_in_a_batch_give_what_each_gives_alone() {
+    let adapters: Vec<_> = (10..18).map(|seed| Arc::new(adapter(pico().spec(), seed, 1 + seed as usize % 4))).collect();
+    let of: Vec<Option<&Arc<Adapter>>> = adapters.iter().map(Some).collect();
+    assert_eq!(of.len(), 8);
+    assert_together_as_alone(&of);
 }
 
 #[test]
