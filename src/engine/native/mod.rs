@@ -268,7 +268,7 @@ impl LanguageModel for Native {
 
     fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
         self.sequences.get(sequence)?;
-        self.adapters.attach(&self.model.spec, sequence, adapter.as_ref())?;
+        self.adapters.attach(&self.model, sequence, adapter.as_ref())?;
         // Keys and values depend on the adapter, and a prefix is known by its tokens alone.
         Ok(self.cache.keep_to_itself(sequence)?)
     }
