@@ -289,7 +289,7 @@ fn adapters_are_composed_from_the_command_line() {
         json(at, &all)["nll"].as_f64().unwrap()
     };
     assert!((score("cat") - score("svd.gguf")).abs() <= 1e-3);
-    ruvlab(at, 2, &["adapter", "compose", "-m", "builtin:pico", "x=", "-o", "y"]);
+    ruvlab(at, 2, &["adapter", "compose", "-m", "builtin:pico", "0.5=", "-o", "y"]);
     ruvlab(
         at,
         2,
