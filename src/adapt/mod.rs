@@ -1,8 +1,10 @@
 //! Learning: how small changes to a model's matrices are trained and stored.
 pub mod caches;
 pub mod checkpoint;
+pub mod compose;
 pub mod data;
 pub mod file;
+pub mod merge;
 pub mod micro_lora;
 pub mod optim;
 pub mod peft;

@@ -2,12 +2,19 @@
 //!
 //! Matrices keep PEFT's names and row order on disk. Files of the architecture `llama` hold the rows of
 //! each head's queries and keys interleaved, so B of those places is brought to that order and back.
-use std::{collections::HashMap, fs, io, path::Path};
+//! Matrices that a family has in one (`qkv_proj`, `gate_up_proj` of phi3) have one A there: read, all parts
+//! have it; written, parts with an A of their own each stand in blocks of a larger rank.
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    path::Path,
+};
 
 use candle_core::{DType, Device, Tensor};
 use regex::Regex;
 use serde_json::{Value, json};
 
+use super::file::{Stored, joined};
 use crate::{
     engine::{Adapter, LowRank, Place, Target},
     model::{rope::RopeLayout, spec::ModelSpec},
@@ -79,13 +86,28 @@ pub fn module(target: Target) -> &'static str {
     }
 }
 
-fn key(place: Place, matrix: &str) -> String {
+/// Returns the module of a model that holds a matrix: where the model's family has queries, keys and values
+/// in one matrix, or gate and up, so have transformers and PEFT.
+fn holder(spec: &ModelSpec, target: Target) -> &'static str {
+    match target {
+        Target::Query | Target::Key | Target::Value if spec.fused_query_key_value => "qkv_proj",
+        Target::Gate | Target::Up if spec.fused_gate_up => "gate_up_proj",
+        target => module(target),
+    }
+}
+
+/// Returns the path of the module that holds a matrix.
+fn module_path(spec: &ModelSpec, place: Place) -> String {
     let block = match place.target {
-        Target::Query | Target::Key | Target::Value | Target::Output => "self_attn.",
-        Target::Gate | Target::Up | Target::Down => "mlp.",
-        Target::Head => return format!("base_model.model.lm_head.{matrix}.weight"),
+        Target::Query | Target::Key | Target::Value | Target::Output => "self_attn",
+        Target::Gate | Target::Up | Target::Down => "mlp",
+        Target::Head => return "lm_head".to_owned(),
     };
-    format!("base_model.model.model.layers.{}.{block}{}.{matrix}.weight", place.layer, module(place.target))
+    format!("model.layers.{}.{block}.{}", place.layer, holder(spec, place.target))
+}
+
+fn key(module: &str, matrix: &str) -> String {
+    format!("base_model.model.{module}.{matrix}.weight")
 }
 
 /// Numbers of some modules that differ from the folder's own: PEFT's `rank_pattern` and `alpha_pattern`.
@@ -103,11 +125,9 @@ impl Pattern {
         Ok(Self(map.iter().map(entry).collect::<Result<_, String>>()?))
     }
 
-    /// Returns the number of the first key that fits.
-    fn of(&self, place: Place) -> Option<f64> {
-        let key = key(place, "lora_A");
-        let name = key.strip_prefix("base_model.model.")?.strip_suffix(".lora_A.weight")?;
-        self.0.iter().find(|(fits, _)| fits.is_match(name)).map(|(_, number)| *number)
+    /// Returns the number of the first key that fits a module's path.
+    fn of(&self, path: &str) -> Option<f64> {
+        self.0.iter().find(|(fits, _)| fits.is_match(path)).map(|(_, number)| *number)
     }
 }
 
@@ -184,31 +204,39 @@ pub fn read(folder: &Path, spec: &ModelSpec) -> Result<(Adapter, Scaling), PeftE
     let ranks = Pattern::read(&config, "rank_pattern").map_err(&refuse)?;
     let alphas = Pattern::read(&config, "alpha_pattern").map_err(&refuse)?;
     let mut tensors = candle_core::safetensors::load(folder.join(TENSORS), &Device::Cpu)?;
-    let mut adapter = Adapter::new();
+    let (mut adapter, mut used) = (Adapter::new(), Vec::new());
     for place in Place::all(spec, &Target::ALL) {
-        let (a, b) = (tensors.remove(&key(place, "lora_A")), tensors.remove(&key(place, "lora_B")));
-        let (Some(a), Some(b)) = (a, b) else { continue };
-        let (out, width) = place.target.shape(spec);
+        let module = module_path(spec, place);
+        let keys = ["lora_A", "lora_B"].map(|matrix| key(&module, matrix));
+        let [Some(a), Some(b)] = keys.each_ref().map(|key| tensors.get(key)) else { continue };
+        let Some(Stored { rows, of, .. }) = Stored::of(spec, place) else { continue };
+        let (_, width) = place.target.shape(spec);
         let own = Scaling {
-            r: ranks.of(place).map_or(scaling.r, |r| r as usize),
-            lora_alpha: alphas.of(place).unwrap_or(scaling.lora_alpha),
+            r: ranks.of(&module).map_or(scaling.r, |r| r as usize),
+            lora_alpha: alphas.of(&module).unwrap_or(scaling.lora_alpha),
             ..scaling
         };
         let r = own.r;
-        if r == 0 || a.dims() != [r, width] || b.dims() != [out, r] {
+        if r == 0 || a.dims() != [r, width] || b.dims() != [of, r] {
             let shapes =
-                format!("{:?} and {:?} where the model needs [{r}, {width}] and [{out}, {r}]", a.dims(), b.dims());
-            return Err(refuse(format!("{}: {shapes}", key(place, "lora_A"))));
+                format!("{:?} and {:?} where the model needs [{r}, {width}] and [{of}, {r}]", a.dims(), b.dims());
+            return Err(refuse(format!("{module}: {shapes}")));
         }
-        let values = |tensor: Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
-        let b = reordered(spec, place, r, values(b)?, true);
+        let values = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+        let b = values(b)?[rows.start * r..rows.end * r].to_vec();
+        let b = reordered(spec, place, r, b, true);
         adapter.insert(place, LowRank { rank: r, a: values(a)?, b, scale: own.factor() as f32 });
+        used.extend(keys);
     }
+    used.into_iter().for_each(|key| drop(tensors.remove(&key)));
     if let Some(unknown) = tensors.keys().min() {
         return Err(refuse(format!("the model has no place for {unknown}")));
     }
     if adapter.is_empty() { Err(refuse("it has no matrices".to_owned())) } else { Ok((adapter, scaling)) }
 }
+
+/// A module's name, and the changes of the matrices it holds.
+type Held = (&'static str, Vec<(Stored, LowRank)>);
 
 /// Writes a folder, which is made if need be.
 ///
@@ -222,20 +250,34 @@ pub fn write(
     adapter: &Adapter,
     scaling: Scaling,
 ) -> Result<(), PeftError> {
-    let mut tensors = HashMap::new();
-    let mut modules: Vec<&str> = Vec::new();
+    let refuse = |problem: String| PeftError::Unsupported { path: folder.display().to_string(), problem };
+    let mut held: BTreeMap<String, Held> = BTreeMap::new();
     for (place, change) in adapter {
-        let LowRank { rank, a, b, scale: _ } = change;
-        if *rank != scaling.r {
-            let problem = format!("{place:?} has rank {rank}, the folder's is {}", scaling.r);
-            return Err(PeftError::Unsupported { path: folder.display().to_string(), problem });
+        if change.rank != scaling.r {
+            return Err(refuse(format!("{place:?} has rank {}, the folder's is {}", change.rank, scaling.r)));
         }
-        let (out, width) = place.target.shape(spec);
-        let b = reordered(spec, *place, *rank, b.clone(), false);
-        tensors.insert(key(*place, "lora_A"), Tensor::from_slice(a, (*rank, width), &Device::Cpu)?);
-        tensors.insert(key(*place, "lora_B"), Tensor::from_slice(&b, (out, *rank), &Device::Cpu)?);
-        if !modules.contains(&module(place.target)) {
-            modules.push(module(place.target));
+        let stored = Stored::of(spec, *place).ok_or_else(|| refuse(format!("the model has no {place}")))?;
+        let b = reordered(spec, *place, change.rank, change.b.clone(), false);
+        let part = LowRank { b, ..change.clone() };
+        let name = holder(spec, place.target);
+        held.entry(module_path(spec, *place)).or_insert_with(|| (name, Vec::new())).1.push((stored, part));
+    }
+    let (mut tensors, mut modules) = (HashMap::new(), Vec::new());
+    let (mut ranks, mut alphas) = (serde_json::Map::new(), serde_json::Map::new());
+    for (path, (name, parts)) in held {
+        let parts: Vec<(Stored, &LowRank)> = parts.iter().map(|(stored, part)| (stored.clone(), part)).collect();
+        let LowRank { rank, a, b, .. } = joined(&parts);
+        if rank != scaling.r {
+            // Parts of one matrix with an A of their own each.
+            let share = |r: usize| Scaling { r, lora_alpha: 1.0, ..scaling }.factor();
+            ranks.insert(path.clone(), json!(rank));
+            alphas.insert(path.clone(), json!(scaling.lora_alpha * share(scaling.r) / share(rank)));
+        }
+        let (width, out) = (a.len() / rank, b.len() / rank);
+        tensors.insert(key(&path, "lora_A"), Tensor::from_vec(a, (rank, width), &Device::Cpu)?);
+        tensors.insert(key(&path, "lora_B"), Tensor::from_vec(b, (out, rank), &Device::Cpu)?);
+        if !modules.contains(&name) {
+            modules.push(name);
         }
     }
     let config = json!({
@@ -252,8 +294,8 @@ pub fn write(
         "init_lora_weights": true,
         "inference_mode": true,
         "target_modules": modules,
-        "rank_pattern": {},
-        "alpha_pattern": {},
+        "rank_pattern": ranks,
+        "alpha_pattern": alphas,
         "modules_to_save": null,
     });
     let failed = |path: &Path| {

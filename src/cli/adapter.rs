@@ -1,4 +1,10 @@
 //! `ruvlab adapter`
+mod compose;
+mod convert;
+mod inspect;
+mod list;
+mod merge;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -25,7 +31,7 @@ use crate::{
 
 use super::{
     Failure, Format, Global,
-    access::{self, Access, Offline},
+    access::{self, Access},
     resolve,
 };
 
@@ -39,7 +45,11 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     Train(TrainArguments),
-    Inspect(InspectArguments),
+    List(list::Arguments),
+    Inspect(inspect::Arguments),
+    Merge(merge::Arguments),
+    Compose(compose::Arguments),
+    Convert(convert::Arguments),
 }
 
 /// Train the adapter of a recipe, from `adapter` and `training`, and write it as a PEFT folder.
@@ -66,18 +76,6 @@ struct TrainArguments {
     access: Access,
 }
 
-/// Show what a PEFT folder changes in a model.
-#[derive(Debug, Args)]
-struct InspectArguments {
-    /// The PEFT folder.
-    folder: PathBuf,
-    /// The model it is for.
-    #[arg(short, long, value_name = "MODEL")]
-    model: String,
-    #[command(flatten)]
-    access: Offline,
-}
-
 impl From<PeftError> for Failure {
     fn from(error: PeftError) -> Self {
         Self::new(exit::RESOURCE, "adapter", error.to_string(), None)
@@ -99,7 +97,11 @@ impl From<TextError> for Failure {
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
     match &arguments.action {
         Action::Train(arguments) => learn(global, arguments),
-        Action::Inspect(arguments) => inspect(global, arguments),
+        Action::List(arguments) => list::execute(global, arguments),
+        Action::Inspect(arguments) => inspect::execute(global, arguments),
+        Action::Merge(arguments) => merge::execute(global, arguments),
+        Action::Compose(arguments) => compose::execute(global, arguments),
+        Action::Convert(arguments) => convert::execute(global, arguments),
     }
 }
 
@@ -211,40 +213,6 @@ fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
         };
         let steps: Vec<_> = updates.iter().map(row).collect();
         out.json(&json!({"adapter": arguments.output, "steps": steps}))?;
-    }
-    Ok(exit::OK)
-}
-
-fn inspect(global: &Global, arguments: &InspectArguments) -> Result<u8, Failure> {
-    let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
-    let located = locator.locate(&access::source(&arguments.model), None)?;
-    let weights = Weights::open(&located.path)?;
-    let (adapter, scaling) = peft::read(&arguments.folder, weights.spec())?;
-    let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    let rows: Vec<_> = adapter
-        .iter()
-        .map(|(place, change)| {
-            let (out, width) = place.target.shape(weights.spec());
-            let module = peft::module(place.target);
-            (place.layer, module, out, width, norm(&change.a), norm(&change.b))
-        })
-        .collect();
-    let out = Printer::stdout();
-    match global.format {
-        Format::Json => {
-            let row = |(layer, module, rows, columns, a, b): &(usize, &str, usize, usize, f64, f64)| json!({"layer": layer, "module": module, "rows": rows, "columns": columns, "norm_a": a, "norm_b": b});
-            let places: Vec<_> = rows.iter().map(row).collect();
-            let Scaling { r, lora_alpha, use_rslora } = scaling;
-            out.json(&json!({"r": r, "lora_alpha": lora_alpha, "use_rslora": use_rslora, "scale": scaling.factor(), "places": places}))?;
-        }
-        Format::Human => {
-            let Scaling { r, lora_alpha, use_rslora: _ } = scaling;
-            out.text(&format!("LoRA of rank {r}, alpha {lora_alpha}, scale {}\n", scaling.factor()))?;
-            let line = |(layer, module, rows, columns, a, b): &(usize, &str, usize, usize, f64, f64)| {
-                format!("{layer:>4}  {module:<10} {rows:>6} x {columns:<6}  |A| {a:<10.4}  |B| {b:.4}\n")
-            };
-            out.text(&rows.iter().map(line).collect::<String>())?;
-        }
     }
     Ok(exit::OK)
 }

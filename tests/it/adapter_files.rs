@@ -1,14 +1,21 @@
 //! Adapters from files: in recipes, on the command line, and as PEFT and llama.cpp have them.
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, sync::Arc};
 
 use ruvlab::{
     adapt::{file, train::fresh},
-    engine::{Adapter, Target},
-    model::{spec::ModelSpec, weights::Weights},
+    engine::{self, Adapter, EngineKind, Target},
+    model::{
+        rope::RopeLayout,
+        spec::ModelSpec,
+        weights::{TensorType, Weights},
+    },
 };
 use serde_json::Value;
 
-use super::logits::pico;
+use super::{
+    llama_cpp::smollm2,
+    logits::{largest_difference, load_exact, logits, native, pico},
+};
 
 /// Returns an adapter that changes much, of several matrices.
 fn example(spec: &ModelSpec, seed: u64) -> Adapter {
@@ -121,4 +128,171 @@ fn a_plan_refuses_what_cannot_have_the_adapter() {
     refused(3, ["ADAPTER", "foreign"], "belongs to the model");
     refused(14, ["ADAPTER", "nothing"], "cannot read the adapter");
     refused(3, ["adapter: {init: ADAPTER}", "adapter: {target_modules: [q_proj]}"], "neither `training` nor an `init`");
+}
+
+/// PEFT's own folders and the logits it computes with them (`scripts/golden-adapters`): ranks and alphas
+/// by pattern, rsLoRA; of a family whose rows of queries and keys GGUF interleaves, one whose it does not, and
+/// one with fused matrices. A copy as llama.cpp has it, and a folder made from that, are the same adapter.
+#[test]
+fn logits_with_pefts_adapters_are_pefts() {
+    let copies = tempfile::tempdir().unwrap();
+    for name in ["llama3-rope", "qwen2", "phi3"] {
+        let base = Path::new("tests/it/golden").join(name);
+        let folder = Path::new("tests/it/golden/adapters").join(name);
+        let weights = Weights::open(base.to_str().unwrap()).unwrap();
+        let facts: Value = serde_json::from_slice(&fs::read(base.join("golden.json")).unwrap()).unwrap();
+        let tokens: Vec<u32> = serde_json::from_value(facts["tokens"].clone()).unwrap();
+        let bytes = fs::read(folder.join("logits.f32")).unwrap();
+        let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
+        let right: Vec<Vec<f32>> = values.chunks(weights.spec().vocab_size).map(<[f32]>::to_vec).collect();
+        let adapter = file::read(&folder, weights.spec()).unwrap();
+        let ranks = |target: Target| adapter.iter().filter(move |(place, _)| place.target == target);
+        assert!(
+            ranks(Target::Query).all(|(_, part)| part.rank == 2) && ranks(Target::Up).all(|(_, part)| part.rank == 3)
+        );
+        let (gguf, peft) = (copies.path().join("a.gguf"), copies.path().join(name));
+        file::write(&gguf, weights.spec(), name, &adapter).unwrap();
+        let copied = file::read(&gguf, weights.spec()).unwrap();
+        file::write(&peft, weights.spec(), name, &copied).unwrap();
+        for adapter in [adapter, copied, file::read(&peft, weights.spec()).unwrap()].map(Arc::new) {
+            for kind in native().chain([EngineKind::Candle]) {
+                let mut engine = engine::adapted(load_exact(kind, &weights, 2), Arc::clone(&adapter)).unwrap();
+                let found = logits(engine.as_mut(), &tokens, &[tokens.len()]);
+                let off = largest_difference(&found[tokens.len() - right.len()..], &right);
+                println!("{name} {kind:?}: {off:e}");
+                assert!(off <= 1e-3, "{name} {kind:?}: {off:e}");
+            }
+        }
+    }
+}
+
+/// An adapter of queries and keys over a real GGUF file, whose logits PEFT computed on the same weights.
+#[test]
+fn logits_of_smollm2_with_an_adapter_are_pefts() {
+    let Some(path) = smollm2() else { return };
+    let golden: Value = serde_json::from_str(include_str!("golden/adapters/smollm2.json")).unwrap();
+    let list = |key: &str| -> Vec<f64> { serde_json::from_value(golden[key].clone()).unwrap() };
+    let (columns, normalisers) = (list("columns"), list("normalisers"));
+    let right: Vec<Vec<f64>> = serde_json::from_value(golden["logits"].clone()).unwrap();
+    let tokens: Vec<u32> = serde_json::from_value(golden["tokens"].clone()).unwrap();
+    let first = golden["first"].as_u64().unwrap() as usize;
+    let weights = Weights::open(&path).unwrap().requantized(TensorType::F32).unwrap();
+    let mut adapter = fresh(weights.spec(), &[Target::Query, Target::Key], 4, 2.0, 0);
+    for (place, part) in &mut adapter {
+        let layer = place.layer as f64;
+        part.a.iter_mut().zip(0..).for_each(|(a, k)| *a = (0.02 * (0.1 * f64::from(k) + 1.0 + layer).sin()) as f32);
+        part.b.iter_mut().zip(0..).for_each(|(b, k)| *b = (0.02 * (0.3 * f64::from(k) + layer).cos()) as f32);
+    }
+    // The formula is of PEFT's rows: written without moving them, and read as a folder is.
+    let mut halves = weights.spec().clone();
+    halves.rope.layout = RopeLayout::Halves;
+    let folder = tempfile::tempdir().unwrap();
+    file::write(folder.path(), &halves, "smollm2", &adapter).unwrap();
+    let adapter = Arc::new(file::read(folder.path(), weights.spec()).unwrap());
+    for kind in native().chain([EngineKind::Candle]) {
+        let mut engine = engine::adapted(load_exact(kind, &weights, 2), Arc::clone(&adapter)).unwrap();
+        let found = logits(engine.as_mut(), &tokens, &[tokens.len()]);
+        let mut worst = 0.0f64;
+        for (row, (right, normaliser)) in found[first..].iter().zip(right.iter().zip(&normalisers)) {
+            let highest = f64::from(row.iter().copied().fold(f32::MIN, f32::max));
+            let sum: f64 = row.iter().map(|x| (f64::from(*x) - highest).exp()).sum();
+            let pairs = columns.iter().map(|column| f64::from(row[*column as usize])).zip(right.iter().copied());
+            for (found, right) in pairs.chain([(highest + sum.ln(), *normaliser)]) {
+                let difference = (found - right).abs();
+                worst = if difference <= worst { worst } else { difference };
+            }
+        }
+        println!("{kind:?}: {worst:e} from PEFT's, whose adapter changes {}", golden["largest_change"]);
+        assert!(worst <= 1e-3, "{kind:?}: {worst:e}");
+    }
+}
+
+#[test]
+fn adapters_are_listed_inspected_and_converted() {
+    let folder = prepared();
+    let at = folder.path();
+    let listed = json(at, &["adapter", "list", "."]);
+    let names: Vec<&str> = listed.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a.gguf", "other", "peft"]);
+    assert!(listed[0]["kind"] == "gguf" && listed[2]["kind"] == "peft");
+    for row in listed.as_array().unwrap() {
+        assert_eq!((row["r"].as_u64(), row["lora_alpha"].as_f64()), (Some(3), Some(6.0)), "{row}");
+        assert_eq!(row["modules"].as_array().unwrap().len(), 4, "{row}");
+    }
+    let model = ["-m", "builtin:pico"];
+    let inspect = |adapter: &str| json(at, &[&["adapter", "inspect", adapter], &model[..]].concat());
+    let shown = inspect("peft");
+    assert_eq!(shown["hash"], inspect("a.gguf")["hash"]);
+    for place in shown["places"].as_array().unwrap() {
+        let [norm, largest, rank] = ["norm", "spectral_norm", "effective_rank"].map(|key| place[key].as_f64().unwrap());
+        assert!(largest > 0.0 && norm >= largest && norm <= 3f64.sqrt() * largest, "{place}");
+        assert!((1.0..=3.0 + 1e-9).contains(&rank), "{place}");
+    }
+    for (from, to) in [("peft", "b.gguf"), ("b.gguf", "again")] {
+        json(at, &[&["adapter", "convert", from, "-o", to], &model[..]].concat());
+        assert_eq!(inspect(to)["hash"], shown["hash"], "{to}");
+    }
+    ruvlab(at, 0, &["adapter", "list"]);
+    ruvlab(at, 0, &["adapter", "inspect", "peft", "-m", "builtin:pico"]);
+    ruvlab(at, 14, &["adapter", "inspect", "nothing", "-m", "builtin:pico"]);
+}
+
+/// What is merged into f32 says what runs unmerged, and what is merged into few bits says how much it lost.
+#[test]
+fn a_merged_model_is_the_model_with_its_adapter() {
+    let folder = prepared();
+    let at = folder.path();
+    let merge = |kind: &str, output: &str| {
+        json(at, &["adapter", "merge", "peft", "-m", "builtin:pico", "-o", output, "--type", kind])["error"]
+            .as_f64()
+            .unwrap()
+    };
+    assert!(merge("f32", "f32.gguf") <= 1e-5);
+    let lost = merge("q4_0", "q4.gguf");
+    assert!(lost > 0.01, "{lost}");
+    let own = json(at, &["adapter", "merge", "peft", "-m", "builtin:pico", "-o", "own.gguf"]);
+    assert!(own["error"].as_f64().unwrap() < lost);
+    ruvlab(at, 2, &["adapter", "merge", "peft", "-m", "builtin:pico", "-o", "own.gguf"]);
+    let score = |model: &str, more: &[&str]| {
+        let all = [&["perplexity", "-m", model, "--ctx", "64", "--chunks", "2", "--kernels", "scalar"], more].concat();
+        json(at, &all)["nll"].as_f64().unwrap()
+    };
+    let (merged, unmerged) = (score("f32.gguf", &[]), score("builtin:pico", &["--adapter", "peft"]));
+    let plain = score("builtin:pico", &[]);
+    assert!((merged - unmerged).abs() <= 0.02 * (merged - plain).abs(), "{merged} {unmerged} {plain}");
+}
+
+#[test]
+fn adapters_are_composed_from_the_command_line() {
+    let folder = prepared();
+    let at = folder.path();
+    let compose = |more: &[&str]| {
+        let flags = [&["adapter", "compose", "-m", "builtin:pico", "--format", "json", "--quiet"], more].concat();
+        let all = [&flags[..], &["--", "0.7=peft", "-0.3=other"]].concat();
+        serde_json::from_str::<Value>(&ruvlab(at, 0, &all).0).unwrap()
+    };
+    let cat = compose(&["-o", "cat"]);
+    assert_eq!(cat["r"], 6);
+    assert!(cat["error"].as_f64().unwrap() <= 1e-6, "{cat}");
+    let full = compose(&["-o", "svd.gguf", "--method", "svd", "--rank", "6"]);
+    assert!(full["error"].as_f64().unwrap() <= 1e-6, "{full}");
+    let low = compose(&["-o", "low", "--method", "svd", "--rank", "2"]);
+    assert!(low["error"].as_f64().unwrap() > 1e-3, "{low}");
+    for method in ["linear", "ties", "dare-linear", "dare-ties", "magnitude-prune"] {
+        assert_eq!(compose(&["-o", method, "--method", method, "--rank", "3"])["r"], 3, "{method}");
+    }
+    let searched = compose(&["-o", "hub", "--method", "lora-hub", "--text", "builtin:heldout", "--evaluations", "4"]);
+    assert!(searched["loss"].as_f64().unwrap().is_finite() && searched["weights"].as_array().unwrap().len() == 2);
+    // What was written runs.
+    let score = |adapter: &str| {
+        let all = ["perplexity", "-m", "builtin:pico", "--ctx", "64", "--chunks", "1", "--adapter", adapter];
+        json(at, &all)["nll"].as_f64().unwrap()
+    };
+    assert!((score("cat") - score("svd.gguf")).abs() <= 1e-3);
+    ruvlab(at, 2, &["adapter", "compose", "-m", "builtin:pico", "0.5=", "-o", "y"]);
+    ruvlab(
+        at,
+        2,
+        &["adapter", "compose", "-m", "builtin:pico", "peft", "-o", "y", "--method", "ties", "--density", "2"],
+    );
 }

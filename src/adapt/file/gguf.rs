@@ -94,14 +94,14 @@ pub(super) fn write(path: &Path, spec: &ModelSpec, adapter: &Adapter) -> Result<
         let stored = Stored::of(spec, *place).ok_or_else(|| refuse(format!("the model has no {place}")))?;
         tensors.entry(stored.tensor.clone()).or_default().push((stored, part));
     }
-    let joined: BTreeMap<String, LowRank> = tensors.into_iter().map(|(name, parts)| (name, join(&parts))).collect();
+    let all: BTreeMap<String, LowRank> = tensors.into_iter().map(|(name, parts)| (name, joined(&parts))).collect();
     // One alpha says the scale of all: `alpha / rank`, each with its own rank.
-    let alpha = one_scale(joined.values().map(|part| part.scale * part.rank as f32));
+    let alpha = one_scale(all.values().map(|part| part.scale * part.rank as f32));
     let scaled = |(name, part): (String, LowRank)| {
         let scale = (f64::from(alpha) / part.rank as f64) as f32;
         (name, rescaled(&part, scale))
     };
-    let parts: BTreeMap<String, LowRank> = joined.into_iter().map(scaled).collect();
+    let parts: BTreeMap<String, LowRank> = all.into_iter().map(scaled).collect();
     let text = |text: &str| Value::Text(text.to_owned());
     let metadata = IndexMap::from([
         ("general.architecture".to_owned(), text(&spec.architecture)),
@@ -119,10 +119,10 @@ pub(super) fn write(path: &Path, spec: &ModelSpec, adapter: &Adapter) -> Result<
         let LowRank { rank, a, b, .. } = part;
         [matrix("lora_a", [*rank, a.len() / rank]), matrix("lora_b", [b.len() / rank, *rank])]
     };
-    let mut all = parts.values().flat_map(|part| [&part.a, &part.b]);
+    let mut numbers = parts.values().flat_map(|part| [&part.a, &part.b]);
     let layout = Layout::new(&metadata, parts.iter().flat_map(planned).collect())?;
     layout.write_file::<AdapterFileError>(path, |_, sink| {
-        let numbers = all.next().map(Vec::as_slice).unwrap_or_default();
+        let numbers = numbers.next().map(Vec::as_slice).unwrap_or_default();
         let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
         Ok(sink.push(&bytes)?)
     })
@@ -130,7 +130,7 @@ pub(super) fn write(path: &Path, spec: &ModelSpec, adapter: &Adapter) -> Result<
 
 /// Returns the addition to a tensor of what its parts add: their A one below the other, their B in
 /// blocks. Parts with one and the same A, as they are read from such a file, keep it.
-fn join(parts: &[(Stored, &LowRank)]) -> LowRank {
+pub(in crate::adapt) fn joined(parts: &[(Stored, &LowRank)]) -> LowRank {
     if let [(stored, part)] = parts
         && stored.rows == (0..stored.of)
     {

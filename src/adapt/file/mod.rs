@@ -1,4 +1,5 @@
 //! Adapter files: PEFT's folders ([`peft`]) and llama.cpp's GGUF adapters.
+mod describe;
 mod gguf;
 mod stored;
 
@@ -13,6 +14,8 @@ use crate::{
     },
 };
 
+pub use describe::{Description, describe};
+pub(super) use gguf::joined;
 pub use stored::Stored;
 
 /// Why an adapter could not be read or written.

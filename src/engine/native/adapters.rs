@@ -5,12 +5,14 @@ use std::{
     sync::{Arc, OnceLock, Weak},
 };
 
-use ruvlab_kernels::{Arena, Format, Matrix, dequantize_row, quantize_row};
+use ruvlab_kernels::{ActivationClass, Arena, Format, Matrix, dequantize_row, quantize_row};
+
+use super::model::Model;
 
 use crate::{
     engine::{Adapter, EngineError, LowRank, Place, SequenceId, Target, adapter::check},
     kv::{PrefixKey, prefix_root},
-    model::{decoder::Step, spec::ModelSpec},
+    model::decoder::Step,
 };
 
 /// Matrices that share their input, and so one product with A.
@@ -42,8 +44,10 @@ pub(super) struct Part {
 
 /// The additions to the matrices of a group.
 pub(super) struct Packed {
-    /// The A of all parts, one below the other.
+    /// The A of all parts, one below the other; of several terms, one whole A below the other.
     pub(super) a: Matrix,
+    /// What A is the sum of.
+    pub(super) terms: usize,
     /// In the order of the group's matrices.
     pub(super) parts: [Option<Part>; SLOTS],
 }
@@ -63,16 +67,47 @@ pub(super) struct PackedAdapter {
     head: Option<Packed>,
 }
 
-/// Returns numbers in the smallest type that holds all of them exactly: adapters trained or stored in
-/// 16 bits are half as much to read at every token, and lose nothing.
-fn encoded(values: &[f32]) -> Result<(Format, Vec<u8>), EngineError> {
+/// Whether numbers may be rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rounding {
+    /// They stay what they are, as the numbers of the matrices they are added to did.
+    Exact,
+    /// To 16 bits: next to matrices in blocks. All an adapter has is read at every token, and half as
+    /// much is half the time.
+    Half,
+}
+
+impl Rounding {
+    /// Returns how the additions to a group's matrices are held.
+    fn of(model: &Model, group: Group) -> Self {
+        let layer = |layer: usize| &model.layers[layer];
+        let in_blocks = |matrix: &Matrix| matrix.activation_class() == ActivationClass::Integer;
+        let all = match group {
+            Group::Heads(at) => layer(at).projections.iter().all(in_blocks),
+            Group::Attended(at) => in_blocks(&layer(at).attention_output),
+            Group::Gates(at) => in_blocks(&layer(at).gate) && in_blocks(&layer(at).up),
+            Group::Down(at) => in_blocks(&layer(at).down),
+            Group::Head => in_blocks(model.output.as_ref().unwrap_or(&model.embedding)),
+        };
+        if all { Self::Half } else { Self::Exact }
+    }
+}
+
+/// The range in which f16 keeps eleven bits of a number; smaller ones it keeps to 3e-8.
+const HALF_RANGE: f32 = 65504.0;
+
+/// Returns numbers in the smallest type that holds them: exactly, where they may not be rounded. Adapters
+/// trained or stored in 16 bits lose nothing.
+fn encoded(values: &[f32], rounding: Rounding) -> Result<(Format, Vec<u8>), EngineError> {
     let mut bytes = vec![0; values.len() * 4];
     let mut back = vec![0.0; values.len()];
+    let fits = rounding == Rounding::Half && values.iter().all(|value| value.abs() <= HALF_RANGE);
     for format in [Format::F16, Format::Bf16, Format::F32] {
         bytes.resize(values.len() * format.block_bytes(), 0);
         quantize_row(format, values, &mut bytes).map_err(|error| EngineError::Adapter(error.to_string()))?;
         dequantize_row(format, &bytes, &mut back);
-        if format == Format::F32 || values.iter().zip(&back).all(|(value, back)| value.to_bits() == back.to_bits()) {
+        let kept = || values.iter().zip(&back).all(|(value, back)| value.to_bits() == back.to_bits());
+        if fits || format == Format::F32 || kept() {
             return Ok((format, bytes));
         }
     }
@@ -88,30 +123,65 @@ fn room(parts: &[&LowRank]) -> usize {
         .sum()
 }
 
-fn pack(arena: &mut Arena, rows: usize, columns: usize, values: &[f32]) -> Result<Matrix, EngineError> {
-    let (format, bytes) = encoded(values)?;
+fn pack(
+    arena: &mut Arena,
+    rounding: Rounding,
+    rows: usize,
+    columns: usize,
+    values: &[f32],
+) -> Result<Matrix, EngineError> {
+    let (format, bytes) = encoded(values, rounding)?;
     Matrix::pack(arena, format, rows, columns, &bytes).map_err(|error| EngineError::Adapter(error.to_string()))
 }
 
-fn pack_group(arena: &mut Arena, members: &[Option<&LowRank>]) -> Result<Option<Packed>, EngineError> {
-    let ranks = members.iter().flatten().map(|member| member.rank).sum();
+/// Returns A as the sum of two terms in blocks of 8 bits, the second of what the first one rounds away:
+/// together they keep 15 bits of the largest number of a block, and they are multiplied with the
+/// activations that the group's own matrices use, in integers. A sum over a long row of floats, a few
+/// rows at a time, would wait for each addition.
+fn pack_terms(arena: &mut Arena, rows: usize, columns: usize, values: &[f32]) -> Result<Matrix, EngineError> {
+    let bytes_of = |values: &[f32]| {
+        let mut bytes = vec![0u8; values.len() / Format::Q8_0.block_values() * Format::Q8_0.block_bytes()];
+        quantize_row(Format::Q8_0, values, &mut bytes).map_err(|error| EngineError::Adapter(error.to_string()))?;
+        Ok::<_, EngineError>(bytes)
+    };
+    let mut bytes: Vec<u8> = bytes_of(values)?;
+    let mut rest = vec![0.0; values.len()];
+    dequantize_row(Format::Q8_0, &bytes, &mut rest);
+    rest.iter_mut().zip(values).for_each(|(rest, value)| *rest = value - *rest);
+    bytes.extend(bytes_of(&rest)?);
+    Matrix::pack(arena, Format::Q8_0, 2 * rows, columns, &bytes)
+        .map_err(|error| EngineError::Adapter(error.to_string()))
+}
+
+fn pack_group(
+    arena: &mut Arena,
+    rounding: Rounding,
+    members: &[Option<&LowRank>],
+) -> Result<Option<Packed>, EngineError> {
+    let ranks: usize = members.iter().flatten().map(|member| member.rank).sum();
     let mut a = Vec::new();
     let (mut parts, mut start) = ([const { None }; SLOTS], 0);
     for (part, member) in parts.iter_mut().zip(members.iter().copied()) {
         let Some(LowRank { rank, scale, a: rows, b }) = member else { continue };
         a.extend_from_slice(rows);
-        let b = pack(arena, b.len() / rank, *rank, b)?;
+        let b = pack(arena, rounding, b.len() / rank, *rank, b)?;
         *part = Some(Part { ranks: start..start + rank, scale: *scale, b });
         start += rank;
     }
     if ranks == 0 {
         return Ok(None);
     }
-    Ok(Some(Packed { a: pack(arena, ranks, a.len() / ranks, &a)?, parts }))
+    let columns = a.len() / ranks;
+    let in_range = || a.iter().all(|value| value.abs() <= HALF_RANGE);
+    if rounding == Rounding::Half && columns.is_multiple_of(Format::Q8_0.block_values()) && in_range() {
+        return Ok(Some(Packed { a: pack_terms(arena, ranks, columns, &a)?, terms: 2, parts }));
+    }
+    Ok(Some(Packed { a: pack(arena, rounding, ranks, columns, &a)?, terms: 1, parts }))
 }
 
 impl PackedAdapter {
-    fn new(adapter: &Adapter, layers: usize) -> Result<Self, EngineError> {
+    fn new(adapter: &Adapter, model: &Model) -> Result<Self, EngineError> {
+        let layers = model.layers.len();
         let of = |layer: usize, targets: &[Target]| {
             targets.iter().map(|&target| adapter.get(&Place { layer, target })).collect::<Vec<_>>()
         };
@@ -120,16 +190,14 @@ impl PackedAdapter {
         let mut packed_layers = Vec::with_capacity(layers);
         for layer in 0..layers {
             let mut packed = [const { None }; GROUPS];
-            for (packed, targets) in packed.iter_mut().zip(TARGETS) {
-                *packed = pack_group(&mut arena, &of(layer, targets))?;
+            let groups = [Group::Heads(layer), Group::Attended(layer), Group::Gates(layer), Group::Down(layer)];
+            for ((packed, targets), group) in packed.iter_mut().zip(TARGETS).zip(groups) {
+                *packed = pack_group(&mut arena, Rounding::of(model, group), &of(layer, targets))?;
             }
             packed_layers.push(packed);
         }
-        Ok(Self {
-            key: OnceLock::new(),
-            layers: packed_layers,
-            head: pack_group(&mut arena, &of(layers, &[Target::Head]))?,
-        })
+        let head = pack_group(&mut arena, Rounding::of(model, Group::Head), &of(layers, &[Target::Head]))?;
+        Ok(Self { key: OnceLock::new(), layers: packed_layers, head })
     }
 
     pub(super) fn group(&self, group: Group) -> Option<&Packed> {
@@ -161,7 +229,7 @@ pub(super) struct Adapters {
 impl Adapters {
     pub(super) fn attach(
         &mut self,
-        spec: &ModelSpec,
+        model: &Model,
         sequence: SequenceId,
         adapter: Option<&Arc<Adapter>>,
     ) -> Result<(), EngineError> {
@@ -174,8 +242,8 @@ impl Adapters {
         let packed = if let Some((_, packed)) = known {
             Arc::clone(packed)
         } else {
-            check(adapter, spec)?;
-            let packed = Arc::new(PackedAdapter::new(adapter, spec.layers)?);
+            check(adapter, &model.spec)?;
+            let packed = Arc::new(PackedAdapter::new(adapter, model)?);
             self.packed.push((Arc::downgrade(adapter), Arc::clone(&packed)));
             packed
         };

@@ -54,6 +54,7 @@ pub(super) struct LowRankScratch {
 
 impl LowRankScratch {
     /// Multiplies some rows of a run with A, and fills in the results: rows `first ..` of the run.
+    /// `prepared` are these rows, and no others, where they are there already.
     #[expect(clippy::too_many_arguments, reason = "an input is its rows, their width and a buffer")]
     pub(super) fn reduce(
         &mut self,
@@ -61,19 +62,33 @@ impl LowRankScratch {
         input: Input<'_>,
         columns: usize,
         row: &mut Vec<f32>,
+        prepared: &[Option<&Activations>; 2],
         packed: &Packed,
         rows: std::ops::Range<usize>,
         first: usize,
         fill: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
-        let (count, ranks) = (rows.len(), packed.a.rows());
-        let batch = self.input.shared(count, columns, packed.a.activation_class());
-        for (at, index) in rows.enumerate() {
-            batch.quantize(kernels, at, input.row(kernels, index, columns, row));
-        }
-        let values = room(&mut self.values, count * ranks);
-        kernels.matmul(&packed.a, &self.input, &mut Output::new(values, count, ranks, &mut self.claims).tile(0..ranks));
-        for (at, values) in values.chunks_exact_mut(ranks).enumerate() {
+        let (count, all) = (rows.len(), packed.a.rows());
+        let class = packed.a.activation_class();
+        let prepared = prepared.iter().flatten().copied().find(|batch| batch.class() == class);
+        let batch: &Activations = match prepared {
+            Some(prepared) => prepared,
+            None => {
+                let batch = self.input.shared(count, columns, class);
+                for (at, index) in rows.enumerate() {
+                    batch.quantize(kernels, at, input.row(kernels, index, columns, row));
+                }
+                &self.input
+            }
+        };
+        let values = room(&mut self.values, count * all);
+        kernels.matmul(&packed.a, batch, &mut Output::new(values, count, all, &mut self.claims).tile(0..all));
+        let ranks = all / packed.terms;
+        for (at, values) in values.chunks_exact_mut(all).enumerate() {
+            let (values, more) = values.split_at_mut(ranks);
+            for term in more.chunks_exact(ranks) {
+                kernels.add(values, term);
+            }
             for (slot, part) in packed.parts.iter().enumerate() {
                 let Some(part) = part else { continue };
                 let values = &mut values[part.ranks.clone()];

@@ -233,7 +233,7 @@ impl Native {
         sequence: SequenceId,
         adapter: Option<&Arc<Adapter>>,
     ) -> Result<Option<PrefixKey>, EngineError> {
-        self.adapters.attach(&self.model.spec, sequence, adapter)?;
+        self.adapters.attach(&self.model, sequence, adapter)?;
         let shares = self.cache.shares();
         Ok(adapter.filter(|_| shares).and_then(|adapter| self.adapters.key(sequence, adapter)))
     }

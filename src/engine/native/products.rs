@@ -240,9 +240,11 @@ impl Team {
                     batch.quantize(kernels, index, input.row(kernels, index, columns, row));
                 }
             }
-            for (run, (rows, packed)) in additions.runs().enumerate() {
-                let shared = reduced.run(run, rows.len(), packed);
-                low_rank.reduce(kernels, input, columns, row, packed, rows, 0, &mut |slot, row, values| {
+            let prepared = [0, 1].map(|class| classes[class].map(|_| &activations[class]));
+            for (run, (own, packed)) in additions.runs().enumerate() {
+                let shared = reduced.run(run, own.len(), packed);
+                let prepared = if own == (0..rows) { prepared } else { [None; 2] };
+                low_rank.reduce(kernels, input, columns, row, &prepared, packed, own, 0, &mut |slot, row, values| {
                     shared[slot].quantize(kernels, row, values);
                 });
             }
@@ -279,9 +281,19 @@ impl Team {
                 let Scratch { row, low_rank, .. } = &mut *self.scratch(worker);
                 while let Some(Range { start, end }) = chunks.next() {
                     let rows = rows.start + start..rows.start + end;
-                    low_rank.reduce(kernels, input, columns, row, packed, rows, start, &mut |slot, row, values| {
-                        shared[slot].quantize(kernels, row, values);
-                    });
+                    low_rank.reduce(
+                        kernels,
+                        input,
+                        columns,
+                        row,
+                        &[None; 2],
+                        packed,
+                        rows,
+                        start,
+                        &mut |slot, row, values| {
+                            shared[slot].quantize(kernels, row, values);
+                        },
+                    );
                 }
             });
         }

@@ -6,6 +6,7 @@ mod format;
 mod gguf;
 mod image;
 mod importance;
+mod modify;
 mod parts;
 mod quantize;
 mod requantize;

@@ -89,7 +89,7 @@ pub(super) fn tensor<E: From<QuantizeError>>(
 }
 
 /// Returns the values that bytes stand for.
-fn decode(kind: TensorType, bytes: Cow<'_, [u8]>) -> Result<Vec<f32>, QuantizeError> {
+pub(super) fn decode(kind: TensorType, bytes: Cow<'_, [u8]>) -> Result<Vec<f32>, QuantizeError> {
     if kind.block_values() == 1 {
         return Ok(widen(kind, &bytes).collect());
     }
@@ -103,7 +103,7 @@ fn decode(kind: TensorType, bytes: Cow<'_, [u8]>) -> Result<Vec<f32>, QuantizeEr
 /// # Errors
 ///
 /// If a value has no place in it.
-fn quantize(
+pub(super) fn quantize(
     kind: TensorType,
     values: &[f32],
     columns: usize,
