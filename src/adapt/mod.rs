@@ -3,6 +3,7 @@ pub mod caches;
 pub mod checkpoint;
 pub mod compose;
 pub mod data;
+pub mod ewc;
 pub mod file;
 pub mod merge;
 pub mod micro_lora;
