@@ -131,7 +131,7 @@ impl<'a> Learner<'a> {
         &self,
         index: usize,
         tape: &Tape,
-        grad: Vec<f32>,
+        grad: &[f32],
         wants_input: bool,
         gradients: &mut Gradients,
     ) -> Result<Option<Vec<f32>>, EngineError> {
@@ -146,11 +146,11 @@ impl<'a> Learner<'a> {
         let below_down = below_gates || gates.learns();
 
         let fed = layer.post_feed_forward_norm.as_ref().map(|weight| {
-            let mut grad = grad.clone();
+            let mut grad = grad.to_vec();
             workers.norm_back(&tape.fed, weight, eps, &mut grad);
             grad
         });
-        let fed = fed.as_ref().unwrap_or(&grad);
+        let fed = fed.as_deref().unwrap_or(grad);
         let Some(gated) = down.backward(&tape.gated, fed, &tape.narrows, below_down, gradients)? else {
             return Ok(None);
         };
@@ -163,7 +163,7 @@ impl<'a> Learner<'a> {
         let normed = gates.backward(&tape.middle_normed, &both, &tape.narrows, below_gates, gradients)?;
         let Some(mut middle) = normed else { return Ok(None) };
         workers.norm_back(&tape.middle, &layer.feed_forward_norm, eps, &mut middle);
-        workers.add(&mut middle, &grad);
+        workers.add(&mut middle, grad);
 
         let projected = layer.post_attention_norm.as_ref().map(|weight| {
             let mut grad = middle.clone();

@@ -170,7 +170,7 @@ impl Trainee {
                 walk_layer(&mut learner, layer, tape.input, &step)?;
                 tape = std::mem::take(&mut learner.tape);
             }
-            match learner.backward(layer, &tape, grad, layer > lowest, gradients)? {
+            match learner.backward(layer, &tape, &grad, layer > lowest, gradients)? {
                 Some(below) => grad = below,
                 None => break,
             }
