@@ -219,6 +219,13 @@ fn what_an_engine_cannot_run_is_a_planning_error() {
     };
     let error = format!("{:?}", load("candle", "mapped").unwrap_err());
     assert!(error.contains("unsupported-load") && error.contains("its own copy"), "{error}");
+    let activations = |set: &str, precision: &str| {
+        let kernels = serde_json::json!({"set": set, "activations": precision, "verify": {"reference": null}});
+        plan(serde_json::json!({"kernels": kernels, "model": {"source": "builtin:pico"}}))
+    };
+    let error = format!("{:?}", activations("candle", "int8").unwrap_err());
+    assert!(error.contains("unsupported-activations"), "{error}");
+    assert_ne!(activations("scalar", "int8").unwrap().hash, activations("scalar", "int16").unwrap().hash);
     let (mapped, packed) = (load("scalar", "mapped").unwrap(), load("scalar", "packed").unwrap());
     assert_ne!(mapped.hash, packed.hash);
     assert!(mapped.estimated_memory.0 < packed.estimated_memory.0);

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests stop at what they cannot do")]
 
 use ruvlab::{
-    engine::{self, Chunk, EngineKind, LanguageModel, LogitRows, Settings, WeightLoad},
+    engine::{self, Chunk, EngineKind, LanguageModel, LogitRows, Precision, Settings, WeightLoad},
     model::{
         tokenizer::Tokenizer,
         weights::{TensorType, Weights},
@@ -82,6 +82,33 @@ fn logits_depend_neither_on_threads_nor_on_the_tier_beyond_rounding() {
         let found = mean_kl(&tiers[0], tier);
         println!("KL between tiers: {found:e}");
         assert!(found <= 1e-7, "{found:e}");
+    }
+}
+
+/// The same codes in every tier, so the same predictions; and other ones than of finer codes.
+#[test]
+fn activations_of_eight_bits_are_the_same_in_every_tier_and_near_those_of_fifteen() {
+    let weights = pico();
+    let tokens = &heldout(&weights)[..60];
+    let eight = Settings { activations: Precision::Int8, ..exact(2) };
+    for format in [TensorType::Q8_0, TensorType::Q4_0, TensorType::Q5_1] {
+        let weights = weights.requantized(format).unwrap();
+        let mut tiers = Vec::new();
+        for kind in native() {
+            let fine = logits(load_exact(kind, &weights, 2).as_mut(), tokens, &[60]);
+            let coarse =
+                |sizes: &[usize]| logits(engine::load_with(kind, &weights, &eight).unwrap().as_mut(), tokens, sizes);
+            let (whole, pieces) = (coarse(&[60]), coarse(&[40, 1, 3, 1, 1, 8, 6]));
+            let (found, batches) = (mean_kl(&fine, &whole), mean_kl(&whole, &pieces));
+            println!("{format} {kind:?}: KL of 8-bit activations from 15-bit ones {found:e}, of batches {batches:e}");
+            assert!((1e-8..=2e-2).contains(&found), "{format} {kind:?}: {found:e}");
+            assert!(batches <= 1e-3, "{format} {kind:?}: {batches:e}");
+            tiers.push(whole);
+        }
+        for tier in &tiers[1..] {
+            let found = mean_kl(&tiers[0], tier);
+            assert!(found <= 1e-3, "{format}, between tiers: {found:e}");
+        }
     }
 }
 
