@@ -4,7 +4,9 @@ mod waves;
 
 use std::process::ExitCode;
 
-use ruvlab_kernels::{AttentionScratch, AttentionShape, Cached, KEY_TILE, Kernels, KeyValuePage, KeyValuePages};
+use ruvlab_kernels::{
+    AttentionScratch, AttentionShape, Cached, CachedType, KEY_TILE, Kernels, KeyValuePage, KeyValuePages, quantize_row,
+};
 use suite::{Suite, Work, tiers, verify};
 use waves::waves;
 
@@ -14,39 +16,77 @@ const SHAPES: [(&str, usize, usize, usize); 3] =
 /// One token at the end of a context, and a prompt: tokens, and tokens before them.
 const CASES: [(&str, usize, usize); 3] = [("decode", 1, 1023), ("decode", 1, 4095), ("prefill", 128, 0)];
 
+/// Types of keys and values, and the model they are timed with where it is one only.
+const TYPES: [(CachedType, Option<&str>); 5] = [
+    (CachedType::F16, None),
+    (CachedType::F32, None),
+    (CachedType::Q8_0, Some("qwen2.5-1.5b")),
+    (CachedType::Q5_1, Some("qwen2.5-1.5b")),
+    (CachedType::Q4_0, Some("qwen2.5-1.5b")),
+];
+
+/// Numbers as they are cached.
+enum Stored {
+    F32(Vec<f32>),
+    F16(Vec<u16>),
+    Blocks(CachedType, Vec<u8>),
+}
+
+impl Stored {
+    fn new(kernels: &Kernels, kind: CachedType, values: &[f32]) -> Self {
+        match kind {
+            CachedType::F32 => Self::F32(values.to_vec()),
+            CachedType::F16 => {
+                let mut bits = vec![0; values.len()];
+                kernels.narrow(values, &mut bits);
+                Self::F16(bits)
+            }
+            kind => {
+                let mut blocks = vec![0; kind.cached_bytes(values.len()).expect("whole blocks")];
+                quantize_row(kind.format(), values, &mut blocks).expect("numbers");
+                Self::Blocks(kind, blocks)
+            }
+        }
+    }
+
+    /// Returns some of its numbers.
+    fn part(&self, range: std::ops::Range<usize>) -> Cached<'_> {
+        match self {
+            Self::F32(all) => Cached::F32(&all[range]),
+            Self::F16(all) => Cached::F16(&all[range]),
+            Self::Blocks(kind, all) => {
+                let bytes = |values| kind.cached_bytes(values).expect("whole blocks");
+                let blocks = &all[bytes(range.start)..bytes(range.end)];
+                match kind {
+                    CachedType::Q8_0 => Cached::Q8_0(blocks),
+                    CachedType::Q5_1 => Cached::Q5_1(blocks),
+                    _ => Cached::Q4_0(blocks),
+                }
+            }
+        }
+    }
+}
+
 /// Keys and values of one key head: `[tokens, D]`.
-enum Head {
-    F32 { keys: Vec<f32>, values: Vec<f32> },
-    F16 { keys: Vec<u16>, values: Vec<u16> },
+struct Head {
+    length: usize,
+    stored: [Stored; 2],
 }
 
 impl Head {
     /// Returns numbers that differ from head to head.
-    fn new(kernels: &Kernels, is_half: bool, index: usize, length: usize) -> Self {
-        let part = |from: usize| -> Vec<f32> { waves(from + length)[from..].to_vec() };
-        let (keys, values) = (part(31 * index), part(1000 + 77 * index));
-        if !is_half {
-            return Self::F32 { keys, values };
-        }
-        let half = |values: &[f32]| {
-            let mut bits = vec![0; values.len()];
-            kernels.narrow(values, &mut bits);
-            bits
-        };
-        Self::F16 { keys: half(&keys), values: half(&values) }
+    fn new(kernels: &Kernels, kind: CachedType, index: usize, length: usize) -> Self {
+        let part = |from: usize| Stored::new(kernels, kind, &waves(from + length)[from..]);
+        Self { length, stored: [part(31 * index), part(1000 + 77 * index)] }
     }
 
     /// Returns keys and values as f32.
     fn wide(&self, kernels: &Kernels) -> [Vec<f32>; 2] {
-        let wide = |bits: &[u16]| {
-            let mut values = vec![0.0; bits.len()];
-            kernels.widen(bits, &mut values);
+        [0, 1].map(|which| {
+            let mut values = vec![0.0; self.length];
+            kernels.read_cached(self.stored[which].part(0..self.length), &mut values);
             values
-        };
-        match self {
-            Self::F32 { keys, values } => [keys.clone(), values.clone()],
-            Self::F16 { keys, values } => [wide(keys), wide(values)],
-        }
+        })
     }
 }
 
@@ -59,20 +99,9 @@ impl KeyValuePages for Tiles<'_> {
     }
 
     fn page(&self, index: usize) -> KeyValuePage<'_> {
-        let part = |length: usize| {
-            let start = index * KEY_TILE * self.1;
-            start..length.min(start + KEY_TILE * self.1)
-        };
-        match self.0 {
-            Head::F32 { keys, values } => KeyValuePage {
-                keys: Cached::F32(&keys[part(keys.len())]),
-                values: Cached::F32(&values[part(values.len())]),
-            },
-            Head::F16 { keys, values } => KeyValuePage {
-                keys: Cached::F16(&keys[part(keys.len())]),
-                values: Cached::F16(&values[part(values.len())]),
-            },
-        }
+        let start = index * KEY_TILE * self.1;
+        let part = start..self.0.length.min(start + KEY_TILE * self.1);
+        KeyValuePage { keys: self.0.stored[0].part(part.clone()), values: self.0.stored[1].part(part) }
     }
 }
 
@@ -98,7 +127,10 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     for (model, heads, kv_heads, d) in SHAPES {
         for (phase, tokens, before) in CASES {
-            for (is_half, cache) in [(true, "f16"), (false, "f32")] {
+            for (cache, only) in TYPES {
+                if only.is_some_and(|only| only != model) {
+                    continue;
+                }
                 let (group, length) = (heads / kv_heads, (before + tokens) * d);
                 let queries = waves(tokens * heads * d);
                 let shape =
@@ -106,14 +138,14 @@ fn main() -> ExitCode {
                 // Each query sees what comes before it and itself; a score and a weighted sum of both.
                 let pairs: usize = heads * (1..=tokens).map(|token| before + token).sum::<usize>();
                 let work = Work {
-                    read: 2 * kv_heads * length * if is_half { 2 } else { 4 } + size_of_val(&queries[..]),
+                    read: 2 * kv_heads * cache.cached_bytes(length).expect("whole blocks") + size_of_val(&queries[..]),
                     written: size_of_val(&queries[..]),
                     float_operations: pairs * (4 * d + 3),
                     threads: 1,
                     ..Work::default()
                 };
                 for kernels in tiers() {
-                    let cached: Vec<Head> = (0..kv_heads).map(|i| Head::new(kernels, is_half, i, length)).collect();
+                    let cached: Vec<Head> = (0..kv_heads).map(|i| Head::new(kernels, cache, i, length)).collect();
                     let (mut scratch, mut out) = (AttentionScratch::default(), vec![0.0; queries.len()]);
                     let part = tokens * group * d;
                     let mut attend = |out: &mut [f32]| {

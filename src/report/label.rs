@@ -1,4 +1,6 @@
 //! What to call a cell: by what varies, and nothing else.
+mod parts;
+
 use indexmap::IndexMap;
 use serde_json::Value;
 
@@ -58,12 +60,17 @@ pub(super) fn varying_axes(manifests: &[&Manifest]) -> Vec<Axis> {
             keys.push(key);
         }
     }
-    let from_matrix = keys.into_iter().map(|key| Axis {
-        key: key.to_owned(),
-        values: manifests
-            .iter()
-            .map(|m| m.axes.get(key).map_or_else(|| "-".to_owned(), |value| axis_text(m, key, value)))
-            .collect(),
+    let from_matrix = keys.into_iter().map(|key| {
+        let given: Vec<Option<&Value>> = manifests.iter().map(|m| m.axes.get(key)).collect();
+        let values = if given.iter().flatten().any(|value| value.is_object() || value.is_array()) {
+            parts::differences(&given)
+        } else {
+            let text = |(m, value): (&&Manifest, &Option<&Value>)| {
+                value.map_or_else(|| "-".to_owned(), |value| axis_text(m, key, value))
+            };
+            manifests.iter().zip(&given).map(text).collect()
+        };
+        Axis { key: key.to_owned(), values }
     });
     let mut axes: Vec<Axis> = from_matrix.filter(Axis::varies).collect();
     // Where all are one model, the title names it.
@@ -162,6 +169,30 @@ mod tests {
 
     fn with(axes: &[(&str, Value)]) -> Manifest {
         Manifest { axes: axes.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect(), ..manifest() }
+    }
+
+    #[test]
+    fn values_with_parts_are_called_by_the_parts_that_differ() {
+        let labels = |key: &str, values: &[&str]| {
+            let manifests: Vec<Manifest> =
+                values.iter().map(|json| with(&[(key, serde_json::from_str(json).unwrap())])).collect();
+            cell_labels(&manifests.iter().collect::<Vec<_>>())
+        };
+        let policies = [
+            r#"{"policy": "spill", "window": 128}"#,
+            r#"{"policy": "hybrid", "stages": ["quantize", "spill"], "window": 128}"#,
+            r#"{"policy": "hybrid", "stages": ["quantize", "evict"], "window": 128}"#,
+        ];
+        assert_eq!(
+            labels("kv_cache.pressure", &policies),
+            ["policy=spill", "policy=hybrid stages=quantize+spill", "policy=hybrid stages=quantize+evict"]
+        );
+        let tiers = [
+            r#"[{"tokens": 256, "type_k": "f16"}, {"type_k": "q8_0"}]"#,
+            r#"[{"tokens": 256, "type_k": "f16"}, {"type_k": "q4_0"}]"#,
+        ];
+        assert_eq!(labels("kv_cache.pressure.tiers", &tiers), ["type_k=q8_0", "type_k=q4_0"]);
+        assert_eq!(labels("data.mix", &["[1, 2]", "[1]", "null"]), ["mix=1+2", "mix=1", "mix=null"]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod part;
 mod walk;
 
 use crate::Kernels;
+pub(crate) use pages::widen_blocks;
 pub use pages::{Cached, CachedMut, CachedType, KeyValuePage, KeyValuePages};
 pub use part::part_values;
 use walk::Walk;
@@ -36,8 +37,10 @@ const FEW_TOKENS: usize = 3;
 pub(crate) struct AttentionKernels {
     pub(crate) f32: TileKernels<f32>,
     pub(crate) f16: TileKernels<u16>,
-    /// Where there are none, blocks are widened first.
-    pub(crate) q8_0: Option<BlockKernels>,
+    /// Of `q8_0`, `q5_1` and `q4_0`. Where there are none, blocks are widened first.
+    pub(crate) blocks: Option<[BlockKernels; 3]>,
+    /// Writes cached blocks as f32, as [`crate::dequantize_row`] does.
+    pub(crate) widen_blocks: fn(Cached<'_>, &mut [f32]),
     /// Asks for what is read next.
     pub(crate) prefetch: fn(Cached<'_>),
     /// `c[m, n] = a[m, k] b[k, n]`, or added to it. Rows are `stride` apart; n is a multiple of

@@ -109,6 +109,16 @@ impl<'a> Cached<'a> {
         }
     }
 
+    /// Returns blocks, and which of `q8_0`, `q5_1` and `q4_0` they are.
+    pub(super) fn blocks(self) -> Option<(usize, &'a [u8])> {
+        match self {
+            Self::F32(_) | Self::F16(_) => None,
+            Self::Q8_0(all) => Some((0, all)),
+            Self::Q5_1(all) => Some((1, all)),
+            Self::Q4_0(all) => Some((2, all)),
+        }
+    }
+
     /// Returns some tokens' heads of D numbers.
     pub(super) fn tokens(self, range: Range<usize>, d: usize) -> Self {
         let values = range.start * d..range.end * d;
@@ -184,10 +194,21 @@ impl Kernels {
         match from {
             Cached::F32(from) => out.copy_from_slice(from),
             Cached::F16(from) => self.widen(from, out),
-            Cached::Q8_0(from) => dequantize_row(Format::Q8_0, from, out),
-            Cached::Q5_1(from) => dequantize_row(Format::Q5_1, from, out),
-            Cached::Q4_0(from) => dequantize_row(Format::Q4_0, from, out),
+            blocks => {
+                assert_eq!(blocks.values(), out.len(), "read_cached: room for {} numbers", out.len());
+                (self.attention.widen_blocks)(blocks, out);
+            }
         }
+    }
+}
+
+/// Writes blocks as f32, without anything of a tier.
+pub(crate) fn widen_blocks(blocks: Cached<'_>, out: &mut [f32]) {
+    match blocks {
+        Cached::F32(_) | Cached::F16(_) => {}
+        Cached::Q8_0(from) => dequantize_row(Format::Q8_0, from, out),
+        Cached::Q5_1(from) => dequantize_row(Format::Q5_1, from, out),
+        Cached::Q4_0(from) => dequantize_row(Format::Q4_0, from, out),
     }
 }
 

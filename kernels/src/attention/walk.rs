@@ -166,8 +166,8 @@ impl Walk<'_> {
     /// Writes the products of queries with keys; `wide` has room for them as f32.
     pub(super) fn score(&self, queries: &[f32], keys: Cached<'_>, wide: &mut [f32], scores: &mut [f32]) {
         let (attention, d) = (&self.kernels.attention, self.shape.head_dim);
-        if let (Cached::Q8_0(keys), Some(q8_0)) = (keys, &attention.q8_0) {
-            return (q8_0.scores)(queries, keys, d, scores);
+        if let (Some((kind, keys)), Some(blocks)) = (keys.blocks(), &attention.blocks) {
+            return (blocks[kind].scores)(queries, keys, d, scores);
         }
         match keys {
             Cached::F32(keys) => (attention.f32.scores)(queries, keys, d, scores),
@@ -179,8 +179,8 @@ impl Walk<'_> {
     /// Adds weighted values to sums; `wide` has room for them as f32.
     fn combine(&self, weights: &[f32], values: Cached<'_>, wide: &mut [f32], sums: &mut [f32]) {
         let (attention, d) = (&self.kernels.attention, self.shape.head_dim);
-        if let (Cached::Q8_0(values), Some(q8_0)) = (values, &attention.q8_0) {
-            return (q8_0.combine)(weights, values, d, sums);
+        if let (Some((kind, values)), Some(blocks)) = (values.blocks(), &attention.blocks) {
+            return (blocks[kind].combine)(weights, values, d, sums);
         }
         match values {
             Cached::F32(values) => (attention.f32.combine)(weights, values, d, sums),

@@ -26,7 +26,8 @@ pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
         // SAFETY: as above.
         combine: |weights, values, d, sums| unsafe { half::combine(weights, values, d, sums) },
     },
-    q8_0: None,
+    blocks: None,
+    widen_blocks: super::blocks::widen,
     // SAFETY: as above.
     prefetch: |cached| unsafe { prefetch(cached) },
     // SAFETY: as above.

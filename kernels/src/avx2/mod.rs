@@ -2,6 +2,7 @@
 #![expect(clippy::needless_range_loop, reason = "the loops are unrolled over registers, which have numbers")]
 mod activation;
 pub(crate) mod attention;
+mod blocks;
 mod codes;
 pub(crate) mod float;
 mod gemm;

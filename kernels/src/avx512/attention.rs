@@ -11,7 +11,7 @@ pub(super) const KERNELS: AttentionKernels = AttentionKernels {
     multiply: |a, b, c, product| unsafe { multiply(a, b, c, product) },
     f32: super::tiles::SINGLE,
     f16: super::tiles::HALF,
-    q8_0: Some(super::tiles::Q8_0),
+    blocks: Some(super::tiles::BLOCKS),
     ..avx2::attention::KERNELS
 };
 

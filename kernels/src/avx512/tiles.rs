@@ -46,12 +46,27 @@ pub(super) const HALF: TileKernels<u16> = TileKernels {
     ..avx2::attention::KERNELS.f16
 };
 
-pub(super) const Q8_0: BlockKernels = BlockKernels {
-    // SAFETY: as above.
-    scores: |queries, keys, d, out| unsafe { eight_bits::scores(queries, keys, d, out) },
-    // SAFETY: as above.
-    combine: |weights, values, d, sums| unsafe { eight_bits::combine(weights, values, d, sums) },
-};
+/// Of `q8_0`, `q5_1` and `q4_0`.
+pub(super) const BLOCKS: [BlockKernels; 3] = [
+    BlockKernels {
+        // SAFETY: as above.
+        scores: |queries, keys, d, out| unsafe { eight_bits::scores(queries, keys, d, out) },
+        // SAFETY: as above.
+        combine: |weights, values, d, sums| unsafe { eight_bits::combine(weights, values, d, sums) },
+    },
+    BlockKernels {
+        // SAFETY: as above.
+        scores: |queries, keys, d, out| unsafe { five_bits::scores(queries, keys, d, out) },
+        // SAFETY: as above.
+        combine: |weights, values, d, sums| unsafe { five_bits::combine(weights, values, d, sums) },
+    },
+    BlockKernels {
+        // SAFETY: as above.
+        scores: |queries, keys, d, out| unsafe { four_bits::scores(queries, keys, d, out) },
+        // SAFETY: as above.
+        combine: |weights, values, d, sums| unsafe { four_bits::combine(weights, values, d, sums) },
+    },
+];
 
 /// Query heads whose scores, or weighted sums, stay in registers together.
 const HEADS: usize = 4;
@@ -92,6 +107,47 @@ fn load_eight_bits(block: &[u8; 34]) -> [__m512; 2] {
         _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes[0])), scale),
         _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes[1])), scale),
     ]
+}
+
+/// Returns 16 bytes' low nibbles, which come first, and their high ones.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn nibbles(bytes: &[u8; 16]) -> [__m128i; 2] {
+    // SAFETY: 16 readable bytes, and `loadu` needs no alignment.
+    let all = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+    let mask = _mm_set1_epi8(15);
+    [_mm_and_si128(all, mask), _mm_and_si128(_mm_srli_epi16::<4>(all), mask)]
+}
+
+/// Returns an f16 in all lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn broadcast(low: u8, high: u8) -> __m512 {
+    _mm512_cvtph_ps(_mm256_set1_epi16(i16::from_le_bytes([low, high])))
+}
+
+/// Returns a block of `q4_0`, rounded likewise.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn load_four_bits(block: &[u8; 18]) -> [__m512; 2] {
+    let scale = broadcast(block[0], block[1]);
+    nibbles(&block[2..].as_chunks().0[0]).map(|codes| {
+        let codes = _mm_sub_epi8(codes, _mm_set1_epi8(8));
+        _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale)
+    })
+}
+
+/// Returns a block of `q5_1`, rounded likewise: the product, and then the sum with the minimum.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn load_five_bits(block: &[u8; 24]) -> [__m512; 2] {
+    let (scale, minimum) = (broadcast(block[0], block[1]), broadcast(block[2], block[3]));
+    let high = [u16::from_le_bytes([block[4], block[5]]), u16::from_le_bytes([block[6], block[7]])];
+    let [low, above] = nibbles(&block[8..].as_chunks().0[0]);
+    [(low, high[0]), (above, high[1])].map(|(codes, high)| {
+        let codes = _mm_mask_add_epi8(codes, high, codes, _mm_set1_epi8(16));
+        _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale), minimum)
+    })
 }
 
 /// Returns the sums of four vectors.
@@ -245,3 +301,5 @@ macro_rules! tile_kernels {
 tile_kernels!(single, f32, 16, 1, load_single);
 tile_kernels!(half, u16, 16, 1, load_half);
 tile_kernels!(eight_bits, u8, 34, 2, load_eight_bits);
+tile_kernels!(five_bits, u8, 24, 2, load_five_bits);
+tile_kernels!(four_bits, u8, 18, 2, load_four_bits);

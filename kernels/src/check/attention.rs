@@ -186,6 +186,53 @@ fn every_number_of_tokens_and_keys_is_right() {
     });
 }
 
+/// Also those that are multiples of nothing, in types of whole blocks.
+#[test]
+fn prompts_of_up_to_600_tokens_are_right() {
+    each_tier(|kernels| {
+        let d = 32;
+        for (tokens, types) in (8..=600).step_by(37).zip(BLOCK_TYPES.into_iter().chain(TYPES).cycle()) {
+            let queries = waves(tokens * d, 1.5);
+            let cached = Cached::new(kernels, tokens, d, 2.0, types);
+            let got = attend(kernels, &shape(d), &queries, tokens, 0, &cached);
+            let found = nmse(&got, &oracle(&shape(d), &queries, 1, 0, &cached));
+            assert!(found <= 1.0e-10, "{types:?} T={tokens}: {found:e}");
+        }
+    });
+}
+
+#[test]
+fn blocks_are_read_as_everywhere_else() {
+    each_tier(|kernels| {
+        for kind in [Q8_0, Q5_1, Q4_0] {
+            for blocks in [1, 2, 7] {
+                let mut numbers = waves(blocks * 32, 3.0);
+                numbers[5] = 40.0;
+                let mut bytes = vec![0; kind.cached_bytes(numbers.len()).unwrap()];
+                crate::quantize_row(kind.format(), &numbers, &mut bytes).unwrap();
+                // Codes that no quantiser writes, and a scale that is not a number.
+                let size = bytes.len() / blocks;
+                for byte in &mut bytes[size - 1..] {
+                    *byte = byte.wrapping_mul(151) ^ 0x80;
+                }
+                if blocks == 7 {
+                    bytes[3 * size..3 * size + 2].copy_from_slice(&half::f16::NAN.to_le_bytes());
+                }
+                let (mut got, mut want) = (vec![1.0; numbers.len()], vec![2.0; numbers.len()]);
+                let cached = match kind {
+                    Q8_0 => Numbers::Q8_0(&bytes),
+                    Q5_1 => Numbers::Q5_1(&bytes),
+                    _ => Numbers::Q4_0(&bytes),
+                };
+                kernels.read_cached(cached, &mut got);
+                crate::dequantize_row(kind.format(), &bytes, &mut want);
+                let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                assert!(got.iter().zip(&want).all(same), "{kind}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_head_does_not_depend_on_those_it_shares_keys_with() {
     each_tier(|kernels| {

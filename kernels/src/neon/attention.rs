@@ -3,7 +3,7 @@ use std::arch::aarch64::*;
 
 use super::lanes;
 use crate::{
-    attention::{AttentionKernels, KEY_TILE, Operand, PANEL, Product, TileKernels},
+    attention::{AttentionKernels, KEY_TILE, Operand, PANEL, Product, TileKernels, widen_blocks},
     scalar::{transpose_keys, widen_half},
 };
 
@@ -26,7 +26,8 @@ pub(super) const KERNELS: AttentionKernels = AttentionKernels {
         // SAFETY: as above.
         combine: |weights, values, d, sums| unsafe { half::combine(weights, values, d, sums) },
     },
-    q8_0: None,
+    blocks: None,
+    widen_blocks,
     prefetch: |_| {},
     // SAFETY: as above.
     multiply: |a, b, c, product| unsafe { multiply(a, b, c, product) },

@@ -1,5 +1,5 @@
 //! The products inside a tile of attention.
-use crate::attention::{AttentionKernels, KEY_TILE, Operand, Product, TileKernels};
+use crate::attention::{AttentionKernels, KEY_TILE, Operand, Product, TileKernels, widen_blocks};
 
 pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
     f32: TileKernels {
@@ -14,7 +14,8 @@ pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
         scores: |queries, keys, d, out| scores(queries, keys, d, out, super::half::widen),
         combine: |weights, values, d, sums| combine(weights, values, d, sums, super::half::widen),
     },
-    q8_0: None,
+    blocks: None,
+    widen_blocks,
     prefetch: |_| {},
     multiply,
 };

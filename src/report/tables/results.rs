@@ -18,13 +18,15 @@ use crate::{
 pub type BaselineCell = BTreeMap<String, serde_json::Value>;
 
 /// Metrics of the table, with the rank they are left out by on a narrow terminal.
-const SHOWN: [(&str, u8); 9] = [
+const SHOWN: [(&str, u8); 11] = [
     ("prefill_tok_s", 0),
     ("decode_tok_s", 0),
+    ("trace_tok_s", 0),
     ("ttft_ms", 2),
     ("itl_p99_ms", 3),
     ("perplexity", 1),
     ("kl_mean", 1),
+    ("needle_accuracy", 2),
     ("top1_agreement", 3),
     ("peak_rss_bytes", 4),
     ("load_ms", 6),
