@@ -58,9 +58,11 @@ impl LanguageModel for Adapted {
     }
 
     fn admit(&mut self, prompt: &[u32], tokens: usize) -> Result<Admitted, EngineError> {
-        let admitted = self.model.admit(prompt, tokens)?;
-        self.equip(admitted.sequence)?;
-        Ok(admitted)
+        self.model.admit_with(prompt, tokens, Arc::clone(&self.adapter))
+    }
+
+    fn admit_with(&mut self, prompt: &[u32], tokens: usize, adapter: Arc<Adapter>) -> Result<Admitted, EngineError> {
+        self.model.admit_with(prompt, tokens, adapter)
     }
 
     fn fork(&mut self, sequence: SequenceId) -> Result<SequenceId, EngineError> {

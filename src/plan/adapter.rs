@@ -34,12 +34,6 @@ impl Resolver<'_, '_> {
             self.report(problem.hint(hint));
             return None;
         }
-        if recipe.kv_cache.prefix_sharing {
-            let message = "sequences with an adapter share no prefixes: a prefix is known by its tokens alone";
-            let place = self.place("kv_cache.prefix_sharing");
-            self.report(Diagnostic::error("adapter", message).at(place).hint("take `prefix_sharing` out"));
-            return None;
-        }
         let key = (name(recipe), path.to_owned());
         if !self.adapters.contains_key(&key) {
             let found = self.read_adapter(recipe, path);

@@ -87,7 +87,8 @@ impl Rounding {
             Group::Attended(at) => in_blocks(&layer(at).attention_output),
             Group::Gates(at) => in_blocks(&layer(at).gate) && in_blocks(&layer(at).up),
             Group::Down(at) => in_blocks(&layer(at).down),
-            Group::Head => in_blocks(model.output.as_ref().unwrap_or(&model.embedding)),
+            // What is added to logits is seen as it is, and the head is one matrix of hundreds.
+            Group::Head => false,
         };
         if all { Self::Half } else { Self::Exact }
     }

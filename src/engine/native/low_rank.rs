@@ -1,5 +1,5 @@
 //! The products of a phase's rows with its adapters' matrices.
-use ruvlab_kernels::{ActivationClass, Activations, Claims, Kernels, Output, SharedRows, Tile};
+use ruvlab_kernels::{ActivationClass, Activations, Claims, Kernels, Output, Precision, SharedRows, Tile};
 
 use super::{
     adapters::{Group, Packed, Run, SLOTS},
@@ -53,6 +53,11 @@ pub(super) struct LowRankScratch {
 }
 
 impl LowRankScratch {
+    /// Returns one whose inputs are rounded as those of the matrices are.
+    pub(super) fn with_precision(precision: Precision) -> Self {
+        Self { input: Activations::with_precision(precision), ..Self::default() }
+    }
+
     /// Multiplies some rows of a run with A, and fills in the results: rows `first ..` of the run.
     /// `prepared` are these rows, and no others, where they are there already.
     #[expect(clippy::too_many_arguments, reason = "an input is its rows, their width and a buffer")]

@@ -167,7 +167,11 @@ const CLASSES: [ActivationClass; 2] = [ActivationClass::Float, ActivationClass::
 impl Team {
     pub(super) fn new(kernels: &'static Kernels, precision: Precision, threads: usize) -> std::io::Result<Self> {
         let activations = || CLASSES.map(|_| Activations::with_precision(precision));
-        let scratch = || Scratch { activations: activations(), ..Scratch::default() };
+        let scratch = || Scratch {
+            activations: activations(),
+            low_rank: LowRankScratch::with_precision(precision),
+            ..Scratch::default()
+        };
         Ok(Self {
             kernels,
             pool: Pool::new(threads)?,
