@@ -173,7 +173,7 @@ fn wrong_input_ends_with_its_documented_code() {
     bench.ends(5, &["baseline", "check", "tiny.yaml", "--baseline", "main"]);
     bench.ends(14, &["run", "tiny.yaml", "--set", "model.source=absent.gguf"]);
     bench.ends(14, &["perplexity", "-m", "absent.gguf"]);
-    let refused = bench.run(&["run", "tiny.yaml", "--set", "adapter={target_modules: [q_proj], init: adapters/first}"]);
+    let refused = bench.run(&["run", "tiny.yaml", "--set", "sona={instant: {enabled: true}}"]);
     assert_eq!(refused.status.code(), Some(3));
     assert!(text(&refused.stderr).contains("cannot be run yet"), "{}", text(&refused.stderr));
     assert!(bench.run_directories().is_empty(), "no refused recipe leaves a run");
