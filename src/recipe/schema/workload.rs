@@ -1,8 +1,13 @@
 //! What is run and measured.
+mod adapt;
+mod train;
+
 use std::fmt;
 
+pub use adapt::{Adapt, AdaptState, RequestOrder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+pub use train::{Train, TrainEval, TrainSource};
 
 use super::{
     Recipe,
@@ -177,195 +182,6 @@ impl KvPressure {
     pub fn longest(&self) -> u32 {
         let most = |mean: u32| mean.saturating_add(mean / 2);
         most(self.prompt_tokens).saturating_add(most(self.output_tokens)).max(self.n_ctx)
-    }
-}
-
-/// Trains the recipe's `adapter`, from its `init` or anew, by its `training`. Every step's loss, gradient
-/// norm and learning rate are samples; the trained adapter is a PEFT folder in the run's directory,
-/// beside checkpoints from which a run that was stopped goes on as if it had not been.
-///
-/// One of `text`, `chat` and `ids` says what to learn from.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Train {
-    /// A text, cut into sequences of `training.sequence_length` tokens: `builtin:NAME` or a path, relative
-    /// to the recipe's folder.
-    pub text: Option<String>,
-    /// JSON lines `{"messages": [{"role": …, "content": …}, …]}`, written by the model's chat template.
-    /// Only what the assistant says is scored.
-    pub chat: Option<String>,
-    /// A JSON array of token ids, cut into sequences of `training.sequence_length`.
-    pub ids: Option<String>,
-    /// Whether chats share a sequence as far as they fit; each attends only to itself.
-    #[serde(default = "yes")]
-    pub packing: bool,
-    /// Steps between two checkpoints; absent writes ten in all.
-    #[schemars(range(min = 1))]
-    pub checkpoint_every_steps: Option<u64>,
-    /// What is scored along the way and not learned from.
-    pub eval: Option<TrainEval>,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// Held-out data. One of `text`, `chat` and `ids` says which.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainEval {
-    /// A text, as above.
-    pub text: Option<String>,
-    /// Chats, as above.
-    pub chat: Option<String>,
-    /// Token ids, as above.
-    pub ids: Option<String>,
-    /// Steps between two evaluations; the first is before the first step, the last after the last.
-    #[schemars(range(min = 1))]
-    pub every_steps: Option<u64>,
-    /// Evaluations in a row without a new best after which training stops. The adapter that is stored is
-    /// the best one's, with or without this.
-    #[schemars(range(min = 1))]
-    pub patience: Option<u32>,
-    /// Sequences to score, from the beginning; absent scores all.
-    #[schemars(range(min = 1))]
-    pub max_sequences: Option<u32>,
-}
-
-/// Where to learn from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the keys of the recipe")]
-pub enum TrainSource<'a> {
-    Text(&'a str),
-    Chat(&'a str),
-    Ids(&'a str),
-}
-
-impl<'a> TrainSource<'a> {
-    /// Returns the one key that is given; nothing where none is, or several are.
-    fn only(text: Option<&'a String>, chat: Option<&'a String>, ids: Option<&'a String>) -> Option<Self> {
-        match (text, chat, ids) {
-            (Some(text), None, None) => Some(Self::Text(text)),
-            (None, Some(chat), None) => Some(Self::Chat(chat)),
-            (None, None, Some(ids)) => Some(Self::Ids(ids)),
-            _ => None,
-        }
-    }
-
-    /// Returns the name or path.
-    #[must_use]
-    pub fn name(self) -> &'a str {
-        let (Self::Text(name) | Self::Chat(name) | Self::Ids(name)) = self;
-        name
-    }
-}
-
-impl Train {
-    /// Returns what to learn from; nothing where that is not said in exactly one way.
-    #[must_use]
-    pub fn source(&self) -> Option<TrainSource<'_>> {
-        TrainSource::only(self.text.as_ref(), self.chat.as_ref(), self.ids.as_ref())
-    }
-
-    /// Returns every text it names, with its key.
-    pub fn texts_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut String)> {
-        let keys = [("text", &mut self.text), ("chat", &mut self.chat), ("ids", &mut self.ids)];
-        let eval = self.eval.iter_mut().flat_map(|eval| {
-            [("eval.text", &mut eval.text), ("eval.chat", &mut eval.chat), ("eval.ids", &mut eval.ids)]
-        });
-        keys.into_iter().chain(eval).filter_map(|(key, text)| Some((key, text.as_mut()?)))
-    }
-}
-
-impl TrainEval {
-    /// Returns what to score; nothing where that is not said in exactly one way.
-    #[must_use]
-    pub fn source(&self) -> Option<TrainSource<'_>> {
-        TrainSource::only(self.text.as_ref(), self.chat.as_ref(), self.ids.as_ref())
-    }
-}
-
-/// Streams requests of several domains past the model, each scored before anything learns from it, and
-/// compares what learns: a unigram cache, a neural cache, `micro_lora`, both of the latter, and a
-/// placebo, which is `micro_lora` given the answers of another domain. Timed, it answers prompts with
-/// `micro_lora` and without.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Adapt {
-    /// The domains' texts, two at least: `builtin:NAME` or paths, relative to the recipe's folder.
-    pub domains: Vec<String>,
-    /// Requests of each domain: stretches of its text, side by side.
-    #[schemars(range(min = 1, max = 100_000))]
-    pub requests: u32,
-    /// Tokens of a request that come before what is scored.
-    #[schemars(range(max = 1_000_000))]
-    pub prompt_tokens: u32,
-    /// Tokens of a request that are scored, and learned from.
-    #[schemars(range(min = 2, max = 4096))]
-    pub output_tokens: u32,
-    /// The order of the requests.
-    pub order: RequestOrder,
-    /// What is adapted: something of its own for each domain, as for each user, or one for all.
-    pub state: AdaptState,
-    /// The text whose inputs of the head give `micro_lora` its directions; none of the domains.
-    pub calibration: String,
-}
-
-/// The order of requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RequestOrder {
-    /// Domains in turn as the seed draws them.
-    #[default]
-    Interleaved,
-    /// One domain after the other.
-    Blocked,
-}
-
-/// What requests adapt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AdaptState {
-    /// Each domain its own.
-    #[default]
-    PerDomain,
-    /// All domains the same.
-    Shared,
-}
-
-impl Default for Adapt {
-    fn default() -> Self {
-        let domains = ["kjv", "python", "german", "jargon", "french"].map(|name| format!("builtin:{name}.test"));
-        Self {
-            domains: domains.into(),
-            requests: 24,
-            prompt_tokens: 32,
-            output_tokens: 64,
-            order: RequestOrder::default(),
-            state: AdaptState::default(),
-            calibration: "builtin:heldout".to_owned(),
-        }
-    }
-}
-
-impl Adapt {
-    /// Returns the tokens of a request.
-    #[must_use]
-    pub fn tokens(&self) -> usize {
-        self.prompt_tokens as usize + self.output_tokens as usize
-    }
-
-    /// Returns its texts, each with the key that names it.
-    #[must_use]
-    pub fn texts(&self) -> Vec<(&String, String)> {
-        let domains = self.domains.iter().enumerate().map(|(at, text)| (text, format!("adapt.domains[{at}]")));
-        domains.chain([(&self.calibration, "adapt.calibration".to_owned())]).collect()
-    }
-
-    /// Returns what results call a domain.
-    #[must_use]
-    pub fn short(text: &str) -> &str {
-        text.rsplit(['/', ':']).next().unwrap_or(text)
     }
 }
 
