@@ -18,10 +18,15 @@ use crate::{
 pub type BaselineCell = BTreeMap<String, serde_json::Value>;
 
 /// Metrics of the table, with the rank they are left out by on a narrow terminal.
-const SHOWN: [(&str, u8); 11] = [
+const SHOWN: [(&str, u8); 16] = [
     ("prefill_tok_s", 0),
     ("decode_tok_s", 0),
     ("trace_tok_s", 0),
+    ("train_eval_nll", 0),
+    ("train_loss", 1),
+    ("train_tok_s", 1),
+    ("adapt_change_micro", 0),
+    ("adapt_change_both", 1),
     ("ttft_ms", 2),
     ("itl_p99_ms", 3),
     ("perplexity", 1),
@@ -96,11 +101,12 @@ fn axis_columns(table: &mut Table, axes: &[Axis], manifests: &[&Manifest]) {
     }
 }
 
-/// Returns the workloads a metric was measured on, in the order of first appearance.
+/// Returns the workloads a metric was measured on, in the order of first appearance; parts of them, such
+/// as the domains of a stream of requests, are for the charts.
 fn workloads_of<'a>(metric: &str, summaries: &'a [RunSummary]) -> Vec<&'a str> {
     let mut found: Vec<&str> = Vec::new();
     for summary in summaries.iter().flat_map(|summary| summary.metrics.iter().filter(|m| m.metric == metric)) {
-        if !found.contains(&summary.workload.as_str()) {
+        if !summary.workload.contains(")/") && !found.contains(&summary.workload.as_str()) {
             found.push(&summary.workload);
         }
     }
