@@ -121,7 +121,7 @@ pub(crate) fn demand(workload: &Workload) -> Demand {
             }
         }
         // What its tokens are is in the recipe's `training`: see `effort` and `memory`.
-        Workload::Train(_) => Demand { tasks: &[LaunchTask::Quality], ..NOTHING },
+        Workload::Train(_) | Workload::Continual(_) => Demand { tasks: &[LaunchTask::Quality], ..NOTHING },
         Workload::Adapt(adapt) => {
             let requests = u64::from(adapt.requests) * adapt.domains.len() as u64;
             Demand {
