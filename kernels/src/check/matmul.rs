@@ -119,6 +119,9 @@ fn shapes(format: Format) -> Vec<(usize, usize, usize)> {
         shapes.push((200, *columns, 1));
         shapes.push((203, *columns, 2));
     }
+    // More than any tier unpacks at once, so that sums go on where a panel before left them.
+    let deep = if format.block_values() == 256 { 1792 } else { 1568 };
+    shapes.extend([5, 8, 13].map(|tokens| (40, deep, tokens)));
     shapes
 }
 
