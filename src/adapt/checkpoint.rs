@@ -3,7 +3,7 @@
 //! A folder `checkpoint-N` holds all that N updates left behind. It is written under another name first
 //! and renamed when it is complete, so a folder of that name is whole, whenever the writer was killed.
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -147,6 +147,11 @@ pub fn restore<S: for<'de> Deserialize<'de>>(
     };
     let mut adapter = trainer.adapter().clone();
     let mut moments = HashMap::new();
+    let mut magnitudes = BTreeMap::new();
+    for place in trainer.magnitudes().into_keys() {
+        let moments = Moments { first: values(place, "magnitude.m")?, second: values(place, "magnitude.v")? };
+        magnitudes.insert(place, (values(place, "magnitude")?, moments));
+    }
     for (place, change) in &mut adapter {
         (change.a, change.b) = (values(*place, "a")?, values(*place, "b")?);
         let moments_of = |side: &str| -> Result<Moments<f32>, CheckpointError> {
@@ -154,6 +159,6 @@ pub fn restore<S: for<'de> Deserialize<'de>>(
         };
         moments.insert(*place, [moments_of("a")?, moments_of("b")?]);
     }
-    trainer.restore(steps, adapter, moments).map_err(|error| damaged(error.to_string()))?;
+    trainer.restore(steps, adapter, moments, magnitudes).map_err(|error| damaged(error.to_string()))?;
     Ok(Some(state))
 }

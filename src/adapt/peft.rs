@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 
 use crate::{
-    engine::{Adapter, LowRank, Place, Target},
+    engine::{Adapter, LowRank, Magnitudes, Place, Target},
     model::{rope::RopeLayout, spec::ModelSpec},
 };
 
@@ -190,7 +190,29 @@ pub fn write(
     adapter: &Adapter,
     scaling: Scaling,
 ) -> Result<(), PeftError> {
+    write_decomposed(folder, spec, base, adapter, &Magnitudes::new(), scaling)
+}
+
+/// Writes the folder of a decomposed adapter (DoRA), and a plain one where there are no magnitudes.
+///
+/// # Errors
+///
+/// As [`write`].
+pub fn write_decomposed(
+    folder: &Path,
+    spec: &ModelSpec,
+    base: &str,
+    adapter: &Adapter,
+    magnitudes: &Magnitudes,
+    scaling: Scaling,
+) -> Result<(), PeftError> {
     let mut tensors = HashMap::new();
+    for (place, magnitude) in magnitudes {
+        let values = reordered(spec, *place, 1, magnitude.clone(), false);
+        let key = key(*place, "lora_magnitude_vector");
+        let key = key.strip_suffix(".weight").unwrap_or(&key).to_owned();
+        tensors.insert(key, Tensor::from_slice(&values, values.len(), &Device::Cpu)?);
+    }
     let mut modules: Vec<&str> = Vec::new();
     for (place, change) in adapter {
         let LowRank { rank, a, b, scale: _ } = change;
@@ -213,7 +235,7 @@ pub fn write(
         "r": scaling.r,
         "lora_alpha": scaling.lora_alpha,
         "use_rslora": scaling.use_rslora,
-        "use_dora": false,
+        "use_dora": !magnitudes.is_empty(),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": false,

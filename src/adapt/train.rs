@@ -9,7 +9,7 @@ use super::{
     schedule::Schedule,
 };
 use crate::{
-    engine::{Adapter, EngineError, Gradients, LowRank, Place, Scored, Target, Trainee, TraineeSettings},
+    engine::{Adapter, EngineError, Gradients, LowRank, Magnitudes, Place, Scored, Target, Trainee, TraineeSettings},
     model::{spec::ModelSpec, weights::Weights},
 };
 
@@ -82,6 +82,8 @@ pub struct Trainer {
     trainee: Trainee,
     adapter: Adapter,
     moments: BTreeMap<Place, [Moments<f32>; 2]>,
+    /// Of decomposed changes, with their moments.
+    magnitudes: BTreeMap<Place, (Vec<f32>, Moments<f32>)>,
     settings: Settings,
     step: u64,
 }
@@ -106,7 +108,27 @@ impl Trainer {
     pub fn of(trainee: Trainee, adapter: Adapter, settings: Settings) -> Self {
         let new = |change: &LowRank| [Moments::new(change.a.len()), Moments::new(change.b.len())];
         let moments = adapter.iter().map(|(place, change)| (*place, new(change))).collect();
-        Self { trainee, adapter, moments, settings, step: 0 }
+        Self { trainee, adapter, moments, magnitudes: BTreeMap::new(), settings, step: 0 }
+    }
+
+    /// Makes every change a decomposed one, whose magnitudes learn, too (DoRA, arXiv 2402.09353).
+    ///
+    /// # Errors
+    ///
+    /// As [`Trainee::decompose`].
+    pub fn decompose(&mut self) -> Result<(), EngineError> {
+        let new = |(place, values): (Place, Vec<f32>)| {
+            let moments = Moments::new(values.len());
+            (place, (values, moments))
+        };
+        self.magnitudes = self.trainee.decompose()?.into_iter().map(new).collect();
+        Ok(())
+    }
+
+    /// Returns the magnitudes of decomposed changes as they are now.
+    #[must_use]
+    pub fn magnitudes(&self) -> Magnitudes {
+        self.magnitudes.iter().map(|(place, (values, _))| (*place, values.clone())).collect()
     }
 
     /// Returns how many updates were made.
@@ -135,7 +157,10 @@ impl Trainer {
                 .into_iter()
                 .flat_map(|[a, b]| [("a.m", &a.first), ("a.v", &a.second), ("b.m", &b.first), ("b.v", &b.second)]);
             let values = [("a", &change.a), ("b", &change.b)].into_iter().chain(moments);
-            values.map(|(what, values)| (*place, what, values.as_slice()))
+            let magnitude = self.magnitudes.get(place).into_iter().flat_map(|(values, moments)| {
+                [("magnitude", values), ("magnitude.m", &moments.first), ("magnitude.v", &moments.second)]
+            });
+            values.chain(magnitude).map(|(what, values)| (*place, what, values.as_slice()))
         })
     }
 
@@ -145,7 +170,12 @@ impl Trainer {
         step: u64,
         adapter: Adapter,
         mut moments: HashMap<Place, [Moments<f32>; 2]>,
+        magnitudes: BTreeMap<Place, (Vec<f32>, Moments<f32>)>,
     ) -> Result<(), EngineError> {
+        for (place, (values, _)) in &magnitudes {
+            self.trainee.set_magnitude(*place, values)?;
+        }
+        self.magnitudes = magnitudes;
         for (place, change) in &adapter {
             self.trainee.set(*place, &change.a, &change.b)?;
             let Some(moments) = moments.remove(place) else { continue };
@@ -188,33 +218,45 @@ impl Trainer {
         change: impl FnOnce(&Adapter, &mut Gradients) -> Result<(), EngineError>,
     ) -> Result<Update, EngineError> {
         let tokens: usize = batches.iter().flatten().map(Scored::count).sum();
-        let mut gradients = Gradients::new();
+        let (mut gradients, mut magnitudes) = (Gradients::new(), Magnitudes::new());
         let mut loss = 0.0;
         for batch in batches {
-            loss += self.trainee.accumulate(batch, 1.0 / tokens as f64, &mut gradients)?;
+            loss += self.trainee.accumulate_all(batch, 1.0 / tokens as f64, &mut gradients, &mut magnitudes)?;
         }
         change(&self.adapter, &mut gradients)?;
-        let grad_norm = global_norm(gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]));
+        let pairs = gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]);
+        let grad_norm = global_norm(pairs.chain(magnitudes.values().map(Vec::as_slice)));
         let factor = self.settings.max_grad_norm.map_or(1.0, |most| clip_factor(grad_norm, most));
         let rate = self.settings.schedule.at(self.step);
         let rates = |ratio: f64| (rate.learning_rate * ratio, self.settings.weight_decay);
         let rates = [rates(1.0), rates(self.settings.b_ratio.unwrap_or(1.0))];
+        let (rule, t) = (self.settings.rule, self.step + 1);
+        let update = |values: &mut [f32], gradient: &mut [f32], moments: &mut Moments<f32>, rates: (f64, f64)| {
+            if factor < 1.0 {
+                gradient.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
+            }
+            match rule {
+                Rule::Sgd => descend(rates, values, gradient),
+                Rule::AdamW(adam) => {
+                    let adam = AdamW { beta1: rate.momentum.unwrap_or(adam.beta1), ..adam };
+                    adam.step(t, rates, values, gradient, moments);
+                }
+            }
+        };
         for (place, change) in &mut self.adapter {
             let (Some((a, b)), Some(moments)) = (gradients.get_mut(place), self.moments.get_mut(place)) else {
                 continue;
             };
             let both = [(&mut change.a, a), (&mut change.b, b)].into_iter().zip(moments);
             for (((values, gradient), moments), rates) in both.zip(rates) {
-                if factor < 1.0 {
-                    gradient.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
-                }
-                match self.settings.rule {
-                    Rule::Sgd => descend(rates, values, gradient),
-                    Rule::AdamW(adam) => {
-                        let adam = AdamW { beta1: rate.momentum.unwrap_or(adam.beta1), ..adam };
-                        adam.step(self.step + 1, rates, values, gradient, moments);
-                    }
-                }
+                update(values, gradient, moments, rates);
+            }
+            // As PEFT does it: where B has a learning rate of its own, so have lists of single numbers.
+            if let (Some((values, moments)), Some(gradient)) =
+                (self.magnitudes.get_mut(place), magnitudes.get_mut(place))
+            {
+                update(values, gradient, moments, rates[1]);
+                self.trainee.set_magnitude(*place, values)?;
             }
             self.trainee.set(*place, &change.a, &change.b)?;
         }

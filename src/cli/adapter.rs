@@ -105,9 +105,6 @@ fn learnable(recipe: &Recipe) -> Result<(&recipe::schema::Adapter, &Training), F
     let (Some(adapter), Some(training)) = (&recipe.adapter, &recipe.training) else {
         return Err(refuse("the recipe lacks `adapter` or `training`", "give both"));
     };
-    if adapter.kind != AdapterType::Lora {
-        return Err(refuse("`adapter.type: dora` cannot be trained yet", "take `type: lora`"));
-    }
     if adapter.lora_dropout > 0.0 {
         return Err(refuse("`adapter.lora_dropout` cannot be computed yet", "take it out"));
     }
@@ -176,6 +173,9 @@ fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
     let recompute = arguments.recompute || training.gradient_checkpointing;
     let held = TraineeSettings { widen: weights.parameters() * 8 <= free / 2, recompute };
     let mut trainer = Trainer::new(&weights, begin, plan::training_settings(training), held)?;
+    if adapter.kind == AdapterType::Dora {
+        trainer.decompose()?;
+    }
     let (batch, accumulated) = (u64::from(training.batch_size), u64::from(training.gradient_accumulation_steps));
     let out = Printer::stdout();
     let mut updates = Vec::new();
@@ -196,7 +196,8 @@ fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
         }
         updates.push(update);
     }
-    peft::write(&arguments.output, weights.spec(), &recipe.model.source, trainer.adapter(), scaling)?;
+    let (base, magnitudes) = (&recipe.model.source, trainer.magnitudes());
+    peft::write_decomposed(&arguments.output, weights.spec(), base, trainer.adapter(), &magnitudes, scaling)?;
     if global.format == Format::Json {
         let row = |update: &Update| {
             let Update { step, loss, grad_norm, learning_rate, tokens } = update;

@@ -17,7 +17,7 @@ pub use adapter::{Adapter, LowRank};
 pub use native::AttentionMethod;
 pub use places::{Place, Target};
 pub use ruvlab_kernels::{Tier, TierError, select, setting};
-pub use training::{Gradients, Scored, Trainee, TraineeSettings};
+pub use training::{Gradients, Magnitudes, Scored, Trainee, TraineeSettings};
 
 pub use crate::kv::CacheType;
 use crate::{

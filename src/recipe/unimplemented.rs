@@ -31,12 +31,13 @@ fn own(recipe: &Recipe) -> Vec<(String, String)> {
     let verifies = recipe.kernels.verify.reference.is_some_and(|set| set == KernelSet::Cuda);
     let trains = |workload: &Workload| matches!(workload, Workload::Train(_));
     let (training, only_training) = (recipe.workloads.iter().any(trains), recipe.workloads.iter().all(trains));
+    let decomposed = recipe.adapter.as_ref().is_some_and(|adapter| adapter.kind == AdapterType::Dora);
     let uses = [
         ("kernels.set", recipe.kernels.set == KernelSet::Cuda, cuda),
         ("kernels.verify.reference", verifies, cuda),
         ("adapter", recipe.adapter.is_some() && !(training && only_training), "LoRA adapters"),
         ("adapter.lora_dropout", recipe.adapter.as_ref().is_some_and(|a| a.lora_dropout > 0.0), "dropout"),
-        ("adapter.type", recipe.adapter.as_ref().is_some_and(|a| a.kind == AdapterType::Dora), "DoRA"),
+        ("adapter.type", !only_training && decomposed, "DoRA outside of training"),
         ("micro_lora", recipe.micro_lora.is_some(), "MicroLoRA"),
         ("training", recipe.training.is_some() && !training, "training without a `train` workload"),
         ("continual", recipe.continual.is_some(), "continual learning"),
@@ -97,7 +98,7 @@ mod tests {
         assert_eq!(paths(&with(plain.clone(), json!([train]))), [""; 0]);
         assert_eq!(paths(&with(plain, json!([train, {"decode": {}}]))), ["adapter"]);
         let other = json!({"target_modules": ["q_proj"], "type": "dora", "lora_dropout": 0.1});
-        assert_eq!(paths(&with(other, json!([train]))), ["adapter.lora_dropout", "adapter.type"]);
+        assert_eq!(paths(&with(other, json!([train]))), ["adapter.lora_dropout"]);
     }
 
     #[test]

@@ -18,12 +18,12 @@ use crate::{
         train::{self, Trainer, Update},
     },
     clock::Stopwatch,
-    engine::{Adapter, EngineKind, Scored, Trainee, TraineeSettings},
+    engine::{Adapter, EngineKind, Magnitudes, Scored, Trainee, TraineeSettings},
     event::Phase,
     host::{self, Load},
     model::{chat_template::ChatTemplate, tokenizer::Tokenizer, weights::Weights},
     plan::{self, Cell},
-    recipe::schema::{self, Train, TrainEval, TrainSource, Training},
+    recipe::schema::{self, AdapterType, Train, TrainEval, TrainSource, Training},
 };
 
 /// Checkpoints in all, where the recipe does not say how often.
@@ -49,6 +49,8 @@ struct Best {
     step: u64,
     /// Of A and B, by place, in the adapter's order.
     values: Vec<[Vec<f32>; 2]>,
+    /// Of decomposed changes, in the same order.
+    magnitudes: Vec<Vec<f32>>,
 }
 
 /// What is known beside the weights.
@@ -167,10 +169,14 @@ pub(super) fn run(
         tokens: 0,
         seconds: 0.0.into(),
     };
+    let mut trainer = Trainer::of(trainee, begin, plan::training_settings(training));
+    if adapter.kind == AdapterType::Dora {
+        trainer.decompose()?;
+    }
     let mut run = Run {
         cell,
         training,
-        trainer: Trainer::of(trainee, begin, plan::training_settings(training)),
+        trainer,
         data,
         held_out: held_out.as_ref().map(|(data, eval)| (batches(data, training.batch_size), *eval)),
         course,
@@ -181,9 +187,10 @@ pub(super) fn run(
     run.resume(checkpoints.as_deref())?;
     let every = train.checkpoint_every_steps.unwrap_or_else(|| total.div_ceil(CHECKPOINTS)).max(1);
     run.learn(total, every, checkpoints.as_deref())?;
-    let trained = run.finish();
+    let (trained, magnitudes) = run.finish();
     if let Some(folder) = folder {
-        peft::write(&folder.join("adapter"), weights.spec(), &cell.recipe.model.source, &trained, scaling)?;
+        let base = &cell.recipe.model.source;
+        peft::write_decomposed(&folder.join("adapter"), weights.spec(), base, &trained, &magnitudes, scaling)?;
     }
     Ok(())
 }
@@ -313,32 +320,34 @@ impl Run<'_, '_> {
             self.course.stale += 1;
         } else {
             let values = self.trainer.adapter().values().map(|change| [change.a.clone(), change.b.clone()]).collect();
-            self.course.best = Some(Best { nll: nll.into(), step, values });
+            let magnitudes = self.trainer.magnitudes().into_values().collect();
+            self.course.best = Some(Best { nll: nll.into(), step, values, magnitudes });
             self.course.stale = 0;
         }
         Ok(patience.is_some_and(|patience| self.course.stale >= patience))
     }
 
     /// Records what is known at the end and returns the adapter to keep.
-    fn finish(self) -> Adapter {
+    fn finish(self) -> (Adapter, Magnitudes) {
         let Self { trainer, course, recorder, .. } = self;
-        let mut adapter = trainer.adapter().clone();
+        let (mut adapter, mut found) = (trainer.adapter().clone(), trainer.magnitudes());
         if let Some(last) = course.steps.last() {
             recorder.once("train_loss", Phase::Train, last.loss.into(), last.scored);
         }
         recorder.once("train_tok_s", Phase::Train, course.tokens as f64 / f64::from(course.seconds), course.tokens);
-        if let Some(Best { nll, step, values }) = course.best {
+        if let Some(Best { nll, step, values, magnitudes }) = course.best {
             let tokens = course.evaluations.last().map_or(0, |(_, _, tokens)| *tokens);
             recorder.once("train_eval_nll", Phase::Train, nll.into(), tokens);
             recorder.once("train_best_step", Phase::Train, step as f64, 1);
             for (change, [a, b]) in adapter.values_mut().zip(values) {
                 (change.a, change.b) = (a, b);
             }
+            found.values_mut().zip(magnitudes).for_each(|(own, best)| *own = best);
         }
         match host::peak_rss_bytes() {
             Some(bytes) => recorder.once("train_peak_bytes", Phase::Process, bytes as f64, 1),
             None => recorder.unavailable("train_peak_bytes", "the kernel does not tell (/proc/self/status)".to_owned()),
         }
-        adapter
+        (adapter, found)
     }
 }

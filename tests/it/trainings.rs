@@ -12,6 +12,7 @@ use ruvlab::{
     exit,
     model::weights::Weights,
     plan::LaunchSpec,
+    recipe::schema::AdapterType,
     workload::{self, LaunchError},
 };
 use serde_json::{Value, json};
@@ -69,11 +70,24 @@ const FOLDER: &str = "candidate/train-french.train";
 
 #[test]
 fn a_training_that_was_stopped_goes_on_bit_for_bit() {
+    for decomposed in [false, true] {
+        goes_on(decomposed);
+    }
+}
+
+fn goes_on(decomposed: bool) {
+    let spec = |artifacts: &Path| {
+        let mut spec = spec(&json!({}), &data(), artifacts);
+        if decomposed {
+            spec.cell.recipe.adapter.as_mut().unwrap().kind = AdapterType::Dora;
+        }
+        spec
+    };
     let (straight, stopped) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let at = |folder: &tempfile::TempDir| folder.path().join("candidate");
-    let (whole, result) = run(&spec(&json!({}), &data(), &at(&straight)));
+    let (whole, result) = run(&spec(&at(&straight)));
     result.unwrap();
-    let again = spec(&json!({}), &data(), &at(&stopped));
+    let again = spec(&at(&stopped));
     for stop in [6, 10] {
         // As if killed while the update of this step was under way.
         let died = catch_unwind(AssertUnwindSafe(|| {
@@ -100,10 +114,15 @@ fn a_training_that_was_stopped_goes_on_bit_for_bit() {
         (0..12).map(|step| f64::from_bits(values_of[&("train_loss".to_owned(), Some(step))].0)).collect();
     assert!(losses[11] < losses[0], "{losses:?}");
     let weights = Weights::open("builtin:pico").unwrap();
-    let (adapter, scaling) = peft::read(&straight.path().join(FOLDER).join("adapter"), weights.spec()).unwrap();
-    assert_eq!((adapter.len(), scaling.r), (3 * weights.spec().layers + 1, 4));
+    let written = peft::read(&straight.path().join(FOLDER).join("adapter"), weights.spec());
+    if decomposed {
+        assert!(written.unwrap_err().to_string().contains("use_dora"));
+    } else {
+        let (adapter, scaling) = written.unwrap();
+        assert_eq!((adapter.len(), scaling.r), (3 * weights.spec().layers + 1, 4));
+    }
     // Another seed draws another order and another A.
-    let mut other = spec(&json!({}), &data(), &tempfile::tempdir().unwrap().path().join("candidate"));
+    let mut other = spec(&tempfile::tempdir().unwrap().path().join("candidate"));
     other.cell.seed = 6;
     let (other, result) = run(&other);
     result.unwrap();

@@ -4,9 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Gradients,
     attention::Attention,
-    changes::{Changed, Narrow, Pair},
+    changes::{Changed, Narrow, Pair, Sums},
     group::Group,
     layers::{Layer, Model},
     rows::{Turn, gate, gate_back, norm_row_back},
@@ -131,9 +130,9 @@ impl<'a> Learner<'a> {
         &self,
         index: usize,
         tape: &Tape,
-        grad: Vec<f32>,
+        grad: &[f32],
         wants_input: bool,
-        gradients: &mut Gradients,
+        sums: &mut Sums,
     ) -> Result<Option<Vec<f32>>, EngineError> {
         let (spec, layer, workers, eps) = (&self.model.spec, &self.model.layers[index], self.workers, self.eps());
         let projections = self.changed(index, &layer.projections);
@@ -146,12 +145,12 @@ impl<'a> Learner<'a> {
         let below_down = below_gates || gates.learns();
 
         let fed = layer.post_feed_forward_norm.as_ref().map(|weight| {
-            let mut grad = grad.clone();
+            let mut grad = grad.to_vec();
             workers.norm_back(&tape.fed, weight, eps, &mut grad);
             grad
         });
-        let fed = fed.as_ref().unwrap_or(&grad);
-        let Some(gated) = down.backward(&tape.gated, fed, &tape.narrows, below_down, gradients)? else {
+        let fed = fed.as_deref().unwrap_or(grad);
+        let Some(gated) = down.backward(&tape.gated, fed, &tape.narrows, below_down, sums)? else {
             return Ok(None);
         };
         let f = spec.intermediate_size;
@@ -160,10 +159,10 @@ impl<'a> Learner<'a> {
             let mut room = vec![0.0; f];
             gate_back(workers.kernels, spec.activation, both, &gated[row * f..][..f], &mut room);
         });
-        let normed = gates.backward(&tape.middle_normed, &both, &tape.narrows, below_gates, gradients)?;
+        let normed = gates.backward(&tape.middle_normed, &both, &tape.narrows, below_gates, sums)?;
         let Some(mut middle) = normed else { return Ok(None) };
         workers.norm_back(&tape.middle, &layer.feed_forward_norm, eps, &mut middle);
-        workers.add(&mut middle, &grad);
+        workers.add(&mut middle, grad);
 
         let projected = layer.post_attention_norm.as_ref().map(|weight| {
             let mut grad = middle.clone();
@@ -171,11 +170,11 @@ impl<'a> Learner<'a> {
             grad
         });
         let projected = projected.as_ref().unwrap_or(&middle);
-        let attended = output.backward(&tape.attended, projected, &tape.narrows, below_output, gradients)?;
+        let attended = output.backward(&tape.attended, projected, &tape.narrows, below_output, sums)?;
         let Some(attended) = attended else { return Ok(None) };
         let mut heads = self.attention(index).backward(workers, &tape.heads, &attended, &self.step.segments);
         self.turn_back(index, &tape.raw, &mut heads);
-        let normed = projections.backward(&tape.normed, &heads, &tape.narrows, wants_input, gradients)?;
+        let normed = projections.backward(&tape.normed, &heads, &tape.narrows, wants_input, sums)?;
         let Some(mut input) = normed else { return Ok(None) };
         workers.norm_back(&tape.input, &layer.attention_norm, eps, &mut input);
         workers.add(&mut input, &middle);

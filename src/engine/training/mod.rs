@@ -16,13 +16,17 @@ mod workers;
 
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
-use super::{Adapter, EngineError, Tier, adapter::check, places::Place};
+use super::{
+    Adapter, EngineError, Tier,
+    adapter::check,
+    places::{Place, Target},
+};
 use crate::model::{
     decoder::{Executor, Segment, Step, walk_layer},
     spec::ModelSpec,
     weights::Weights,
 };
-use changes::{Changed, Pair};
+use changes::{Changed, Pair, Sums};
 use layers::Model;
 use learner::{Learner, Tape};
 use rows::likelihood;
@@ -60,6 +64,9 @@ impl Scored<'_> {
 
 /// The gradients of A and B of each place.
 pub type Gradients = BTreeMap<Place, (Vec<f32>, Vec<f32>)>;
+
+/// Magnitudes of decomposed changes (DoRA), or their gradients: a number a row.
+pub type Magnitudes = BTreeMap<Place, Vec<f32>>;
 
 /// A frozen model with adapters that learn.
 pub struct Trainee {
@@ -111,7 +118,54 @@ impl Trainee {
     ///
     /// If they are more or fewer.
     pub fn set(&mut self, place: Place, a: &[f32], b: &[f32]) -> Result<(), EngineError> {
-        self.pairs.get_mut(&place).map_or(Ok(()), |pair| pair.set(a, b))
+        let Some(pair) = self.pairs.get_mut(&place) else { return Ok(()) };
+        pair.set(a, b)?;
+        let norms = self.changed(place).map(|changed| changed.renewed(place.target)).transpose()?.flatten();
+        if let (Some(norms), Some(pair)) = (norms, self.pairs.get_mut(&place)) {
+            pair.renew(norms);
+        }
+        Ok(())
+    }
+
+    /// Makes every change a decomposed one (DoRA, arXiv 2402.09353) and returns the magnitudes, which
+    /// are the norms of the rows of `W + s B A` as they are.
+    ///
+    /// # Errors
+    ///
+    /// If the weights cannot be read.
+    pub fn decompose(&mut self) -> Result<Magnitudes, EngineError> {
+        let mut magnitudes = Magnitudes::new();
+        for place in self.pairs.keys().copied().collect::<Vec<_>>() {
+            let Some(changed) = self.changed(place) else { continue };
+            let squares = changed.group.row_squares(&self.workers)?;
+            let decomposition = changed.decomposed(place.target, &squares)?;
+            if let (Some(decomposition), Some(pair)) = (decomposition, self.pairs.get_mut(&place)) {
+                magnitudes.insert(place, pair.decompose(decomposition).to_vec());
+            }
+        }
+        Ok(magnitudes)
+    }
+
+    /// Puts other magnitudes in the place of a change's own; places that do not learn are left out.
+    ///
+    /// # Errors
+    ///
+    /// If they are more or fewer, or the change is not a decomposed one.
+    pub fn set_magnitude(&mut self, place: Place, magnitude: &[f32]) -> Result<(), EngineError> {
+        self.pairs.get_mut(&place).map_or(Ok(()), |pair| pair.set_magnitude(magnitude))
+    }
+
+    /// Returns the matrices that a place is among, with their changes.
+    fn changed(&self, place: Place) -> Option<Changed<'_>> {
+        let group = match (self.model.layers.get(place.layer), place.target) {
+            (_, Target::Head) => &self.model.output,
+            (Some(layer), Target::Query | Target::Key | Target::Value) => &layer.projections,
+            (Some(layer), Target::Output) => &layer.attention_output,
+            (Some(layer), Target::Gate | Target::Up) => &layer.gated,
+            (Some(layer), Target::Down) => &layer.down,
+            (None, _) => return None,
+        };
+        Some(Changed { group, layer: place.layer, pairs: &self.pairs, workers: &self.workers })
     }
 
     fn learner<'a>(&'a self, step: &'a Step) -> Learner<'a> {
@@ -144,6 +198,28 @@ impl Trainee {
         weight: f64,
         gradients: &mut Gradients,
     ) -> Result<f64, EngineError> {
+        self.accumulate_all(sequences, weight, gradients, &mut Magnitudes::new())
+    }
+
+    /// Does what [`Self::accumulate`] does, and adds the gradients of magnitudes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::loss`].
+    pub fn accumulate_all(
+        &self,
+        sequences: &[Scored<'_>],
+        weight: f64,
+        gradients: &mut Gradients,
+        magnitudes: &mut Magnitudes,
+    ) -> Result<f64, EngineError> {
+        let mut sums = Sums { gradients: std::mem::take(gradients), magnitudes: std::mem::take(magnitudes) };
+        let loss = self.add_gradients(sequences, weight, &mut sums);
+        (*gradients, *magnitudes) = (sums.gradients, sums.magnitudes);
+        loss
+    }
+
+    fn add_gradients(&self, sequences: &[Scored<'_>], weight: f64, sums: &mut Sums) -> Result<f64, EngineError> {
         let step = self.step(sequences)?;
         let layers = self.model.spec.layers;
         let lowest = self.pairs.keys().map(|place| place.layer).min().unwrap_or(layers);
@@ -158,7 +234,7 @@ impl Trainee {
             }
         }
         let normed = learner.head(hidden.clone(), &step)?;
-        let (loss, mut grad) = self.score(sequences, &normed, Some((weight, gradients)))?;
+        let (loss, mut grad) = self.score(sequences, &normed, Some((weight, sums)))?;
         if lowest == layers {
             return Ok(loss);
         }
@@ -170,7 +246,7 @@ impl Trainee {
                 walk_layer(&mut learner, layer, tape.input, &step)?;
                 tape = std::mem::take(&mut learner.tape);
             }
-            match learner.backward(layer, &tape, grad, layer > lowest, gradients)? {
+            match learner.backward(layer, &tape, &grad, layer > lowest, sums)? {
                 Some(below) => grad = below,
                 None => break,
             }
@@ -205,7 +281,7 @@ impl Trainee {
         &self,
         sequences: &[Scored<'_>],
         normed: &[f32],
-        mut wanted: Option<(f64, &mut Gradients)>,
+        mut wanted: Option<(f64, &mut Sums)>,
     ) -> Result<(f64, Vec<f32>), EngineError> {
         let (spec, workers) = (&self.model.spec, &self.workers);
         let (e, v) = (spec.hidden_size, spec.vocab_size);
@@ -232,8 +308,8 @@ impl Trainee {
                 *loss = likelihood(workers.kernels, logits, *target, cap, weight);
             });
             loss += losses.iter().sum::<f64>();
-            let Some((_, gradients)) = &mut wanted else { continue };
-            let Some(below) = head.backward(&rows, &logits, &narrows, true, gradients)? else { continue };
+            let Some((_, sums)) = &mut wanted else { continue };
+            let Some(below) = head.backward(&rows, &logits, &narrows, true, sums)? else { continue };
             for ((row, _), below) in scored.iter().zip(below.chunks_exact(e)) {
                 grad[row * e..][..e].copy_from_slice(below);
             }

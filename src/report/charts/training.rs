@@ -25,6 +25,9 @@ struct Line<'a> {
     points: Vec<(u64, f64)>,
 }
 
+/// A metric with its title and height, and what the cells have of it.
+type Panel<'a> = ((&'a str, &'a str, f64), Vec<Line<'a>>);
+
 /// Returns a chart for each workload that trained; nothing is missing where none did.
 pub(super) fn draw(cells: &Cells<'_>) -> Result<Vec<Chart>, ChartError> {
     let workloads = cells.workloads("train_loss");
@@ -33,7 +36,7 @@ pub(super) fn draw(cells: &Cells<'_>) -> Result<Vec<Chart>, ChartError> {
 
 fn draw_workload(cells: &Cells<'_>, workload: &str, at: usize) -> Result<Chart, ChartError> {
     let name = if at == 0 { NAME.to_owned() } else { format!("{NAME}-{}", at + 1) };
-    let panels: Vec<_> = PANELS
+    let panels: Vec<Panel<'_>> = PANELS
         .iter()
         .map(|panel| (*panel, cells.list.iter().filter_map(|cell| line(cell, panel.0, workload)).collect::<Vec<_>>()))
         .filter(|(_, lines)| !lines.is_empty())
@@ -101,7 +104,7 @@ fn draw_panel(canvas: &mut Canvas<'_>, title: &str, lines: &[Line<'_>], plot: Pl
     }
 }
 
-fn csv(panels: &[((&str, &str, f64), Vec<Line<'_>>)]) -> String {
+fn csv(panels: &[Panel<'_>]) -> String {
     let mut csv = Csv::new(&["cell", "run_id", "metric", "step", "value"]);
     for ((metric, ..), lines) in panels {
         for Line { cell, points } in lines {
