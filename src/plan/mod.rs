@@ -22,6 +22,7 @@ use crate::{
     units::Bytes,
 };
 
+pub use adapter::{beginning, prepare};
 pub use identity::{auto_set, engine_kind, engine_settings, rope_change, set_name, storage_type};
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
 pub use learning::{schedule, target, training_settings};

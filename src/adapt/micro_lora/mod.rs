@@ -325,7 +325,7 @@ impl MicroLora {
     pub fn low_rank(&self) -> LowRank {
         let rank = self.settings.rank;
         let b = self.b.iter().flat_map(|row| row[..rank].iter().map(|value| value * self.shrink)).collect();
-        LowRank { rank, scale: self.settings.scale, a: self.a[..rank * self.hidden_size].to_vec(), b }
+        LowRank { rank, scale: self.settings.scale, a: self.a[..rank * self.hidden_size].to_vec(), b, magnitude: None }
     }
 
     /// Forgets all it has learned.

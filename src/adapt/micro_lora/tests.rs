@@ -59,7 +59,7 @@ impl Head {
 
     /// Returns the mean loss from its definition: of `W + s B A`, in f64.
     fn loss(&self, micro: &MicroLora, text: &Text) -> f64 {
-        let LowRank { rank, scale, a, b } = micro.low_rank();
+        let LowRank { rank, scale, a, b, .. } = micro.low_rank();
         let product = |row: &[f32], input: &[f64]| row.iter().zip(input).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
         let one = |(input, token): (&Vec<f32>, &u32)| {
             let input: Vec<f64> = input.iter().map(|x| f64::from(*x)).collect();

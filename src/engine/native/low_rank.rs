@@ -103,7 +103,8 @@ impl LowRankScratch {
         }
     }
 
-    /// Adds what B makes of them to the tile of one matrix of the group.
+    /// Adds what B makes of them to the tile of one matrix of the group, and scales the rows of decomposed
+    /// changes.
     pub(super) fn add(
         &mut self,
         kernels: &Kernels,
@@ -119,7 +120,11 @@ impl LowRankScratch {
             let mut out = Output::new(values, rows.len(), outputs.len(), &mut self.claims).tile(0..outputs.len());
             kernels.matmul_rows(&part.b, outputs.clone(), reduced.of(run, slot), &mut out);
             for (row, values) in rows.zip(values.chunks_exact(outputs.len())) {
-                kernels.add(tile.token(row), values);
+                let out = tile.token(row);
+                kernels.add(out, values);
+                if let Some(factors) = &part.factors {
+                    out.iter_mut().zip(&factors[outputs.clone()]).for_each(|(y, factor)| *y *= factor);
+                }
             }
         }
     }

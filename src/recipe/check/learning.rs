@@ -1,7 +1,7 @@
 //! Rules of adapters, training and continual learning.
 use super::Report;
 use crate::recipe::schema::{
-    Continual, KernelSet, LrScheduler, LrSchedulerType, Recipe, TargetModule, Training, Workload,
+    Adapter, AdapterType, Continual, KernelSet, LrScheduler, LrSchedulerType, Recipe, TargetModule, Training, Workload,
 };
 
 pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
@@ -15,6 +15,9 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
             let hint = "name at least one, such as [q_proj, v_proj]";
             report.error(&["adapter.target_modules"], "empty-list", "`adapter.target_modules` is empty", hint);
         }
+    }
+    if let Some(adapter) = &recipe.adapter {
+        check_adapter(adapter, report);
     }
     if let Some(micro) = &recipe.micro_lora {
         if micro.target_modules != [TargetModule::LmHead] {
@@ -38,6 +41,34 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
             report.error(&["continual"], "needs", "`continual` needs `training`", needs_training);
         }
         check_tasks(continual, report);
+    }
+}
+
+fn check_adapter(adapter: &Adapter, report: &mut Report<'_>) {
+    if adapter.lora_dropout >= 1.0 {
+        let message = "`lora_dropout: 1` drops everything, and nothing would be learned";
+        report.error(&["adapter.lora_dropout"], "dropout", message, "0.05 to 0.1 is usual");
+    }
+    if adapter.lora_dropout > 0.0 && adapter.kind == AdapterType::Dora {
+        let message = "a decomposed adapter learns without dropout: which rows' norms it would be of is not defined";
+        report.error(&["adapter.lora_dropout"], "dropout", message, "take it out, or train `type: lora`");
+    }
+    for (map, given) in
+        [("rank_pattern", !adapter.rank_pattern.is_empty()), ("alpha_pattern", !adapter.alpha_pattern.is_empty())]
+    {
+        if given && adapter.init.is_some() {
+            let message = format!("`{map}` says nothing beside `init`, whose ranks and scales are its own");
+            report.error(&[&format!("adapter.{map}")], "no-effect", message, "take it out");
+        }
+    }
+    if adapter.rank_pattern.values().any(|rank| *rank == 0) {
+        let message = "a rank in `rank_pattern` is 0";
+        report.error(
+            &["adapter.rank_pattern"],
+            "rank",
+            message,
+            "leave modules without an adapter out of `target_modules`",
+        );
     }
 }
 

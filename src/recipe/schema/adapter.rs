@@ -1,4 +1,6 @@
 //! Low-rank adapters, in PEFT's terms.
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,10 +19,17 @@ pub struct Adapter {
     #[serde(default = "default_alpha")]
     #[schemars(range(min = 0.0))]
     pub lora_alpha: f64,
-    /// The share of inputs dropped while training.
+    /// The share of inputs dropped while training, in front of A.
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub lora_dropout: f64,
+    /// Ranks that differ from `r`, by module: `q_proj`, or any regular expression for the end of a module's
+    /// name, such as `layers.0.self_attn.q_proj`.
+    #[serde(default)]
+    pub rank_pattern: BTreeMap<String, u32>,
+    /// Numerators that differ from `lora_alpha`, likewise.
+    #[serde(default)]
+    pub alpha_pattern: BTreeMap<String, f64>,
     /// The linear layers that get one; those of `init` where that is given.
     #[serde(default)]
     pub target_modules: Vec<TargetModule>,
