@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     engine::{
-        Adapter, Dropout, EngineError, Gradients, LowRank, Magnitudes, Place, Scored, Target, Trainee, TraineeSettings,
+        Adapter, Dropout, EngineError, Gradients, Labels, LowRank, Magnitudes, Place, Scored, Target, Trainee,
+        TraineeSettings,
     },
     model::{spec::ModelSpec, weights::Weights},
 };
@@ -235,7 +236,13 @@ impl Trainer {
         for (part, batch) in (0..).zip(batches) {
             let dropout = |(rate, seed)| Dropout::new(rate, &[seed, self.step, part]);
             self.trainee.set_dropout(self.dropout.map(dropout));
-            loss += self.trainee.accumulate_all(batch, 1.0 / tokens as f64, &mut gradients, &mut magnitudes)?;
+            loss += self.trainee.accumulate_all(
+                batch,
+                Labels::Data,
+                1.0 / tokens as f64,
+                &mut gradients,
+                &mut magnitudes,
+            )?;
         }
         change(&self.adapter, &mut gradients)?;
         let pairs = gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]);

@@ -92,7 +92,8 @@ impl Resolver<'_, '_> {
     /// Returns the path and the content of the adapter that the recipe's trainings begin with, none where they
     /// begin with a new one; nothing where it cannot be had, which is reported.
     pub(super) fn beginning(&mut self, recipe: &Recipe) -> Option<Option<(String, String)>> {
-        let trains = recipe.workloads.iter().any(|workload| matches!(workload, Workload::Train(_)));
+        let trains =
+            recipe.workloads.iter().any(|workload| matches!(workload, Workload::Train(_) | Workload::Continual(_)));
         let Some(adapter) = recipe.adapter.as_ref().filter(|_| trains && recipe.training.is_some()) else {
             return Some(None);
         };

@@ -12,8 +12,8 @@ use ruvlab::{
     },
     clock::Stopwatch,
     engine::{
-        self, Adapter, Chunk, Dropout, EngineKind, Gradients, LogitRows, LowRank, Magnitudes, Place, Scored, Target,
-        Trainee, TraineeSettings,
+        self, Adapter, Chunk, Dropout, EngineKind, Gradients, Labels, LogitRows, LowRank, Magnitudes, Place, Scored,
+        Target, Trainee, TraineeSettings,
     },
     model::{families, weights::Weights},
 };
@@ -120,7 +120,8 @@ fn gradients_of_decomposed_changes_are_those_of_finite_differences() {
             };
             set(&mut trainee, &magnitudes);
             let (mut gradients, mut of_magnitudes) = (Gradients::new(), Magnitudes::new());
-            let loss = trainee.accumulate_all(&sequences, 1.0, &mut gradients, &mut of_magnitudes).unwrap();
+            let loss =
+                trainee.accumulate_all(&sequences, Labels::Data, 1.0, &mut gradients, &mut of_magnitudes).unwrap();
             assert!(loss != begun);
             // With respect to magnitudes alone. Where gradients are small, the rounding of a loss of some
             // hundred nats in f32 shows.

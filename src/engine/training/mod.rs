@@ -12,10 +12,18 @@ mod group;
 mod layers;
 mod learner;
 mod low_rank;
+mod outputs;
 mod rows;
 mod workers;
 
-use std::{collections::BTreeMap, num::NonZeroUsize};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError},
+};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::{
     Adapter, EngineError, LowRank, Tier,
@@ -28,10 +36,12 @@ use crate::model::{
     weights::Weights,
 };
 use changes::{Changed, Pair, Sums};
+pub use changes::{Flow, Noted};
 pub use dropout::Dropout;
 use layers::Model;
 use learner::{Learner, Tape};
-use rows::likelihood;
+pub use outputs::TopLogits;
+use rows::{distance, drawn, likelihood};
 use workers::Workers;
 
 /// The most memory of logits at once.
@@ -69,6 +79,23 @@ pub type Gradients = BTreeMap<Place, (Vec<f32>, Vec<f32>)>;
 
 /// Magnitudes of decomposed changes (DoRA), or their gradients: a number a row.
 pub type Magnitudes = BTreeMap<Place, Vec<f32>>;
+/// What predictions are held against where gradients are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Labels<'a> {
+    /// The tokens of the text.
+    #[default]
+    Data,
+    /// Tokens drawn from the model at each position, after the text's own tokens: their gradients have mean 0, and
+    /// the squares of these the Fisher information for mean, even when summed over positions and sequences
+    /// first.
+    Drawn {
+        /// What they are drawn by.
+        seed: u64,
+    },
+    /// Logits that were kept of every scored position, see [`Trainee::top_logits`]: the loss of a position is
+    /// the mean square of how far they are from those now (DER, arXiv 2004.07211).
+    Kept(&'a [TopLogits]),
+}
 
 /// A frozen model with adapters that learn.
 pub struct Trainee {
@@ -204,19 +231,43 @@ impl Trainee {
         Learner::new(&self.model, &self.pairs, &self.workers, step, dropout)
     }
 
+    /// Notes from now on what passes every change in [`Self::accumulate`], or no longer.
+    pub fn note_flows(&mut self, noted: Option<Noted>) {
+        let spec = &self.model.spec;
+        for (place, pair) in &mut self.pairs {
+            pair.flow = noted.map(|noted| Mutex::new(Flow::new(noted, place.target.shape(spec))));
+        }
+    }
+
+    /// Returns what was noted, and begins anew.
+    pub fn take_flows(&mut self) -> BTreeMap<Place, Flow> {
+        let spec = &self.model.spec;
+        let take = |(place, pair): (&Place, &mut Pair)| {
+            let flow = pair.flow.as_mut()?.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let noted = if flow.product.is_empty() { Noted::Squares } else { Noted::Product };
+            Some((*place, std::mem::replace(flow, Flow::new(noted, place.target.shape(spec)))))
+        };
+        self.pairs.iter_mut().filter_map(take).collect()
+    }
+
     /// Returns the sum of the negative log-likelihoods of all scored tokens, in nats.
     ///
     /// # Errors
     ///
     /// If a sequence is too short or long or has an unknown token.
     pub fn loss(&self, sequences: &[Scored<'_>]) -> Result<f64, EngineError> {
+        Ok(self.score(sequences, &self.normed(sequences)?, None)?.0)
+    }
+
+    /// Returns what goes into the head at every position that predicts.
+    fn normed(&self, sequences: &[Scored<'_>]) -> Result<Vec<f32>, EngineError> {
         let step = self.step(sequences)?;
         let mut learner = self.learner(&step, None);
         let mut hidden = learner.embed(&step)?;
         for layer in 0..self.model.spec.layers {
             hidden = walk_layer(&mut learner, layer, hidden, &step)?;
         }
-        Ok(self.score(sequences, &learner.head(hidden, &step)?, None)?.0)
+        learner.head(hidden, &step)
     }
 
     /// Adds the gradients of `weight` times the sum that [`Self::loss`] returns, and returns that sum.
@@ -230,28 +281,50 @@ impl Trainee {
         weight: f64,
         gradients: &mut Gradients,
     ) -> Result<f64, EngineError> {
-        self.accumulate_all(sequences, weight, gradients, &mut Magnitudes::new())
+        self.accumulate_of(sequences, Labels::Data, weight, gradients)
     }
 
-    /// Does what [`Self::accumulate`] does, and adds the gradients of magnitudes.
+    /// Does what [`Self::accumulate`] does, with these labels; the sum it returns is that of their losses.
     ///
     /// # Errors
     ///
-    /// As [`Self::loss`].
+    /// As [`Self::loss`], and if logits were kept of more or fewer positions than are scored.
+    pub fn accumulate_of(
+        &self,
+        sequences: &[Scored<'_>],
+        labels: Labels<'_>,
+        weight: f64,
+        gradients: &mut Gradients,
+    ) -> Result<f64, EngineError> {
+        self.accumulate_all(sequences, labels, weight, gradients, &mut Magnitudes::new())
+    }
+
+    /// Does what [`Self::accumulate_of`] does, and adds the gradients of magnitudes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::accumulate_of`].
     pub fn accumulate_all(
         &self,
         sequences: &[Scored<'_>],
+        labels: Labels<'_>,
         weight: f64,
         gradients: &mut Gradients,
         magnitudes: &mut Magnitudes,
     ) -> Result<f64, EngineError> {
         let mut sums = Sums { gradients: std::mem::take(gradients), magnitudes: std::mem::take(magnitudes) };
-        let loss = self.add_gradients(sequences, weight, &mut sums);
+        let loss = self.add_gradients(sequences, labels, weight, &mut sums);
         (*gradients, *magnitudes) = (sums.gradients, sums.magnitudes);
         loss
     }
 
-    fn add_gradients(&self, sequences: &[Scored<'_>], weight: f64, sums: &mut Sums) -> Result<f64, EngineError> {
+    fn add_gradients(
+        &self,
+        sequences: &[Scored<'_>],
+        labels: Labels<'_>,
+        weight: f64,
+        sums: &mut Sums,
+    ) -> Result<f64, EngineError> {
         let step = self.step(sequences)?;
         let layers = self.model.spec.layers;
         let lowest = self.pairs.keys().map(|place| place.layer).min().unwrap_or(layers);
@@ -266,7 +339,7 @@ impl Trainee {
             }
         }
         let normed = learner.head(hidden.clone(), &step)?;
-        let (loss, mut grad) = self.score(sequences, &normed, Some((weight, sums)))?;
+        let (loss, mut grad) = self.score(sequences, &normed, Some((weight, labels, sums)))?;
         if lowest == layers {
             return Ok(loss);
         }
@@ -313,38 +386,53 @@ impl Trainee {
         &self,
         sequences: &[Scored<'_>],
         normed: &[f32],
-        mut wanted: Option<(f64, &mut Sums)>,
+        mut wanted: Option<(f64, Labels<'_>, &mut Sums)>,
     ) -> Result<(f64, Vec<f32>), EngineError> {
         let (spec, workers) = (&self.model.spec, &self.workers);
         let (e, v) = (spec.hidden_size, spec.vocab_size);
-        // Rows that predict a scored token, and that token.
-        let mut scored: Vec<(usize, usize)> = Vec::new();
-        let mut start = 0;
-        for Scored { tokens, prompt } in sequences {
-            let tokens_scored = tokens.iter().enumerate().skip((*prompt).max(1));
-            scored.extend(tokens_scored.map(|(at, token)| (start + at - 1, *token as usize)));
-            start += tokens.len() - 1;
+        let scored = predicting(sequences);
+        let kept = match wanted {
+            Some((_, Labels::Kept(kept), _)) => Some(kept),
+            _ => None,
+        };
+        if let Some(kept) = kept.filter(|kept| kept.len() != scored.len()) {
+            let what = format!("hold {} positions against logits of {}", scored.len(), kept.len());
+            return Err(EngineError::Unsupported { engine: "training", what });
         }
         let mut head =
             Changed { group: &self.model.output, layer: spec.layers, pairs: &self.pairs, workers, dropout: None };
         let dropout = self.dropout.filter(|_| wanted.is_some());
         let cap = spec.logit_softcap.map(|cap| cap as f32);
-        let weight = wanted.as_ref().map_or(1.0, |(weight, _)| *weight as f32);
+        let weight = wanted.as_ref().map_or(1.0, |(weight, ..)| *weight as f32);
+        let mut random = match wanted {
+            Some((_, Labels::Drawn { seed }, _)) => Some(ChaCha8Rng::seed_from_u64(seed)),
+            _ => None,
+        };
         let mut grad = vec![0.0; if wanted.is_some() { normed.len() } else { 0 }];
         let mut loss = 0.0;
         let most = (LOGIT_BYTES / 4 / v).max(16);
-        for (part, scored) in scored.chunks(most).enumerate() {
-            head.dropout = dropout.map(|dropout| (dropout, part * most));
+        for (at, scored) in scored.chunks(most).enumerate() {
+            head.dropout = dropout.map(|dropout| (dropout, at * most));
             let rows: Vec<f32> = scored.iter().flat_map(|(row, _)| &normed[row * e..][..e]).copied().collect();
             let mut narrows = Vec::new();
             let mut logits = head.forward(&rows, &mut narrows)?;
             let mut losses = vec![0.0; scored.len()];
-            let parts = logits.chunks_exact_mut(v).zip(losses.iter_mut()).zip(scored);
-            workers.each(parts, |((logits, loss), (_, target))| {
-                *loss = likelihood(workers.kernels, logits, *target, cap, weight);
+            let mut share = || random.as_mut().map(|random| random.random::<f64>());
+            let shares: Vec<Option<f64>> = scored.iter().map(|_| share()).collect();
+            let kept: Vec<Option<&TopLogits>> =
+                (at * most..).take(scored.len()).map(|at| kept.map(|kept| &kept[at])).collect();
+            let targets = scored.iter().zip(shares).zip(kept);
+            let parts = logits.chunks_exact_mut(v).zip(losses.iter_mut()).zip(targets);
+            workers.each(parts, |((logits, loss), (((_, target), share), kept))| {
+                if let Some(kept) = kept {
+                    *loss = distance(workers.kernels, logits, kept, cap, weight);
+                    return;
+                }
+                let target = share.map_or(*target, |share| drawn(workers.kernels, logits, cap, share));
+                *loss = likelihood(workers.kernels, logits, target, cap, weight);
             });
             loss += losses.iter().sum::<f64>();
-            let Some((_, sums)) = &mut wanted else { continue };
+            let Some((.., sums)) = &mut wanted else { continue };
             let Some(below) = head.backward(&rows, &logits, &narrows, true, sums)? else { continue };
             for ((row, _), below) in scored.iter().zip(below.chunks_exact(e)) {
                 grad[row * e..][..e].copy_from_slice(below);
@@ -352,4 +440,16 @@ impl Trainee {
         }
         Ok((loss, grad))
     }
+}
+
+/// Returns the rows that predict a scored token, and that token.
+fn predicting(sequences: &[Scored<'_>]) -> Vec<(usize, usize)> {
+    let mut rows = Vec::new();
+    let mut start = 0;
+    for Scored { tokens, prompt } in sequences {
+        let scored = tokens.iter().enumerate().skip((*prompt).max(1));
+        rows.extend(scored.map(|(at, token)| (start + at - 1, *token as usize)));
+        start += tokens.len() - 1;
+    }
+    rows
 }

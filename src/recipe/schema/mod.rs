@@ -16,8 +16,10 @@ mod workload;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use adapter::{Adapter, AdapterType, MicroLora, TargetModule};
-pub use continual::{Continual, Ewc, EwcMode, EwcSpace, FisherKind, Task};
+pub use adapter::{Adapter, AdapterType, MicroLora, MicroOptimizer, TargetModule};
+pub use continual::{
+    Continual, ContinualMethod, Ewc, EwcMode, EwcSpace, FisherKind, MethodName, PenaltyConvention, Task,
+};
 pub use kv_cache::{CacheTier, KvCache, KvType, Pressure, PressurePolicy};
 pub use matrix::{AxisPoint, Matrix, same_value};
 pub use measure::{Baseline, Isolation, Launches, Measure, Order};
@@ -28,8 +30,8 @@ pub use model::{
 pub use sona::{Sona, SonaBackground, SonaDeep, SonaInstant};
 pub use training::{AnnealStrategy, LrScheduler, LrSchedulerType, Optimizer, Training};
 pub use workload::{
-    Adapt, AdaptState, Decode, KlDivergence, KlReference, KvPressure, Perplexity, Prefill, RequestOrder, Train,
-    TrainEval, TrainSource, Workload,
+    Adapt, AdaptState, ContinualLearning, Decode, KlDivergence, KlReference, KvPressure, Perplexity, Prefill,
+    RequestOrder, Train, TrainEval, TrainSource, Workload,
 };
 
 /// The version of the recipe format.
@@ -112,6 +114,20 @@ impl Recipe {
     #[must_use]
     pub fn attached(&self) -> Option<&str> {
         self.adapter.as_ref().filter(|_| self.training.is_none())?.init.as_deref()
+    }
+
+    /// Returns every text its workloads and tasks name, each with the path of its key.
+    pub fn texts_mut(&mut self) -> Vec<(String, &mut String)> {
+        let workloads = self.workloads.iter_mut().enumerate().flat_map(|(index, workload)| {
+            let texts = workload.texts_mut().into_iter();
+            texts.map(move |(key, text)| (format!("workloads[{index}].{key}"), text))
+        });
+        let tasks = self.continual.iter_mut().flat_map(|continual| &mut continual.tasks).enumerate();
+        let tasks = tasks.flat_map(|(index, task)| {
+            let at = |key: &str| format!("continual.tasks[{index}].{key}");
+            [(at("train"), &mut task.train), (at("test"), &mut task.test)]
+        });
+        workloads.chain(tasks).collect()
     }
 }
 

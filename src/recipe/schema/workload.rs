@@ -1,10 +1,12 @@
 //! What is run and measured.
 mod adapt;
+mod continual;
 mod train;
 
 use std::fmt;
 
 pub use adapt::{Adapt, AdaptState, RequestOrder};
+pub use continual::ContinualLearning;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use train::{Train, TrainEval, TrainSource};
@@ -32,6 +34,8 @@ pub enum Workload {
     Train(Train),
     /// Streams requests past adapters that learn from each, once it is scored.
     Adapt(Adapt),
+    /// Learns the tasks of `continual` one after the other, by each of its methods.
+    Continual(ContinualLearning),
 }
 
 /// Processes a prompt.
@@ -238,6 +242,25 @@ fn word(choice: &impl Serialize) -> Option<String> {
     serde_json::to_value(choice).ok()?.as_str().map(str::to_owned)
 }
 
+impl Workload {
+    /// Returns every text it names, each with its key.
+    pub fn texts_mut(&mut self) -> Vec<(String, &mut String)> {
+        match self {
+            Self::Prefill(_) | Self::Decode(_) => Vec::new(),
+            Self::Perplexity(perplexity) => vec![("perplexity.text".to_owned(), &mut perplexity.text)],
+            Self::KlDivergence(divergence) => vec![("kl_divergence.text".to_owned(), &mut divergence.text)],
+            Self::KvPressure(pressure) => vec![("kv_pressure.text".to_owned(), &mut pressure.text)],
+            Self::Continual(continual) => vec![("continual.general".to_owned(), &mut continual.general)],
+            Self::Train(train) => train.texts_mut().map(|(key, text)| (format!("train.{key}"), text)).collect(),
+            Self::Adapt(adapt) => {
+                let domains = adapt.domains.iter_mut().enumerate();
+                let domains = domains.map(|(at, text)| (format!("adapt.domains[{at}]"), text));
+                domains.chain([("adapt.calibration".to_owned(), &mut adapt.calibration)]).collect()
+            }
+        }
+    }
+}
+
 impl fmt::Display for Workload {
     /// Writes the short label results carry, such as `decode(p128,n64)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -291,6 +314,10 @@ impl fmt::Display for Workload {
                 let order = if *order == RequestOrder::Blocked { "blocked" } else { "interleaved" };
                 let state = if *state == AdaptState::Shared { ",shared" } else { "" };
                 write!(f, "adapt({}x{requests},p{prompt_tokens},n{output_tokens},{order}{state}", domains.len())?;
+            }
+            Self::Continual(ContinualLearning { eval_sequences, general }) => {
+                let name = general.rsplit(['/', ':']).next().unwrap_or(general);
+                write!(f, "continual(e{eval_sequences},{name}")?;
             }
         }
         f.write_str(")")
