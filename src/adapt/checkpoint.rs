@@ -3,7 +3,7 @@
 //! A folder `checkpoint-N` holds all that N updates left behind. It is written under another name first
 //! and renamed when it is complete, so a folder of that name is whole, whenever the writer was killed.
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -12,7 +12,10 @@ use std::{
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{optim::Moments, train::Trainer};
+use super::{
+    optim::Moments,
+    train::{NAMES, Trainer},
+};
 use crate::engine::Place;
 
 const TENSORS: &str = "tensors.safetensors";
@@ -146,13 +149,20 @@ pub fn restore<S: for<'de> Deserialize<'de>>(
         tensor.to_vec1::<f32>().map_err(|error| damaged(error.to_string()))
     };
     let mut adapter = trainer.adapter().clone();
-    let mut moments = HashMap::new();
+    let mut moments = BTreeMap::new();
     for (place, change) in &mut adapter {
-        (change.a, change.b) = (values(*place, "a")?, values(*place, "b")?);
-        let moments_of = |side: &str| -> Result<Moments<f32>, CheckpointError> {
-            Ok(Moments { first: values(*place, &format!("{side}.m"))?, second: values(*place, &format!("{side}.v"))? })
-        };
-        moments.insert(*place, [moments_of("a")?, moments_of("b")?]);
+        let mut found = [(); 3].map(|()| Moments::new(0));
+        let parts = change.values_mut().into_iter().zip(&mut found).zip(NAMES);
+        for ((own, moments), names) in parts.filter(|((own, _), _)| !own.is_empty()) {
+            let [read, first, second] = names.map(|what| values(*place, what));
+            let read = read?;
+            if read.len() != own.len() {
+                return Err(damaged(format!("{} values for {} of the {place}", read.len(), own.len())));
+            }
+            own.copy_from_slice(&read);
+            *moments = Moments { first: first?, second: second? };
+        }
+        moments.insert(*place, found);
     }
     trainer.restore(steps, adapter, moments).map_err(|error| damaged(error.to_string()))?;
     Ok(Some(state))

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use super::file::Stored;
 use crate::{
-    engine::{Adapter, LowRank, Target},
+    engine::{Adapter, LowRank, Place, Target},
     model::weights::{TensorType, Weights, WeightsError},
 };
 
@@ -16,6 +16,9 @@ pub enum MergeError {
     /// The head is the embedding.
     #[error("the head is the token embedding, and would change it: such an adapter runs unmerged only")]
     TiedHead,
+    /// A decomposed change that is not merged as a whole.
+    #[error("the {0} is a decomposed change (DoRA), which has no multiples: merge it with the weight 1")]
+    Decomposed(Place),
     /// Of another model.
     #[error("the model has no {0}")]
     NoPlace(String),
@@ -45,7 +48,7 @@ pub struct Merged {
 ///
 /// If the matrix has another shape than the change.
 pub fn add(matrix: &mut [f32], part: &LowRank, factor: f64) {
-    let LowRank { rank, scale, a, b } = part;
+    let LowRank { rank, scale, a, b, .. } = part;
     let columns = a.len() / rank;
     assert_eq!(matrix.len(), b.len() / rank * columns);
     let factor = factor * f64::from(*scale);
@@ -60,12 +63,23 @@ pub fn add(matrix: &mut [f32], part: &LowRank, factor: f64) {
     }
 }
 
+/// Brings the rows of a matrix with a decomposed change in it to their magnitudes; others stay. `before` is
+/// the matrix without the change.
+fn rescale(matrix: &mut [f32], before: &[f32], part: &LowRank) {
+    let columns = part.a.len() / part.rank;
+    let row = |row: usize, out: &mut [f32]| out.copy_from_slice(&before[row * columns..][..columns]);
+    for (values, factor) in matrix.chunks_exact_mut(columns).zip(part.factors(row).unwrap_or_default()) {
+        values.iter_mut().for_each(|value| *value *= factor);
+    }
+}
+
 /// Returns a model with `factor · ΔW` in its matrices, and what became of each. Tensors that change are
 /// stored as `kind`, or as they were.
 ///
 /// # Errors
 ///
-/// If the adapter is of another model, its head is the embedding, or a value cannot be stored.
+/// If the adapter is of another model, its head is the embedding, it is decomposed (DoRA) and `factor` not
+/// 1, or a value cannot be stored.
 pub fn merge(
     weights: &Weights,
     adapter: &Adapter,
@@ -75,6 +89,9 @@ pub fn merge(
     let spec = weights.spec();
     let mut tensors: BTreeMap<String, Vec<(Stored, &LowRank)>> = BTreeMap::new();
     for (place, part) in adapter {
+        if part.magnitude.is_some() && factor.to_bits() != 1.0f64.to_bits() {
+            return Err(MergeError::Decomposed(*place));
+        }
         if place.target == Target::Head && spec.tied_embeddings {
             return Err(MergeError::TiedHead);
         }
@@ -89,7 +106,12 @@ pub fn merge(
             let columns = before.len() / of;
             let range = rows.start * columns..rows.end * columns;
             add(&mut after[range.clone()], part, factor);
-            add(&mut change[range], part, factor);
+            add(&mut change[range.clone()], part, factor);
+            rescale(&mut after[range.clone()], &before[range.clone()], part);
+            if part.magnitude.is_some() {
+                let moved = after[range.clone()].iter().zip(&before[range.clone()]);
+                change[range].iter_mut().zip(moved).for_each(|(change, (after, before))| *change = after - before);
+            }
         }
         let own = weights.index().tensors.get(&tensor).map_or(TensorType::F32, |info| info.kind);
         let (kind, bytes, found) = weights.stored_as(&tensor, kind.unwrap_or(own), &after)?;
@@ -144,6 +166,24 @@ mod tests {
                 assert!((norm(&between, &before) / size - 1.0).abs() <= 1e-4 && size > 0.0, "{tensor}");
             }
         }
+    }
+
+    #[test]
+    fn rows_of_decomposed_changes_are_as_long_as_their_magnitudes() {
+        let dense = Weights::open("builtin:pico").unwrap().requantized(TensorType::F32).unwrap();
+        let mut adapter = example(&dense, &[Target::Query, Target::Down]);
+        for part in adapter.values_mut() {
+            part.magnitude = Some((0..part.b.len() / part.rank).map(|row| 0.5 + 0.01 * row as f32).collect());
+        }
+        let (merged, report) = merge(&dense, &adapter, 1.0, None).unwrap();
+        assert!(lost(&report) <= 1e-5 && report.iter().all(|tensor| tensor.size > 0.0));
+        let (place, part) = adapter.first_key_value().unwrap();
+        let values = merged.values(&Stored::of(dense.spec(), *place).unwrap().tensor).unwrap();
+        for (row, magnitude) in values.chunks_exact(part.a.len() / part.rank).zip(part.magnitude.as_ref().unwrap()) {
+            let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            assert!((norm - magnitude).abs() <= 1e-5 * magnitude, "{norm} {magnitude}");
+        }
+        assert!(matches!(merge(&dense, &adapter, -1.0, None), Err(MergeError::Decomposed(_))));
     }
 
     #[test]

@@ -69,6 +69,11 @@ impl Scaling {
         let rank = self.r as f64;
         self.lora_alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }
+
+    /// Returns the alpha whose factor is `scale`, to the bit in f32.
+    fn alpha_of(self, scale: f32) -> f64 {
+        f64::from(scale) / Self { lora_alpha: 1.0, ..self }.factor()
+    }
 }
 
 /// Returns a target's name in PEFT.
@@ -110,24 +115,82 @@ fn key(module: &str, matrix: &str) -> String {
     format!("base_model.model.{module}.{matrix}.weight")
 }
 
-/// Numbers of some modules that differ from the folder's own: PEFT's `rank_pattern` and `alpha_pattern`.
-/// A key stands for the modules whose names end in what it, a regular expression, fits after a dot.
+/// The name of a decomposed change's magnitudes.
+fn magnitude_key(module: &str) -> String {
+    format!("base_model.model.{module}.lora_magnitude_vector")
+}
+
+/// Numbers of some modules that differ from the others': PEFT's `rank_pattern` and `alpha_pattern`. A key
+/// stands for the modules whose names end in what it, a regular expression, fits after a dot.
+#[derive(Debug, Default)]
 struct Pattern(Vec<(Regex, f64)>);
 
 impl Pattern {
-    fn read(config: &Value, key: &str) -> Result<Self, String> {
-        let Some(map) = config[key].as_object() else { return Ok(Self(Vec::new())) };
-        let entry = |(name, value): (&String, &Value)| {
+    fn new<'a>(key: &str, entries: impl IntoIterator<Item = (&'a str, f64)>) -> Result<Self, String> {
+        let entry = |(name, number): (&str, f64)| {
             let fits = Regex::new(&format!(r"^(.*\.)?({name})$")).map_err(|error| format!("`{key}`: {error}"))?;
-            let number = value.as_f64().ok_or_else(|| format!("`{key}`: {value} is no number"))?;
             Ok((fits, number))
         };
-        Ok(Self(map.iter().map(entry).collect::<Result<_, String>>()?))
+        Ok(Self(entries.into_iter().map(entry).collect::<Result<_, String>>()?))
+    }
+
+    fn read(config: &Value, key: &str) -> Result<Self, String> {
+        let Some(map) = config[key].as_object() else { return Ok(Self::default()) };
+        let number = |value: &Value| value.as_f64().ok_or_else(|| format!("`{key}`: {value} is no number"));
+        let entries = map.iter().map(|(name, value)| Ok((name.as_str(), number(value)?)));
+        Self::new(key, entries.collect::<Result<Vec<_>, String>>()?)
     }
 
     /// Returns the number of the first key that fits a module's path.
     fn of(&self, path: &str) -> Option<f64> {
         self.0.iter().find(|(fits, _)| fits.is_match(path)).map(|(_, number)| *number)
+    }
+}
+
+/// Which modules are scaled in their own way: PEFT's `rank_pattern` and `alpha_pattern`.
+#[derive(Debug, Default)]
+pub struct Patterns {
+    ranks: Pattern,
+    alphas: Pattern,
+}
+
+impl Patterns {
+    /// Returns the patterns of these keys, regular expressions for the ends of modules' names.
+    ///
+    /// # Errors
+    ///
+    /// If one is no regular expression.
+    pub fn new<'a>(
+        ranks: impl IntoIterator<Item = (&'a str, f64)>,
+        alphas: impl IntoIterator<Item = (&'a str, f64)>,
+    ) -> Result<Self, String> {
+        Ok(Self { ranks: Pattern::new("rank_pattern", ranks)?, alphas: Pattern::new("alpha_pattern", alphas)? })
+    }
+
+    fn read(config: &Value) -> Result<Self, String> {
+        Ok(Self { ranks: Pattern::read(config, "rank_pattern")?, alphas: Pattern::read(config, "alpha_pattern")? })
+    }
+
+    fn of_module(&self, path: &str, other: Scaling) -> Scaling {
+        Scaling {
+            r: self.ranks.of(path).map_or(other.r, |r| r as usize),
+            lora_alpha: self.alphas.of(path).unwrap_or(other.lora_alpha),
+            ..other
+        }
+    }
+
+    /// Returns how a place is scaled, where all others are as `other`.
+    #[must_use]
+    pub fn scaling(&self, spec: &ModelSpec, place: Place, other: Scaling) -> Scaling {
+        self.of_module(&module_path(spec, place), other)
+    }
+
+    /// Returns whether the key, in `rank_pattern` or `alpha_pattern`, fits any place of these targets.
+    #[must_use]
+    pub fn fits(key: &str, spec: &ModelSpec, targets: &[Target]) -> bool {
+        let pattern = Pattern::new("", [(key, 0.0)]);
+        let fits = |place| pattern.as_ref().is_ok_and(|pattern| pattern.of(&module_path(spec, place)).is_some());
+        Place::all(spec, targets).into_iter().any(fits)
     }
 }
 
@@ -149,22 +212,6 @@ fn reordered(spec: &ModelSpec, place: Place, rank: usize, b: Vec<f32>, to_file: 
     out
 }
 
-/// Returns the BLAKE3 of a folder's two files, in 64 hexadecimal digits.
-///
-/// # Errors
-///
-/// If one cannot be read.
-pub fn content_hash(folder: &Path) -> Result<String, PeftError> {
-    let mut hasher = blake3::Hasher::new();
-    for name in [CONFIG, TENSORS] {
-        let path = folder.join(name);
-        let failed = |error| PeftError::File { path: path.display().to_string(), error };
-        let bytes = fs::read(&path).map_err(failed)?;
-        hasher.update(&(bytes.len() as u64).to_le_bytes()).update(&bytes);
-    }
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
 /// Reads a folder for a model.
 ///
 /// # Errors
@@ -178,7 +225,7 @@ pub fn read(folder: &Path, spec: &ModelSpec) -> Result<(Adapter, Scaling), PeftE
     if config["peft_type"] != "LORA" {
         return Err(refuse(format!("it is of the type {}, only LORA is computed", config["peft_type"])));
     }
-    for key in ["use_dora", "fan_in_fan_out", "lora_bias"] {
+    for key in ["fan_in_fan_out", "lora_bias"] {
         if config[key] == true {
             return Err(refuse(format!("`{key}` is not computed")));
         }
@@ -201,8 +248,7 @@ pub fn read(folder: &Path, spec: &ModelSpec) -> Result<(Adapter, Scaling), PeftE
         return Err(refuse("`r` and `lora_alpha` must be numbers".to_owned()));
     };
     let scaling = Scaling { r: r as usize, lora_alpha, use_rslora: config["use_rslora"] == true };
-    let ranks = Pattern::read(&config, "rank_pattern").map_err(&refuse)?;
-    let alphas = Pattern::read(&config, "alpha_pattern").map_err(&refuse)?;
+    let patterns = Patterns::read(&config).map_err(&refuse)?;
     let mut tensors = candle_core::safetensors::load(folder.join(TENSORS), &Device::Cpu)?;
     let (mut adapter, mut used) = (Adapter::new(), Vec::new());
     for place in Place::all(spec, &Target::ALL) {
@@ -211,11 +257,7 @@ pub fn read(folder: &Path, spec: &ModelSpec) -> Result<(Adapter, Scaling), PeftE
         let [Some(a), Some(b)] = keys.each_ref().map(|key| tensors.get(key)) else { continue };
         let Some(Stored { rows, of, .. }) = Stored::of(spec, place) else { continue };
         let (_, width) = place.target.shape(spec);
-        let own = Scaling {
-            r: ranks.of(&module).map_or(scaling.r, |r| r as usize),
-            lora_alpha: alphas.of(&module).unwrap_or(scaling.lora_alpha),
-            ..scaling
-        };
+        let own = patterns.of_module(&module, scaling);
         let r = own.r;
         if r == 0 || a.dims() != [r, width] || b.dims() != [of, r] {
             let shapes =
@@ -225,7 +267,19 @@ pub fn read(folder: &Path, spec: &ModelSpec) -> Result<(Adapter, Scaling), PeftE
         let values = |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
         let b = values(b)?[rows.start * r..rows.end * r].to_vec();
         let b = reordered(spec, place, r, b, true);
-        adapter.insert(place, LowRank { rank: r, a: values(a)?, b, scale: own.factor() as f32 });
+        let magnitude = match (tensors.get(&magnitude_key(&module)), config["use_dora"] == true) {
+            (None, false) => None,
+            (Some(magnitude), true) if magnitude.dims() == [of] => {
+                let own = values(magnitude)?[rows].to_vec();
+                used.push(magnitude_key(&module));
+                Some(reordered(spec, place, 1, own, true))
+            }
+            (found, _) => {
+                let found = found.map_or("none".to_owned(), |found| format!("{:?}", found.dims()));
+                return Err(refuse(format!("{module}: magnitudes {found}, with `use_dora` {}", config["use_dora"])));
+            }
+        };
+        adapter.insert(place, LowRank { rank: r, a: values(a)?, b, scale: own.factor() as f32, magnitude });
         used.extend(keys);
     }
     used.into_iter().for_each(|key| drop(tensors.remove(&key)));
@@ -238,11 +292,12 @@ pub fn read(folder: &Path, spec: &ModelSpec) -> Result<(Adapter, Scaling), PeftE
 /// A module's name, and the changes of the matrices it holds.
 type Held = (&'static str, Vec<(Stored, LowRank)>);
 
-/// Writes a folder, which is made if need be.
+/// Writes a folder, which is made if need be. Changes whose rank or scale is not that of `scaling` are
+/// named in its `rank_pattern` and `alpha_pattern`.
 ///
 /// # Errors
 ///
-/// If a file cannot be written, or a change is of another rank than `scaling`.
+/// If a file cannot be written, or only some changes are decomposed (DoRA): a folder says it of all.
 pub fn write(
     folder: &Path,
     spec: &ModelSpec,
@@ -251,14 +306,16 @@ pub fn write(
     scaling: Scaling,
 ) -> Result<(), PeftError> {
     let refuse = |problem: String| PeftError::Unsupported { path: folder.display().to_string(), problem };
+    let decomposed = adapter.values().filter(|change| change.magnitude.is_some()).count();
+    if decomposed != 0 && decomposed != adapter.len() {
+        return Err(refuse(format!("{decomposed} of {} changes are decomposed (DoRA)", adapter.len())));
+    }
     let mut held: BTreeMap<String, Held> = BTreeMap::new();
     for (place, change) in adapter {
-        if change.rank != scaling.r {
-            return Err(refuse(format!("{place:?} has rank {}, the folder's is {}", change.rank, scaling.r)));
-        }
         let stored = Stored::of(spec, *place).ok_or_else(|| refuse(format!("the model has no {place}")))?;
         let b = reordered(spec, *place, change.rank, change.b.clone(), false);
-        let part = LowRank { b, ..change.clone() };
+        let magnitude = change.magnitude.clone().map(|values| reordered(spec, *place, 1, values, false));
+        let part = LowRank { b, magnitude, ..change.clone() };
         let name = holder(spec, place.target);
         held.entry(module_path(spec, *place)).or_insert_with(|| (name, Vec::new())).1.push((stored, part));
     }
@@ -266,12 +323,18 @@ pub fn write(
     let (mut ranks, mut alphas) = (serde_json::Map::new(), serde_json::Map::new());
     for (path, (name, parts)) in held {
         let parts: Vec<(Stored, &LowRank)> = parts.iter().map(|(stored, part)| (stored.clone(), part)).collect();
-        let LowRank { rank, a, b, .. } = joined(&parts);
+        let LowRank { rank, scale, a, b, magnitude } = joined(&parts);
+        // Parts of one matrix with an A of their own each make a larger rank, too.
+        let own = Scaling { r: rank, ..scaling };
         if rank != scaling.r {
-            // Parts of one matrix with an A of their own each.
-            let share = |r: usize| Scaling { r, lora_alpha: 1.0, ..scaling }.factor();
             ranks.insert(path.clone(), json!(rank));
-            alphas.insert(path.clone(), json!(scaling.lora_alpha * share(scaling.r) / share(rank)));
+        }
+        if (own.factor() as f32).to_bits() != scale.to_bits() {
+            alphas.insert(path.clone(), json!(own.alpha_of(scale)));
+        }
+        if let Some(magnitude) = magnitude {
+            let rows = magnitude.len();
+            tensors.insert(magnitude_key(&path), Tensor::from_vec(magnitude, rows, &Device::Cpu)?);
         }
         let (width, out) = (a.len() / rank, b.len() / rank);
         tensors.insert(key(&path, "lora_A"), Tensor::from_vec(a, (rank, width), &Device::Cpu)?);
@@ -287,7 +350,7 @@ pub fn write(
         "r": scaling.r,
         "lora_alpha": scaling.lora_alpha,
         "use_rslora": scaling.use_rslora,
-        "use_dora": false,
+        "use_dora": decomposed > 0,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": false,
@@ -332,6 +395,34 @@ mod tests {
         assert_eq!((b[0][0], b[1][0], b[spec.head_dim / 2][0]), (0.0, 4.0, 2.0));
         let v = tensors["base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight"].to_vec2::<f32>().unwrap();
         assert_eq!(v[1][0], 2.0);
+    }
+
+    #[test]
+    fn magnitudes_ranks_and_scales_of_their_own_are_kept() {
+        for source in ["builtin:pico", "tests/it/golden/phi3-longrope"] {
+            let weights = Weights::open(source).unwrap();
+            let spec = weights.spec();
+            let mut adapter = fresh(spec, &[Target::Query, Target::Key, Target::Value, Target::Down], 2, 3.0, 1);
+            for (place, change) in &mut adapter {
+                change.b.iter_mut().enumerate().for_each(|(at, b)| *b = at as f32);
+                change.magnitude = Some((0..place.target.shape(spec).0).map(|row| 1.0 + row as f32).collect());
+                // Parts of one matrix have one A.
+                change.a =
+                    fresh(spec, &[Target::Query], 2, 3.0, 1)[&Place { layer: 0, target: Target::Query }].a.clone();
+                if place.target == Target::Down {
+                    *change = LowRank { scale: 0.7, ..fresh(spec, &[Target::Down], 5, 0.7, 2)[place].clone() };
+                    change.magnitude = Some(vec![2.0; spec.hidden_size]);
+                }
+            }
+            let scaling = Scaling { r: 2, lora_alpha: 6.0, use_rslora: false };
+            let folder = tempfile::tempdir().unwrap();
+            write(folder.path(), spec, source, &adapter, scaling).unwrap();
+            assert_eq!(read(folder.path(), spec).unwrap(), (adapter.clone(), scaling), "{source}");
+            let config: Value = serde_json::from_slice(&fs::read(folder.path().join(CONFIG)).unwrap()).unwrap();
+            assert_eq!(config["use_dora"], true);
+            adapter.values_mut().next().unwrap().magnitude = None;
+            assert!(write(folder.path(), spec, source, &adapter, scaling).is_err());
+        }
     }
 
     /// As PEFT matches them: a name, the end of a path, or an expression over the whole path.

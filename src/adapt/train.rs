@@ -1,5 +1,5 @@
 //! Training of an adapter, one update at a time.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -9,19 +9,29 @@ use super::{
     schedule::Schedule,
 };
 use crate::{
-    engine::{Adapter, EngineError, Gradients, LowRank, Place, Scored, Target, Trainee, TraineeSettings},
+    engine::{
+        Adapter, Dropout, EngineError, Gradients, Labels, LowRank, Magnitudes, Place, Scored, Target, Trainee,
+        TraineeSettings,
+    },
     model::{spec::ModelSpec, weights::Weights},
 };
 
 /// Returns an adapter that changes nothing yet: A drawn from U(-1/√I, 1/√I), B of zeros, as PEFT begins.
 #[must_use]
 pub fn fresh(spec: &ModelSpec, targets: &[Target], rank: usize, scale: f64, seed: u64) -> Adapter {
+    fresh_by(spec, targets, seed, |_| (rank, scale))
+}
+
+/// Returns what [`fresh`] does, with a rank and a scale for each place.
+#[must_use]
+pub fn fresh_by(spec: &ModelSpec, targets: &[Target], seed: u64, of: impl Fn(Place) -> (usize, f64)) -> Adapter {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut change = |place: Place| {
+        let (rank, scale) = of(place);
         let (out, width) = place.target.shape(spec);
         let bound = 1.0 / (width as f32).sqrt();
         let a = (0..rank * width).map(|_| random.random_range(-bound..bound)).collect();
-        (place, LowRank { rank, a, b: vec![0.0; out * rank], scale: scale as f32 })
+        (place, LowRank { rank, a, b: vec![0.0; out * rank], scale: scale as f32, magnitude: None })
     };
     Place::all(spec, targets).into_iter().map(&mut change).collect()
 }
@@ -77,12 +87,24 @@ pub struct Update {
     pub tokens: usize,
 }
 
+/// What tensors of a checkpoint are called: A, B and magnitudes, and the moments of each.
+pub(super) const NAMES: [[&str; 3]; 3] =
+    [["a", "a.m", "a.v"], ["b", "b.m", "b.v"], ["magnitude", "magnitude.m", "magnitude.v"]];
+
+/// Returns the moments of a change before the first update.
+fn at_rest(change: &LowRank) -> [Moments<f32>; 3] {
+    change.values().map(|values| Moments::new(values.len()))
+}
+
 /// A training under way.
 pub struct Trainer {
     trainee: Trainee,
     adapter: Adapter,
-    moments: BTreeMap<Place, [Moments<f32>; 2]>,
+    /// Of A, B and magnitudes.
+    moments: BTreeMap<Place, [Moments<f32>; 3]>,
     settings: Settings,
+    /// Its rate, and the seed of its masks.
+    dropout: Option<(f64, u64)>,
     step: u64,
 }
 
@@ -104,9 +126,29 @@ impl Trainer {
     /// Returns a training of a model that was loaded with this adapter.
     #[must_use]
     pub fn of(trainee: Trainee, adapter: Adapter, settings: Settings) -> Self {
-        let new = |change: &LowRank| [Moments::new(change.a.len()), Moments::new(change.b.len())];
-        let moments = adapter.iter().map(|(place, change)| (*place, new(change))).collect();
-        Self { trainee, adapter, moments, settings, step: 0 }
+        let moments = adapter.iter().map(|(place, change)| (*place, at_rest(change))).collect();
+        Self { trainee, adapter, moments, settings, dropout: None, step: 0 }
+    }
+
+    /// Makes every change a decomposed one, whose magnitudes learn, too (DoRA, arXiv 2402.09353). Those that
+    /// are already stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trainee::decompose`].
+    pub fn decompose(&mut self) -> Result<(), EngineError> {
+        for (place, magnitude) in self.trainee.decompose()? {
+            let Some(change) = self.adapter.get_mut(&place) else { continue };
+            change.magnitude = Some(magnitude);
+            self.moments.insert(place, at_rest(change));
+        }
+        Ok(())
+    }
+
+    /// Drops inputs of changes in every update from now on, at this rate, other ones in every micro-batch.
+    /// Masks follow from the seed and the number of the update alone.
+    pub fn drop_out(&mut self, rate: f64, seed: u64) {
+        self.dropout = (rate > 0.0).then_some((rate, seed));
     }
 
     /// Returns how many updates were made.
@@ -128,15 +170,18 @@ impl Trainer {
 
     /// Returns everything that updates change, by place and a name of its own.
     pub(super) fn tensors(&self) -> impl Iterator<Item = (Place, &'static str, &[f32])> {
-        self.adapter.iter().flat_map(|(place, change)| {
-            let moments = self
-                .moments
-                .get(place)
-                .into_iter()
-                .flat_map(|[a, b]| [("a.m", &a.first), ("a.v", &a.second), ("b.m", &b.first), ("b.v", &b.second)]);
-            let values = [("a", &change.a), ("b", &change.b)].into_iter().chain(moments);
-            values.map(|(what, values)| (*place, what, values.as_slice()))
-        })
+        self.adapter
+            .iter()
+            .zip(self.moments.values())
+            .flat_map(|((place, change), moments)| {
+                let parts =
+                    change.values().into_iter().zip(moments).zip(NAMES).filter(|((values, _), _)| !values.is_empty());
+                parts.flat_map(|((values, moments), names)| {
+                    let [own, first, second] = names.map(|name| (*place, name));
+                    [(own, values), (first, moments.first.as_slice()), (second, moments.second.as_slice())]
+                })
+            })
+            .map(|((place, name), values)| (place, name, values))
     }
 
     /// Goes on from where another training was.
@@ -144,19 +189,17 @@ impl Trainer {
         &mut self,
         step: u64,
         adapter: Adapter,
-        mut moments: HashMap<Place, [Moments<f32>; 2]>,
+        moments: BTreeMap<Place, [Moments<f32>; 3]>,
     ) -> Result<(), EngineError> {
-        for (place, change) in &adapter {
-            self.trainee.set(*place, &change.a, &change.b)?;
-            let Some(moments) = moments.remove(place) else { continue };
-            let right = [&change.a, &change.b].map(Vec::len);
+        for ((place, change), moments) in adapter.iter().zip(moments.values()) {
+            self.trainee.set_all(*place, change)?;
+            let right = change.values().map(<[f32]>::len);
             let found = moments.each_ref().map(|moments| moments.first.len().min(moments.second.len()));
             if found != right {
                 return Err(EngineError::Adapter(format!("{found:?} moments for {right:?} values of the {place}")));
             }
-            self.moments.insert(*place, moments);
         }
-        (self.adapter, self.step) = (adapter, step);
+        (self.adapter, self.moments, self.step) = (adapter, moments, step);
         Ok(())
     }
 
@@ -188,23 +231,34 @@ impl Trainer {
         change: impl FnOnce(&Adapter, &mut Gradients) -> Result<(), EngineError>,
     ) -> Result<Update, EngineError> {
         let tokens: usize = batches.iter().flatten().map(Scored::count).sum();
-        let mut gradients = Gradients::new();
+        let (mut gradients, mut magnitudes) = (Gradients::new(), Magnitudes::new());
         let mut loss = 0.0;
-        for batch in batches {
-            loss += self.trainee.accumulate(batch, 1.0 / tokens as f64, &mut gradients)?;
+        for (part, batch) in (0..).zip(batches) {
+            let dropout = |(rate, seed)| Dropout::new(rate, &[seed, self.step, part]);
+            self.trainee.set_dropout(self.dropout.map(dropout));
+            loss += self.trainee.accumulate_all(
+                batch,
+                Labels::Data,
+                1.0 / tokens as f64,
+                &mut gradients,
+                &mut magnitudes,
+            )?;
         }
         change(&self.adapter, &mut gradients)?;
-        let grad_norm = global_norm(gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]));
+        let pairs = gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]);
+        let grad_norm = global_norm(pairs.chain(magnitudes.values().map(Vec::as_slice)));
         let factor = self.settings.max_grad_norm.map_or(1.0, |most| clip_factor(grad_norm, most));
         let rate = self.settings.schedule.at(self.step);
         let rates = |ratio: f64| (rate.learning_rate * ratio, self.settings.weight_decay);
-        let rates = [rates(1.0), rates(self.settings.b_ratio.unwrap_or(1.0))];
+        // As PEFT does it: where B has a rate of its own, lists of single numbers have it, too.
+        let rates = [1.0, self.settings.b_ratio.unwrap_or(1.0), self.settings.b_ratio.unwrap_or(1.0)].map(rates);
         for (place, change) in &mut self.adapter {
             let (Some((a, b)), Some(moments)) = (gradients.get_mut(place), self.moments.get_mut(place)) else {
                 continue;
             };
-            let both = [(&mut change.a, a), (&mut change.b, b)].into_iter().zip(moments);
-            for (((values, gradient), moments), rates) in both.zip(rates) {
+            let magnitude = magnitudes.get_mut(place).map(Vec::as_mut_slice).unwrap_or_default();
+            let parts = change.values_mut().into_iter().zip([a.as_mut_slice(), b.as_mut_slice(), magnitude]);
+            for (((values, gradient), moments), rates) in parts.zip(moments).zip(rates) {
                 if factor < 1.0 {
                     gradient.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
                 }
@@ -216,7 +270,7 @@ impl Trainer {
                     }
                 }
             }
-            self.trainee.set(*place, &change.a, &change.b)?;
+            self.trainee.set_all(*place, change)?;
         }
         self.step += 1;
         let (step, loss) = (self.step - 1, loss / tokens as f64);

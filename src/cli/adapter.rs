@@ -4,6 +4,7 @@ mod convert;
 mod inspect;
 mod list;
 mod merge;
+mod subject;
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use serde_json::json;
 use crate::{
     adapt::{
         file::AdapterFileError,
-        peft::{self, PeftError, Scaling},
+        peft::{self, PeftError},
         train::{self, Trainer, Update},
     },
     engine::{Scored, TraineeSettings},
@@ -23,7 +24,7 @@ use crate::{
     plan,
     recipe::{
         self,
-        schema::{AdapterType, Recipe, Training},
+        schema::{Recipe, Training},
     },
     text::{self, TextError},
     ui::Printer,
@@ -114,12 +115,6 @@ fn learnable(recipe: &Recipe) -> Result<(&recipe::schema::Adapter, &Training), F
     let (Some(adapter), Some(training)) = (&recipe.adapter, &recipe.training) else {
         return Err(refuse("the recipe lacks `adapter` or `training`", "give both"));
     };
-    if adapter.kind != AdapterType::Lora {
-        return Err(refuse("`adapter.type: dora` cannot be trained yet", "take `type: lora`"));
-    }
-    if adapter.lora_dropout > 0.0 {
-        return Err(refuse("`adapter.lora_dropout` cannot be computed yet", "take it out"));
-    }
     if recipe.matrix.is_some() {
         return Err(refuse(
             "a recipe with a `matrix` is several trainings",
@@ -165,14 +160,7 @@ fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
     };
     let weights = open(recipe, arguments.access, access::folder_of(&arguments.recipe), global.quiet)?;
     let seed = recipe.seeds.first().copied().unwrap_or(0);
-    let asked = Scaling { r: adapter.r as usize, lora_alpha: adapter.lora_alpha, use_rslora: adapter.use_rslora };
-    let (begin, scaling) = match &adapter.init {
-        Some(folder) => peft::read(Path::new(folder), weights.spec())?,
-        None => {
-            let targets: Vec<_> = adapter.target_modules.iter().map(|module| plan::target(*module)).collect();
-            (train::fresh(weights.spec(), &targets, asked.r, asked.factor(), seed), asked)
-        }
-    };
+    let (begin, scaling) = plan::beginning(adapter, weights.spec(), seed)?;
     let ids = tokens(&weights, &arguments.data)?;
     let sequences: Vec<&[u32]> = ids.chunks_exact(training.sequence_length as usize).collect();
     if sequences.is_empty() {
@@ -185,6 +173,7 @@ fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
     let recompute = arguments.recompute || training.gradient_checkpointing;
     let held = TraineeSettings { widen: weights.parameters() * 8 <= free / 2, recompute };
     let mut trainer = Trainer::new(&weights, begin, plan::training_settings(training), held)?;
+    plan::prepare(&mut trainer, adapter, seed)?;
     let (batch, accumulated) = (u64::from(training.batch_size), u64::from(training.gradient_accumulation_steps));
     let out = Printer::stdout();
     let mut updates = Vec::new();

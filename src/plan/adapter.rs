@@ -2,18 +2,65 @@
 use std::path::Path;
 
 use crate::{
-    adapt::file::{self, AdapterFileError},
+    adapt::{
+        file::{self, AdapterFileError},
+        peft::{Patterns, Scaling},
+        train::{self, Trainer},
+    },
     diag::Diagnostic,
-    recipe::{Recipe, schema::KernelSet},
+    engine::{self, EngineError},
+    model::spec::ModelSpec,
+    recipe::{
+        Recipe,
+        schema::{Adapter, AdapterType, KernelSet, Workload},
+    },
 };
 
 use super::{
     AdapterIdentity,
     identity::{engine_kind, set_name},
     resolve::{Resolver, name},
+    target,
 };
 
 const KEY: &str = "adapter.init";
+
+/// Returns the adapter that a training begins with, and how it is scaled: what a file holds, or a new one.
+///
+/// # Errors
+///
+/// If the file cannot be read, or a pattern is none.
+pub fn beginning(
+    adapter: &Adapter,
+    spec: &ModelSpec,
+    seed: u64,
+) -> Result<(engine::Adapter, Scaling), AdapterFileError> {
+    if let Some(init) = &adapter.init {
+        return file::read_scaled(Path::new(init), spec);
+    }
+    let scaling = Scaling { r: adapter.r as usize, lora_alpha: adapter.lora_alpha, use_rslora: adapter.use_rslora };
+    let ranks = adapter.rank_pattern.iter().map(|(key, rank)| (key.as_str(), f64::from(*rank)));
+    let alphas = adapter.alpha_pattern.iter().map(|(key, alpha)| (key.as_str(), *alpha));
+    let wrong = |problem| AdapterFileError::Unsupported { path: "of the recipe".to_owned(), problem };
+    let patterns = Patterns::new(ranks, alphas).map_err(wrong)?;
+    let targets: Vec<_> = adapter.target_modules.iter().map(|module| target(*module)).collect();
+    let of = |place| {
+        let own = patterns.scaling(spec, place, scaling);
+        (own.r, own.factor())
+    };
+    Ok((train::fresh_by(spec, &targets, seed, of), scaling))
+}
+
+/// Brings a training to what a recipe says of its adapter beside its values: whether changes are decomposed
+/// (DoRA), and what is dropped.
+///
+/// # Errors
+///
+/// If the weights cannot be read.
+pub fn prepare(trainer: &mut Trainer, adapter: &Adapter, seed: u64) -> Result<(), EngineError> {
+    trainer.drop_out(adapter.lora_dropout, seed);
+    if adapter.kind == AdapterType::Dora { trainer.decompose() } else { Ok(()) }
+}
 
 impl Resolver<'_, '_> {
     /// Returns the adapter a recipe's workloads run with, none where they run without; nothing where it
@@ -42,12 +89,42 @@ impl Resolver<'_, '_> {
         self.adapters.get(&key)?.clone().map(Some)
     }
 
+    /// Returns the path and the content of the adapter that the recipe's trainings begin with, none where they
+    /// begin with a new one; nothing where it cannot be had, which is reported.
+    pub(super) fn beginning(&mut self, recipe: &Recipe) -> Option<Option<(String, String)>> {
+        let trains =
+            recipe.workloads.iter().any(|workload| matches!(workload, Workload::Train(_) | Workload::Continual(_)));
+        let Some(adapter) = recipe.adapter.as_ref().filter(|_| trains && recipe.training.is_some()) else {
+            return Some(None);
+        };
+        if let Some(init) = &adapter.init {
+            return self.read_adapter(recipe, init).map(|found| Some((init.clone(), found.hash)));
+        }
+        let targets: Vec<_> = adapter.target_modules.iter().map(|module| target(*module)).collect();
+        let spec = self.opened(recipe)?.spec();
+        let ranks = adapter.rank_pattern.keys().map(|key| ("rank_pattern", key));
+        let keys = ranks.chain(adapter.alpha_pattern.keys().map(|key| ("alpha_pattern", key)));
+        let misses: Vec<_> = keys.filter(|(_, key)| !Patterns::fits(key, spec, &targets)).collect();
+        for (map, key) in &misses {
+            let message = format!("`{map}`: {key:?} fits the end of no name of a module that has an adapter");
+            let problem = Diagnostic::error("pattern", message).at(self.place(&format!("adapter.{map}")));
+            self.report(problem.hint("names are such as `model.layers.0.self_attn.q_proj`"));
+        }
+        misses.is_empty().then_some(None)
+    }
+
     fn read_adapter(&mut self, recipe: &Recipe, path: &str) -> Option<AdapterIdentity> {
         match file::read(Path::new(path), self.opened(recipe)?.spec()) {
+            Ok(adapter) if lacks_magnitudes(recipe, &adapter) => {
+                let message = format!("{path} is a plain LoRA adapter, and `adapter.type` says `dora`");
+                let problem = Diagnostic::error("adapter", message).at(self.place(KEY));
+                self.report(problem.hint("leave `type` out: without `training`, an adapter is what its file says"));
+                None
+            }
             Ok(adapter) => Some(AdapterIdentity {
                 path: path.to_owned(),
                 hash: file::content_hash(&adapter),
-                parameters: adapter.values().map(|part| (part.a.len() + part.b.len()) as u64).sum(),
+                parameters: adapter.values().map(|part| part.parameters() as u64).sum(),
             }),
             Err(error) => {
                 let problem = Diagnostic::error("adapter", error.to_string()).at(self.place(KEY));
@@ -59,4 +136,10 @@ impl Resolver<'_, '_> {
             }
         }
     }
+}
+
+/// Returns whether a recipe runs with an adapter as a decomposed one that is none.
+fn lacks_magnitudes(recipe: &Recipe, adapter: &engine::Adapter) -> bool {
+    let decomposed = recipe.adapter.as_ref().is_some_and(|adapter| adapter.kind == AdapterType::Dora);
+    decomposed && recipe.attached().is_some() && adapter.values().any(|part| part.magnitude.is_none())
 }

@@ -15,6 +15,9 @@ use super::{ModelIdentity, Reference, demand::demand, engine_kind, identity::is_
 /// What the process needs besides the model: code, allocator, thread stacks.
 const PROCESS_BYTES: u64 = 64 << 20;
 
+/// Logits that a training has at once.
+const LOGIT_BYTES: u64 = 64 << 20;
+
 /// Returns the tokens of the longest sequence a recipe's workloads make.
 #[must_use]
 pub(super) fn longest_sequence(recipe: &Recipe) -> u32 {
@@ -57,7 +60,26 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
     let largest = if own == 0 { largest } else { 0 };
     // As read, and as the engine packs it.
     let adapter = model.adapter.as_ref().map_or(0, |adapter| adapter.parameters * 4 * 2);
-    Bytes(copies * model.weights_bytes + largest + widened + adapter + embedding + working + PROCESS_BYTES)
+    let training = training(recipe, weights);
+    let held = copies * model.weights_bytes + largest + widened + adapter + embedding;
+    Bytes(held + working + training + PROCESS_BYTES)
+}
+
+/// Returns what a training takes beside the weights as they are stored: what each layer keeps of a
+/// micro-batch for the way back, logits and their gradients. Matrices are widened only where there is room.
+fn training(recipe: &Recipe, weights: &Weights) -> u64 {
+    let trains =
+        recipe.workloads.iter().any(|workload| matches!(workload, Workload::Train(_) | Workload::Continual(_)));
+    let Some(training) = recipe.training.as_ref().filter(|_| trains) else { return 0 };
+    let spec = weights.spec();
+    let heads = (2 * spec.heads + 2 * spec.kv_heads) * spec.head_dim;
+    let kept = if training.gradient_checkpointing {
+        spec.hidden_size
+    } else {
+        4 * spec.hidden_size + heads + 3 * spec.intermediate_size
+    };
+    let tokens = u64::from(training.batch_size) * u64::from(training.sequence_length);
+    tokens * (spec.layers * kept * 4) as u64 + 3 * LOGIT_BYTES
 }
 
 /// Returns an estimate of the launch that measures divergences: the cell and the most demanding of

@@ -23,6 +23,7 @@ use crate::{
     units::Bytes,
 };
 
+pub use adapter::{beginning, prepare};
 pub(crate) use demand::demand;
 pub use identity::{auto_set, engine_kind, engine_settings, rope_change, set_name, storage_type};
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 
 use crate::{
-    adapt::peft,
     diag::{self, Diagnostic, Place},
     engine::{select, setting},
     host::Load,
@@ -174,25 +173,13 @@ impl<'a, 'w> Resolver<'a, 'w> {
                 }
             }
         }
-        let trains = recipe.workloads.iter().any(|workload| matches!(workload, Workload::Train(_)));
-        if let Some(init) = recipe.adapter.as_ref().and_then(|adapter| adapter.init.as_ref()).filter(|_| trains) {
-            match peft::content_hash(std::path::Path::new(init)) {
-                Ok(hash) => {
-                    texts.insert(init.clone(), hash);
-                }
-                Err(error) => {
-                    let place = (self.place)("adapter.init");
-                    self.missing.push(Diagnostic::error("adapter-missing", error.to_string()).at(place));
-                    sound = false;
-                }
-            }
-        }
         if !sound {
             return None;
         }
         let kernel_set = running_set(recipe.kernels.set);
         self.check_kernels(&recipe, kernel_set)?;
         let model = self.model(&recipe, kernel_set)?;
+        texts.extend(self.beginning(&recipe)?);
         if is_native(kernel_set) {
             self.check_cache(&recipe, &model)?;
         }

@@ -1,5 +1,5 @@
 //! What a recipe may say and this version cannot run yet.
-use super::schema::{AdapterType, KernelSet, KlReference, Recipe, Workload};
+use super::schema::{KernelSet, KlReference, Recipe, Workload};
 
 /// Returns each setting that this version of ruvlab cannot run, by its path, and what is missing.
 /// Nothing listed here is ignored: a plan refuses a recipe that uses any of it.
@@ -40,8 +40,6 @@ fn own(recipe: &Recipe) -> Vec<(String, String)> {
             recipe.adapter.is_some() && recipe.attached().is_none() && !(training && only_training),
             "an adapter without `init` beside workloads that do not train it",
         ),
-        ("adapter.lora_dropout", recipe.adapter.as_ref().is_some_and(|a| a.lora_dropout > 0.0), "dropout"),
-        ("adapter.type", recipe.adapter.as_ref().is_some_and(|a| a.kind == AdapterType::Dora), "DoRA"),
         ("training", recipe.training.is_some() && !training, "training without a workload that trains"),
         ("continual", recipe.continual.is_some() && !learns_tasks, "tasks without the workload `continual`"),
         ("sona", recipe.sona.is_some(), "the learning loops"),
@@ -103,8 +101,8 @@ mod tests {
         let train = json!({"train": {"text": "builtin:heldout"}});
         assert_eq!(paths(&with(plain.clone(), json!([train]))), [""; 0]);
         assert_eq!(paths(&with(plain, json!([train, {"decode": {}}]))), ["adapter"]);
-        let other = json!({"target_modules": ["q_proj"], "type": "dora", "lora_dropout": 0.1});
-        assert_eq!(paths(&with(other, json!([train]))), ["adapter.lora_dropout", "adapter.type"]);
+        let other = json!({"target_modules": ["q_proj"], "type": "dora"});
+        assert_eq!(paths(&with(other, json!([train]))), [""; 0]);
     }
 
     #[test]

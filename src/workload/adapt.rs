@@ -13,11 +13,11 @@ use super::{
     recorder::Recorder,
 };
 use crate::{
-    adapt::micro_lora::{Directions, MicroLoraError, Settings},
+    adapt::micro_lora::{Directions, MicroLoraError, Rule, Settings},
     engine::{Chunk, LogitRows},
     event::Phase,
     plan::Cell,
-    recipe::schema::{Adapt, AdaptState, MicroLora},
+    recipe::schema::{Adapt, AdaptState, MicroLora, MicroOptimizer},
 };
 
 /// Requests of the calibration text that the directions are taken from.
@@ -62,13 +62,18 @@ pub(super) fn run(
 /// Returns how the recipe's micro adapter learns.
 fn settings(cell: &Cell) -> Settings {
     let usual = Settings::default();
-    let Some(MicroLora { r, lora_alpha, target_modules: _, learning_rate, decay, top_k }) = &cell.recipe.micro_lora
+    let Some(MicroLora { r, lora_alpha, target_modules: _, optimizer, learning_rate, decay, top_k }) =
+        &cell.recipe.micro_lora
     else {
         return usual;
     };
     Settings {
         rank: *r as usize,
         scale: (lora_alpha / f64::from(*r)) as f32,
+        rule: match optimizer {
+            MicroOptimizer::Adagrad => Rule::AdaGrad,
+            MicroOptimizer::Sgd => Rule::Sgd,
+        },
         learning_rate: *learning_rate as f32,
         decay: *decay as f32,
         top_k: *top_k as usize,

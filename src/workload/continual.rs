@@ -11,7 +11,7 @@ use crate::{
         continual::{ContinualTrainer, Geometry, Matrix, Protection, Source, Updates},
         ewc::{Convention, Method, Strength},
         optim::AdamW,
-        train::{Rule, fresh},
+        train::Rule,
     },
     engine::{Adapter, TraineeSettings},
     event::Phase,
@@ -176,13 +176,10 @@ pub(super) fn run(learning: &ContinualLearning, cell: &Cell, recorder: &mut Reco
         Ok::<_, LaunchError>(Lesson { name: task.name.clone(), train: cut(&task.train)?, test: tested(&task.test)? })
     };
     let lessons = continual.tasks.iter().map(lesson).collect::<Result<Vec<_>, LaunchError>>()?;
-    let targets: Vec<_> = adapter.target_modules.iter().map(|module| plan::target(*module)).collect();
-    let rank = adapter.r as usize;
-    let scale = adapter.lora_alpha / if adapter.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
     let free = Load::now().memory_available_bytes.unwrap_or(0);
     let course = Course {
         cell,
-        adapter: fresh(weights.spec(), &targets, rank, scale, cell.seed),
+        adapter: plan::beginning(adapter, weights.spec(), cell.seed)?.0,
         // Half of what is free: activations need room, too.
         held: TraineeSettings { widen: weights.parameters() * 8 <= free / 2, recompute: false },
         general: tested(&learning.general)?,

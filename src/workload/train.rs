@@ -14,6 +14,7 @@ use crate::{
     adapt::{
         checkpoint::{self, Bits},
         data::Dataset,
+        file,
         peft::{self, Scaling},
         train::{self, Trainer, Update},
     },
@@ -47,8 +48,8 @@ struct Step {
 struct Best {
     nll: Bits,
     step: u64,
-    /// Of A and B, by place, in the adapter's order.
-    values: Vec<[Vec<f32>; 2]>,
+    /// Of A, B and magnitudes, by place, in the adapter's order.
+    values: Vec<[Vec<f32>; 3]>,
 }
 
 /// What is known beside the weights.
@@ -94,23 +95,15 @@ impl Source<'_> {
     }
 }
 
-/// Returns the adapter a training begins with.
+/// Returns the adapter a training begins with, checked to be the one that was planned with.
 fn beginning(cell: &Cell, adapter: &schema::Adapter, weights: &Weights) -> Result<(Adapter, Scaling), LaunchError> {
-    let asked = Scaling { r: adapter.r as usize, lora_alpha: adapter.lora_alpha, use_rslora: adapter.use_rslora };
-    match &adapter.init {
-        Some(name) => {
-            let folder = Path::new(name);
-            let found = peft::content_hash(folder)?;
-            if cell.texts.get(name).is_some_and(|planned| *planned != found) {
-                return Err(LaunchError::TextChanged { name: name.clone() });
-            }
-            Ok(peft::read(folder, weights.spec())?)
-        }
-        None => {
-            let targets: Vec<_> = adapter.target_modules.iter().map(|module| plan::target(*module)).collect();
-            Ok((train::fresh(weights.spec(), &targets, asked.r, asked.factor(), cell.seed), asked))
-        }
+    let (begin, scaling) = plan::beginning(adapter, weights.spec(), cell.seed)?;
+    if let Some(path) = &adapter.init
+        && cell.texts.get(path).is_some_and(|planned| *planned != file::content_hash(&begin))
+    {
+        return Err(LaunchError::AdapterChanged { path: path.clone() });
     }
+    Ok((begin, scaling))
 }
 
 /// A training under way.
@@ -167,10 +160,12 @@ pub(super) fn run(
         tokens: 0,
         seconds: 0.0.into(),
     };
+    let mut trainer = Trainer::of(trainee, begin, plan::training_settings(training));
+    plan::prepare(&mut trainer, adapter, cell.seed)?;
     let mut run = Run {
         cell,
         training,
-        trainer: Trainer::of(trainee, begin, plan::training_settings(training)),
+        trainer,
         data,
         held_out: held_out.as_ref().map(|(data, eval)| (batches(data, training.batch_size), *eval)),
         course,
@@ -312,7 +307,7 @@ impl Run<'_, '_> {
         if self.course.best.as_ref().is_some_and(|best| nll >= f64::from(best.nll)) {
             self.course.stale += 1;
         } else {
-            let values = self.trainer.adapter().values().map(|change| [change.a.clone(), change.b.clone()]).collect();
+            let values = self.trainer.adapter().values().map(|change| change.values().map(<[f32]>::to_vec)).collect();
             self.course.best = Some(Best { nll: nll.into(), step, values });
             self.course.stale = 0;
         }
@@ -331,8 +326,8 @@ impl Run<'_, '_> {
             let tokens = course.evaluations.last().map_or(0, |(_, _, tokens)| *tokens);
             recorder.once("train_eval_nll", Phase::Train, nll.into(), tokens);
             recorder.once("train_best_step", Phase::Train, step as f64, 1);
-            for (change, [a, b]) in adapter.values_mut().zip(values) {
-                (change.a, change.b) = (a, b);
+            for (change, best) in adapter.values_mut().zip(&values) {
+                change.values_mut().into_iter().zip(best).for_each(|(own, best)| own.copy_from_slice(best));
             }
         }
         match host::peak_rss_bytes() {

@@ -29,7 +29,7 @@ fn numbers(seed: u64, count: usize) -> Vec<f32> {
 fn low_rank(seed: u64, rank: usize, outputs: usize, inputs: usize) -> LowRank {
     let small = |seed: u64, count: usize, size: f32| numbers(seed, count).into_iter().map(|x| x * size).collect();
     let (a, b) = (small(2 * seed, rank * inputs, 0.05), small(2 * seed + 1, outputs * rank, 0.05));
-    LowRank { rank, scale: 1.5, a, b }
+    LowRank { rank, scale: 1.5, a, b, magnitude: None }
 }
 
 /// An adapter of every matrix, of ranks that are no multiple of anything.
@@ -68,13 +68,17 @@ fn stored(spec: &ModelSpec, Place { layer, target }: Place) -> (String, usize) {
     (format!("blk.{layer}.{name}.weight"), row)
 }
 
-/// Returns `W + scale · B A` for some rows of a tensor of f32.
-fn merge(values: &mut [f32], first_row: usize, LowRank { rank, scale, a, b }: &LowRank) {
+/// Returns `W + scale · B A` for some rows of a tensor of f32, brought to their magnitudes where there are any.
+fn merge(values: &mut [f32], first_row: usize, LowRank { rank, scale, a, b, magnitude }: &LowRank) {
     let columns = a.len() / rank;
     for (row, b) in b.chunks_exact(*rank).enumerate() {
         let values = &mut values[(first_row + row) * columns..][..columns];
         for (b, a) in b.iter().zip(a.chunks_exact(columns)) {
             values.iter_mut().zip(a).for_each(|(value, a)| *value += scale * b * a);
+        }
+        if let Some(magnitude) = magnitude {
+            let norm = values.iter().map(|x| x * x).sum::<f32>().sqrt();
+            values.iter_mut().for_each(|value| *value *= magnitude[row] / norm);
         }
     }
 }
@@ -135,12 +139,24 @@ fn relative(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 
 #[test]
 fn an_adapter_is_the_matrix_it_would_be_merged_into() {
+    is_the_merged_matrix(|_| None);
+}
+
+#[test]
+fn so_is_a_decomposed_one() {
+    is_the_merged_matrix(|rows| Some(numbers(77, rows).into_iter().map(|x| 1.0 + 0.4 * x).collect()));
+}
+
+fn is_the_merged_matrix(magnitude: impl Fn(usize) -> Option<Vec<f32>>) {
     let folder = tempfile::tempdir().unwrap();
     for (i, source) in
         ["builtin:pico", "tests/it/golden/phi3-longrope", "tests/it/folders/qwen3"].into_iter().enumerate()
     {
         let dense = Weights::open(source).unwrap().requantized(TensorType::F32).unwrap();
         let mut adapter = adapter(dense.spec(), i as u64 + 1, 5);
+        for (place, part) in &mut adapter {
+            part.magnitude = magnitude(place.target.shape(dense.spec()).0);
+        }
         if dense.spec().tied_embeddings {
             adapter.retain(|place, _| place.target != Target::Head);
         }
@@ -173,7 +189,13 @@ fn an_adapter_of_a_tied_head_leaves_the_embedding_alone() {
     assert!(dense.spec().tied_embeddings);
     let spec = dense.spec();
     let tokens = &heldout(&dense)[..12];
-    let zero = |outputs: usize| LowRank { rank: 1, scale: 1.0, a: vec![1.0; spec.hidden_size], b: vec![0.0; outputs] };
+    let zero = |outputs: usize| LowRank {
+        rank: 1,
+        scale: 1.0,
+        a: vec![1.0; spec.hidden_size],
+        b: vec![0.0; outputs],
+        magnitude: None,
+    };
     let mut head = zero(spec.vocab_size);
     head.b[7] = 3.0;
     let place = Place { layer: spec.layers, target: Target::Head };

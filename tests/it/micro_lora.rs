@@ -116,7 +116,7 @@ fn a_model_s_loss_falls_by_what_the_gradient_promises_and_rises_the_other_way() 
     let tokens = heldout(&weights);
     let kind = EngineKind::Native(engine::Tier::Scalar);
     let mut engine = load_exact(kind, &weights, 2);
-    let settings = Settings { learning_rate: 0.02, decay: 0.0, ..Settings::default() };
+    let settings = Settings { learning_rate: 1.0e-3, decay: 0.0, ..Settings::default() };
     let mut micro = micro(engine.as_mut(), settings, &tokens[200..300]);
     let scored = score(engine.as_mut(), None, &tokens[..64]);
     let came = &tokens[1..65];
@@ -183,7 +183,7 @@ fn a_stream_scores_every_arm_before_it_learns() {
     let label = "adapt(3x4,p8,n24,interleaved)";
     let run_with =
         |rate: f64| run(&adapting(LaunchTask::Quality, &adapt, &serde_json::json!({"learning_rate": rate}))).unwrap();
-    let events = run_with(2.5);
+    let events = run_with(0.15);
     let of = |metric: &str| of_requests(&events, metric, label);
     let still = of("adapt_nll_static");
     assert_eq!(still.len(), 12);
@@ -205,7 +205,7 @@ fn a_stream_scores_every_arm_before_it_learns() {
     for name in DOMAINS {
         assert_eq!(of_requests(&events, "adapt_nll_micro", &format!("{label}/{name}")).len(), 4);
     }
-    let again = run_with(2.5);
+    let again = run_with(0.15);
     assert!(of_requests(&again, "adapt_nll_both", label) == of("adapt_nll_both"));
     // A rate of zero is the model as it is, to the last bit.
     let none = run_with(0.0);

@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use ruvlab::{
-    adapt::optim::{AdamW, Moments, global_norm},
+    adapt::{
+        optim::{AdamW, Moments, global_norm},
+        schedule::{Schedule, Shape},
+        train::{Rule, Settings, Trainer},
+    },
     clock::Stopwatch,
     engine::{
-        self, Adapter, Chunk, EngineKind, Gradients, LogitRows, LowRank, Place, Scored, Target, Trainee,
-        TraineeSettings,
+        self, Adapter, Chunk, Dropout, EngineKind, Gradients, Labels, LogitRows, LowRank, Magnitudes, Place, Scored,
+        Target, Trainee, TraineeSettings,
     },
-    model::weights::Weights,
+    model::{families, weights::Weights},
 };
 
 /// Tiny models of transformers' own classes, see `scripts/golden-models`.
@@ -30,7 +34,7 @@ fn adapter(weights: &Weights, targets: &[Target], rank: usize, b_width: f32) -> 
     let change = |place: Place| {
         let (out, width) = place.target.shape(weights.spec());
         let (a, b) = (draw(rank * width, 0.1), draw(out * rank, b_width));
-        (place, LowRank { rank, a, b, scale: 2.0 })
+        (place, LowRank { rank, a, b, scale: 2.0, magnitude: None })
     };
     Place::all(weights.spec(), targets).into_iter().map(change).collect()
 }
@@ -86,6 +90,107 @@ fn gradients_of_every_target_are_those_of_finite_differences() {
         }
     }
     assert_eq!(checked, 40);
+}
+
+/// Decomposed changes: the norm of a row counts as a constant on the way back, so it is held while the
+/// loss is differentiated.
+#[test]
+fn gradients_of_decomposed_changes_are_those_of_finite_differences() {
+    let (long, short) = (tokens(75, 1), tokens(24, 2));
+    let sequences = sequences(&long, &short);
+    let mut checked = 0;
+    for name in MODELS {
+        let weights = weights(name);
+        for target in Target::ALL {
+            let adapter = adapter(&weights, &[target], 3, 0.05);
+            let mut trainee = Trainee::load(&weights, &adapter, TraineeSettings::default()).unwrap();
+            let plain = trainee.loss(&sequences).unwrap();
+            let norms = trainee.decompose().unwrap();
+            let begun = trainee.loss(&sequences).unwrap();
+            assert!(
+                (begun - plain).abs() <= 1.0e-6 * plain,
+                "norms that are there change nothing: {begun} for {plain}"
+            );
+            let mut magnitudes = norms.clone();
+            for (at, value) in magnitudes.values_mut().flatten().enumerate() {
+                *value *= 1.0 + 0.2 * (at as f32).sin();
+            }
+            let set = |trainee: &mut Trainee, magnitudes: &Magnitudes| {
+                magnitudes.iter().for_each(|(place, values)| trainee.set_magnitude(*place, values).unwrap());
+            };
+            set(&mut trainee, &magnitudes);
+            let (mut gradients, mut of_magnitudes) = (Gradients::new(), Magnitudes::new());
+            let loss =
+                trainee.accumulate_all(&sequences, Labels::Data, 1.0, &mut gradients, &mut of_magnitudes).unwrap();
+            assert!(loss != begun);
+            // With respect to magnitudes alone. Where gradients are small, the rounding of a loss of some
+            // hundred nats in f32 shows.
+            let norm = global_norm(of_magnitudes.values().map(Vec::as_slice));
+            let mut at = |step: f64| {
+                let along = |(place, values): (&Place, &Vec<f32>)| {
+                    let moved = values.iter().zip(&of_magnitudes[place]);
+                    (*place, moved.map(|(x, g)| (f64::from(*x) + step * f64::from(*g)) as f32).collect())
+                };
+                set(&mut trainee, &magnitudes.iter().map(along).collect());
+                trainee.loss(&sequences).unwrap()
+            };
+            let mut slope = |step: f64| (at(step / norm) - at(-step / norm)) / (2.0 * step);
+            let slope = (4.0 * slope(0.01) - slope(0.02)) / 3.0;
+            assert!((slope - norm).abs() <= 1.0e-3 * norm + 1.0e-3, "{name} {target:?}: {slope} for {norm}");
+            // With respect to A and B: magnitudes follow the norms, so that their ratio is held.
+            let pairs = gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]);
+            let norm = global_norm(pairs);
+            let at = |step: f64| {
+                let moved = moved(&adapter, &gradients, step / norm);
+                let mut trainee = Trainee::load(&weights, &moved, TraineeSettings::default()).unwrap();
+                let there = trainee.decompose().unwrap();
+                let held = |(place, values): (&Place, &Vec<f32>)| {
+                    let ratios = magnitudes[place].iter().zip(&norms[place]).map(|(m, norm)| m / norm);
+                    (*place, values.iter().zip(ratios).map(|(norm, ratio)| norm * ratio).collect())
+                };
+                set(&mut trainee, &there.iter().map(held).collect());
+                trainee.loss(&sequences).unwrap()
+            };
+            let slope = |step: f64| (at(step) - at(-step)) / (2.0 * step);
+            let slope = (4.0 * slope(0.01) - slope(0.02)) / 3.0;
+            assert!((slope - norm).abs() <= 1.0e-3 * norm + 1.0e-3, "{name} {target:?}: {slope} for {norm}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 40);
+}
+
+#[test]
+fn gradients_under_dropout_are_those_of_finite_differences() {
+    let (long, short) = (tokens(75, 1), tokens(24, 2));
+    let sequences = sequences(&long, &short);
+    let mut checked = 0;
+    for name in ["qwen3", "phi3"] {
+        let weights = weights(name);
+        for target in Target::ALL {
+            let adapter = adapter(&weights, &[target], 3, 0.05);
+            let run = |adapter: &Adapter, draw: u64, recompute: bool| {
+                let settings = TraineeSettings { recompute, ..TraineeSettings::default() };
+                let mut trainee = Trainee::load(&weights, adapter, settings).unwrap();
+                trainee.set_dropout(Some(Dropout::new(0.2, &[5, draw])));
+                let mut gradients = Gradients::new();
+                (trainee.accumulate(&sequences, 1.0, &mut gradients).unwrap(), gradients)
+            };
+            let (loss, gradients) = run(&adapter, 1, false);
+            assert_eq!(run(&adapter, 1, true), (loss, gradients.clone()));
+            assert_ne!(run(&adapter, 2, false).0, loss);
+            let norm = global_norm(gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]));
+            // The mask stays as it is.
+            let slope = |step: f64| {
+                let at = |step: f64| run(&moved(&adapter, &gradients, step / norm), 1, false).0;
+                (at(step) - at(-step)) / (2.0 * step)
+            };
+            let slope = (4.0 * slope(0.01) - slope(0.02)) / 3.0;
+            assert!((slope - norm).abs() <= 1.0e-3 * norm, "{name} {target:?}: {slope} for {norm}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 16);
 }
 
 #[test]
@@ -146,6 +251,37 @@ fn how_a_model_is_held_changes_no_bit() {
     assert_eq!(plain, run(false, true));
 }
 
+/// A loss that did not depend on the model would pass for one that learns.
+#[test]
+fn the_loss_is_of_the_models_own_weights() {
+    let ids = tokens(40, 3);
+    let sequences = [Scored { tokens: &ids, prompt: 0 }];
+    let losses = ["mistral-window", "qwen2", "qwen3"].map(|name| {
+        let weights = weights(name);
+        // A change that takes half of a matrix away: rank as wide as the matrix, A the unit matrix.
+        let halve = |place: Place| {
+            let (out, width) = place.target.shape(weights.spec());
+            let a = (0..width * width).map(|at| f32::from(u8::from(at / width == at % width))).collect();
+            let name =
+                format!("blk.{}.{}", place.layer, families::find(&weights.spec().architecture).unwrap().layer.down);
+            let b = weights.tensor(&name).unwrap().dequantize(&candle_core::Device::Cpu).unwrap();
+            let b = b.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(b.len(), out * width);
+            (place, LowRank { rank: width, a, b, scale: -0.5, magnitude: None })
+        };
+        let places = Place::all(weights.spec(), &[Target::Down]);
+        let halved: Adapter = places.into_iter().map(halve).collect();
+        let loss = |adapter: &Adapter| {
+            Trainee::load(&weights, adapter, TraineeSettings::default()).unwrap().loss(&sequences).unwrap()
+        };
+        (loss(&Adapter::new()), loss(&halved))
+    });
+    for (whole, halved) in losses {
+        assert!((whole - halved).abs() > 1.0e-3 * whole, "{whole} and {halved}");
+    }
+    assert!(losses[0].0 != losses[1].0 && losses[1].0 != losses[2].0);
+}
+
 #[test]
 fn wrong_shapes_are_refused() {
     let refuse = |weights: &Weights, adapter: &Adapter| {
@@ -162,6 +298,44 @@ fn wrong_shapes_are_refused() {
 const LOSSES: [f64; 5] = [2.488_038, 2.453_820, 2.404_722, 2.339_972, 2.261_578];
 const NORMS: [f64; 5] = [0.302_832, 0.337_215, 0.458_916, 0.578_475, 0.672_641];
 
+/// PEFT's own losses over 20 steps from the same start on other sequences: `scripts/compare-peft --golden`.
+fn assert_twenty_steps_are_pefts(golden: &str, decompose: bool, b_ratio: Option<f64>) {
+    let Some(path) = crate::llama_cpp::smollm2() else { return };
+    let weights = Weights::open(&path).unwrap();
+    let ids: Vec<u32> = serde_json::from_str(include_str!("golden/peft/other_ids.json")).unwrap();
+    let losses: Vec<f64> = serde_json::from_str(golden).unwrap();
+    assert_eq!((ids.len(), losses.len()), (260, 20));
+    let batches = [ids.chunks(65).map(|tokens| Scored { tokens, prompt: 0 }).collect::<Vec<_>>()];
+    let change = |place: Place| {
+        let (out, width) = place.target.shape(weights.spec());
+        let a = (0..4 * width).map(|k| (0.02 * (0.1 * k as f64 + 1.0).sin()) as f32).collect();
+        (place, LowRank { rank: 4, a, b: vec![0.0; out * 4], scale: 2.0, magnitude: None })
+    };
+    let places = Place::all(weights.spec(), &[Target::Query, Target::Value]);
+    let schedule = Schedule { shape: Shape::Constant { warmup: 0 }, peak: 1.0e-3, total: 0 };
+    let rule = Rule::AdamW(AdamW::default());
+    let settings = Settings { schedule, rule, weight_decay: 0.0, max_grad_norm: None, b_ratio };
+    let held = TraineeSettings { widen: true, recompute: false };
+    let mut trainer = Trainer::new(&weights, places.into_iter().map(change).collect(), settings, held).unwrap();
+    if decompose {
+        trainer.decompose().unwrap();
+    }
+    for (step, expected) in losses.iter().enumerate() {
+        let loss = trainer.step(&batches).unwrap().loss;
+        assert!((loss - expected).abs() <= 1.0e-3 * expected, "step {step}: loss {loss} for {expected}");
+    }
+}
+
+#[test]
+fn twenty_steps_of_dora_are_pefts() {
+    assert_twenty_steps_are_pefts(include_str!("golden/peft/dora.json"), true, None);
+}
+
+#[test]
+fn twenty_steps_of_loraplus_are_pefts() {
+    assert_twenty_steps_are_pefts(include_str!("golden/peft/loraplus.json"), false, Some(16.0));
+}
+
 #[test]
 fn five_steps_are_pefts() {
     let Some(path) = crate::llama_cpp::smollm2() else { return };
@@ -172,7 +346,7 @@ fn five_steps_are_pefts() {
     let change = |place: Place| {
         let (out, width) = place.target.shape(weights.spec());
         let a = (0..4 * width).map(|k| (0.02 * (0.1 * k as f64 + 1.0).sin()) as f32).collect();
-        (place, LowRank { rank: 4, a, b: vec![0.0; out * 4], scale: 2.0 })
+        (place, LowRank { rank: 4, a, b: vec![0.0; out * 4], scale: 2.0, magnitude: None })
     };
     let places = Place::all(weights.spec(), &[Target::Query, Target::Value]);
     let mut adapter: Adapter = places.into_iter().map(change).collect();

@@ -8,10 +8,12 @@ use std::{
 
 use ruvlab::{
     adapt::peft,
+    engine::{Place, Target},
     event::{Event, Sample},
     exit,
     model::weights::Weights,
     plan::LaunchSpec,
+    recipe::schema::AdapterType,
     workload::{self, LaunchError},
 };
 use serde_json::{Value, json};
@@ -69,11 +71,28 @@ const FOLDER: &str = "candidate/train-french.train";
 
 #[test]
 fn a_training_that_was_stopped_goes_on_bit_for_bit() {
+    for decomposed in [false, true] {
+        goes_on(decomposed);
+    }
+}
+
+fn goes_on(decomposed: bool) {
+    let spec = |artifacts: &Path| {
+        let mut spec = spec(&json!({}), &data(), artifacts);
+        let adapter = spec.cell.recipe.adapter.as_mut().unwrap();
+        if decomposed {
+            adapter.kind = AdapterType::Dora;
+        } else {
+            adapter.lora_dropout = 0.1;
+            adapter.rank_pattern.insert("layers.0.mlp.down_proj".to_owned(), 2);
+        }
+        spec
+    };
     let (straight, stopped) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let at = |folder: &tempfile::TempDir| folder.path().join("candidate");
-    let (whole, result) = run(&spec(&json!({}), &data(), &at(&straight)));
+    let (whole, result) = run(&spec(&at(&straight)));
     result.unwrap();
-    let again = spec(&json!({}), &data(), &at(&stopped));
+    let again = spec(&at(&stopped));
     for stop in [6, 10] {
         // As if killed while the update of this step was under way.
         let died = catch_unwind(AssertUnwindSafe(|| {
@@ -102,8 +121,14 @@ fn a_training_that_was_stopped_goes_on_bit_for_bit() {
     let weights = Weights::open("builtin:pico").unwrap();
     let (adapter, scaling) = peft::read(&straight.path().join(FOLDER).join("adapter"), weights.spec()).unwrap();
     assert_eq!((adapter.len(), scaling.r), (3 * weights.spec().layers + 1, 4));
+    assert!(adapter.values().all(|part| part.magnitude.is_some() == decomposed));
+    let ranks = |place: Place| adapter[&place].rank;
+    assert_eq!(
+        [0, 1].map(|layer| ranks(Place { layer, target: Target::Down })),
+        if decomposed { [4, 4] } else { [2, 4] }
+    );
     // Another seed draws another order and another A.
-    let mut other = spec(&json!({}), &data(), &tempfile::tempdir().unwrap().path().join("candidate"));
+    let mut other = spec(&tempfile::tempdir().unwrap().path().join("candidate"));
     other.cell.seed = 6;
     let (other, result) = run(&other);
     result.unwrap();

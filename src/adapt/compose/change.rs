@@ -21,7 +21,7 @@ impl Factors {
         let (outputs, inputs) = parts.first().map_or((0, 0), |(_, part)| shape(part));
         let (mut left, mut right) = (Dense::zeros(outputs, rank), Dense::zeros(inputs, rank));
         let mut start = 0;
-        for (weight, LowRank { rank: own, scale, a, b }) in parts {
+        for (weight, LowRank { rank: own, scale, a, b, .. }) in parts {
             let factor = weight * f64::from(*scale);
             for (row, b) in b.chunks_exact(*own).enumerate() {
                 let out = &mut left.values[row * rank + start..][..*own];
@@ -89,7 +89,7 @@ pub(super) fn truncated(Svd { u, s, v }: &Svd, rank: usize) -> LowRank {
     let (mut left, mut right) = (u.first_columns(rank.min(u.columns)), v.first_columns(rank.min(v.columns)));
     left.scale_columns(root);
     right.scale_columns(root);
-    LowRank { rank, scale: 1.0, a: right.transposed().to_f32(), b: left.to_f32() }
+    LowRank { rank, scale: 1.0, a: right.transposed().to_f32(), b: left.to_f32(), magnitude: None }
 }
 
 /// Below so many rows or columns a dense matrix is decomposed as a whole.

@@ -86,7 +86,7 @@ fn summed(adapters: &[&Adapter], weights: &[f64]) -> Result<Adapter, ComposeErro
             sum.into_iter().map(|x| x as f32).collect()
         };
         let (a, b) = (sum(|part| &part.a, false), sum(|part| &part.b, true));
-        all.insert(place, LowRank { rank: first, scale: 1.0, a, b });
+        all.insert(place, LowRank { rank: first, scale: 1.0, a, b, magnitude: None });
     }
     Ok(all)
 }

@@ -88,6 +88,9 @@ pub enum ComposeError {
     /// Matrices of different shapes at one place.
     #[error("the {0} has other shapes in another adapter: they are of different models")]
     Shapes(Place),
+    /// A decomposed change, which is no sum of the matrix and something.
+    #[error("the {0} is a decomposed change (DoRA), and no method composes those: merge it into the model instead")]
+    Decomposed(Place),
     /// Factors of different ranks, which cannot be added.
     #[error("the {0} has rank {1} in one adapter and {2} in another, and `linear` adds factors: take svd or cat")]
     Ranks(Place, usize, usize),
@@ -172,6 +175,9 @@ fn places<'a>(adapters: &[Weighted<'a>]) -> Result<BTreeMap<Place, Parts<'a>>, C
         if parts.iter().any(|(_, part)| change::shape(part) != change::shape(parts[0].1)) {
             return Err(ComposeError::Shapes(place));
         }
+        if parts.iter().any(|(_, part)| part.magnitude.is_some()) {
+            return Err(ComposeError::Decomposed(place));
+        }
         places.insert(place, parts);
     }
     if places.is_empty() { Err(ComposeError::Empty) } else { Ok(places) }
@@ -227,7 +233,7 @@ fn merged(place: Place, parts: &[(f64, &LowRank)], method: &Method) -> Dense {
 /// Returns factors side by side.
 fn cat(parts: &[(f64, &LowRank)]) -> LowRank {
     let Factors { left, right } = Factors::sum(parts);
-    LowRank { rank: left.columns, scale: 1.0, a: right.transposed().to_f32(), b: left.to_f32() }
+    LowRank { rank: left.columns, scale: 1.0, a: right.transposed().to_f32(), b: left.to_f32(), magnitude: None }
 }
 
 /// Returns sums of factors, as PEFT makes them.
@@ -251,6 +257,7 @@ fn linear(place: Place, parts: &[(f64, &LowRank)]) -> Result<LowRank, ComposeErr
         scale: 1.0,
         a: sum(|part| &part.a, &signed),
         b: sum(|part| &part.b, &|x| x.abs().sqrt()),
+        magnitude: None,
     })
 }
 

@@ -12,7 +12,13 @@ fn single(part: LowRank) -> Adapter {
 
 fn part(rank: usize, outputs: usize, inputs: usize, seed: f32) -> LowRank {
     let numbers = |count: usize, seed: f32| (0..count).map(|i| ((i as f32 + 1.0) * 0.83 + seed * 3.7).sin()).collect();
-    LowRank { rank, scale: 0.5 + seed, a: numbers(rank * inputs, seed), b: numbers(outputs * rank, seed + 0.5) }
+    LowRank {
+        rank,
+        scale: 0.5 + seed,
+        a: numbers(rank * inputs, seed),
+        b: numbers(outputs * rank, seed + 0.5),
+        magnitude: None,
+    }
 }
 
 fn off(found: &Dense, right: &Dense) -> f64 {
@@ -128,7 +134,7 @@ fn merges_are_those_of_peft() {
     let read = |key: &str| {
         let part = &golden[key];
         let scale = part["scale"].as_f64().unwrap() as f32;
-        single(LowRank { rank: 2, scale, a: numbers(&part["a"]), b: numbers(&part["b"]) })
+        single(LowRank { rank: 2, scale, a: numbers(&part["a"]), b: numbers(&part["b"]), magnitude: None })
     };
     let (a, b) = (read("a"), read("b"));
     let weights: Vec<f64> = serde_json::from_value(golden["weights"].clone()).unwrap();
@@ -199,7 +205,7 @@ fn arrow_gives_each_token_the_adapters_it_resembles() {
     let one = |which: usize, scale: f32| {
         let mut a = vec![0.0; inputs];
         a[which] = 1.0;
-        single(LowRank { rank: 1, scale, a, b: (0..outputs).map(|i| i as f32 + 1.0).collect() })
+        single(LowRank { rank: 1, scale, a, b: (0..outputs).map(|i| i as f32 + 1.0).collect(), magnitude: None })
     };
     let (first, second) = (one(0, 2.0), one(1, 3.0));
     let arrow = Arrow::new(&[(1.0, &first), (0.5, &second)], 1, 1.0).unwrap();
@@ -261,7 +267,7 @@ fn weights_follow_their_stages() {
 /// The loss is that of factors: with A₁ = A₂ and B₁ = B₂, ΔW = (w₁ + w₂)² B A.
 #[test]
 fn the_search_finds_weights_and_is_never_worse_than_nothing() {
-    let adapter = single(LowRank { rank: 1, scale: 1.0, a: vec![1.0], b: vec![1.0] });
+    let adapter = single(LowRank { rank: 1, scale: 1.0, a: vec![1.0], b: vec![1.0], magnitude: None });
     let search = Search { evaluations: 120, l1: 0.0, ..Search::default() };
     let mut tried = 0;
     let mut loss = |made: &Adapter| {
@@ -283,7 +289,13 @@ fn effective_ranks_count_directions() {
     assert!((effective_rank(&[2.0, 2.0, 2.0, 0.0]) - 3.0).abs() <= 1e-12);
     assert!((effective_rank(&[5.0, 0.0]) - 1.0).abs() <= 1e-12);
     assert!(effective_rank(&[0.0]).abs() <= 0.0);
-    let doubled = LowRank { rank: 2, scale: 1.0, a: [[1.0, 2.0], [1.0, 2.0]].concat(), b: vec![1.0, 1.0, 0.5, 0.5] };
+    let doubled = LowRank {
+        rank: 2,
+        scale: 1.0,
+        a: [[1.0, 2.0], [1.0, 2.0]].concat(),
+        b: vec![1.0, 1.0, 0.5, 0.5],
+        magnitude: None,
+    };
     assert!((effective_rank(&singular_values(&doubled)) - 1.0).abs() <= 1e-6);
 }
 

@@ -18,6 +18,8 @@ pub struct Description {
     pub lora_alpha: Option<f64>,
     /// Whether the scale is by the root of the rank.
     pub use_rslora: bool,
+    /// Whether its changes are decomposed (arXiv 2402.09353).
+    pub use_dora: bool,
     /// What it changes, in the file's own terms, sorted.
     pub modules: Vec<String>,
     /// The model it is for, or its architecture.
@@ -48,6 +50,7 @@ pub fn describe(path: &Path) -> Result<Option<Description>, AdapterFileError> {
             r: config["r"].as_u64(),
             lora_alpha: config["lora_alpha"].as_f64(),
             use_rslora: config["use_rslora"] == true,
+            use_dora: config["use_dora"] == true,
             modules: modules.into_iter().collect(),
             base: config["base_model_name_or_path"].as_str().unwrap_or("").to_owned(),
             bytes: size(&path.join("adapter_model.safetensors")),
@@ -72,6 +75,7 @@ pub fn describe(path: &Path) -> Result<Option<Description>, AdapterFileError> {
         r: ranks.filter_map(|(_, info)| info.shape.first().map(|rank| *rank as u64)).max(),
         lora_alpha: index.metadata.get("adapter.lora.alpha").and_then(Value::as_f64),
         use_rslora: false,
+        use_dora: false,
         modules: index.tensors.keys().filter_map(|name| matrix(name)).collect::<BTreeSet<_>>().into_iter().collect(),
         base: text("general.architecture").to_owned(),
         bytes: bytes.len() as u64,

@@ -72,7 +72,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8], spec: &ModelSpec) -> Result<Adapt
         let numbers = |info: &TensorInfo| values(bytes, info).ok_or_else(|| refuse(kind(info)));
         let b = numbers(b)?[stored.rows.start * rank..stored.rows.end * rank].to_vec();
         let scale = if alpha == 0.0 { 1.0 } else { (alpha / rank as f64) as f32 };
-        adapter.insert(place, LowRank { rank, scale, a: numbers(a)?, b });
+        adapter.insert(place, LowRank { rank, scale, a: numbers(a)?, b, magnitude: None });
         used.extend(names);
     }
     used.into_iter().for_each(|name| drop(index.tensors.shift_remove(&name)));
@@ -86,6 +86,10 @@ pub(super) fn parse(path: &Path, bytes: &[u8], spec: &ModelSpec) -> Result<Adapt
 pub(super) fn write(path: &Path, spec: &ModelSpec, adapter: &Adapter) -> Result<(), AdapterFileError> {
     let refuse = |problem: String| AdapterFileError::Unsupported { path: path.display().to_string(), problem };
     let mut tensors: BTreeMap<String, Vec<(Stored, &LowRank)>> = BTreeMap::new();
+    if let Some((place, _)) = adapter.iter().find(|(_, part)| part.magnitude.is_some()) {
+        let way = "write a PEFT folder, or merge it into the model (`ruvlab adapter merge`)";
+        return Err(refuse(format!("the {place} is a decomposed change (DoRA), which the format cannot hold: {way}")));
+    }
     for (place, part) in adapter {
         if place.target == Target::Head && spec.tied_embeddings {
             let problem = "the head is the token embedding, and llama.cpp would change both: write a PEFT folder";
@@ -129,7 +133,8 @@ pub(super) fn write(path: &Path, spec: &ModelSpec, adapter: &Adapter) -> Result<
 }
 
 /// Returns the addition to a tensor of what its parts add: their A one below the other, their B in
-/// blocks. Parts with one and the same A, as they are read from such a file, keep it.
+/// blocks. Parts with one and the same A, as they are read from such a file, keep it. All or none are
+/// decomposed.
 pub(in crate::adapt) fn joined(parts: &[(Stored, &LowRank)]) -> LowRank {
     if let [(stored, part)] = parts
         && stored.rows == (0..stored.of)
@@ -150,5 +155,12 @@ pub(in crate::adapt) fn joined(parts: &[(Stored, &LowRank)]) -> LowRank {
         }
         column += if shared { 0 } else { part.rank };
     }
-    LowRank { rank, scale, a, b }
+    let magnitude = parts.iter().all(|(_, part)| part.magnitude.is_some()).then(|| {
+        let mut all = vec![0.0; parts[0].0.of];
+        for (stored, part) in &parts {
+            all[stored.rows.clone()].copy_from_slice(part.magnitude.as_deref().unwrap_or_default());
+        }
+        all
+    });
+    LowRank { rank, scale, a, b, magnitude }
 }

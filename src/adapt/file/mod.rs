@@ -61,14 +61,27 @@ pub enum AdapterFileError {
 ///
 /// If there is none, it is damaged, or it is of another kind or for another shape.
 pub fn read(path: &Path, spec: &ModelSpec) -> Result<Adapter, AdapterFileError> {
+    Ok(read_scaled(path, spec)?.0)
+}
+
+/// Returns what [`read`] does, and how a PEFT folder would say that it is scaled.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_scaled(path: &Path, spec: &ModelSpec) -> Result<(Adapter, Scaling), AdapterFileError> {
     let unreadable = |error| AdapterFileError::Unreadable { path: path.display().to_string(), error };
     if fs::metadata(path).map_err(unreadable)?.is_dir() {
-        return Ok(peft::read(path, spec)?.0);
+        return Ok(peft::read(path, spec)?);
     }
-    gguf::parse(path, &fs::read(path).map_err(unreadable)?, spec)
+    let adapter = gguf::parse(path, &fs::read(path).map_err(unreadable)?, spec)?;
+    let (rank, scale) = adapter.values().next().map_or((1, 1.0), |part| (part.rank, part.scale));
+    let lora_alpha = f64::from(scale) * rank as f64;
+    Ok((adapter, Scaling { r: rank, lora_alpha, use_rslora: false }))
 }
 
 /// Writes an adapter: as llama.cpp reads it where the name ends in `.gguf`, else as a PEFT folder.
+/// Decomposed changes (DoRA) have no place in the former.
 ///
 /// `base` is how the folder names the model it is for.
 ///
@@ -117,12 +130,12 @@ fn rescaled(part: &LowRank, scale: f32) -> LowRank {
 
 /// Returns the same addition with a rank of at least its own.
 fn padded(part: &LowRank, rank: usize) -> LowRank {
-    let LowRank { rank: own, scale, a, b } = part;
+    let LowRank { rank: own, scale, a, b, magnitude } = part;
     let columns = a.len() / own;
     let mut a = a.clone();
     a.resize(rank * columns, 0.0);
     let row = |row: &[f32]| row.iter().copied().chain(std::iter::repeat_n(0.0, rank - own)).collect::<Vec<_>>();
-    LowRank { rank, scale: *scale, a, b: b.chunks_exact(*own).flat_map(row).collect() }
+    LowRank { rank, scale: *scale, a, b: b.chunks_exact(*own).flat_map(row).collect(), magnitude: magnitude.clone() }
 }
 
 /// Returns the BLAKE3, in 64 hexadecimal digits, of an adapter's places, ranks, scales and numbers: the
@@ -130,12 +143,12 @@ fn padded(part: &LowRank, rank: usize) -> LowRank {
 #[must_use]
 pub fn content_hash(adapter: &Adapter) -> String {
     let mut hash = blake3::Hasher::new();
-    for (place, LowRank { rank, scale, a, b }) in adapter {
+    for (place, LowRank { rank, scale, a, b, magnitude }) in adapter {
         for number in [place.layer as u64, place.target as u64, *rank as u64, a.len() as u64, b.len() as u64] {
             hash.update(&number.to_le_bytes());
         }
         hash.update(&scale.to_le_bytes());
-        for values in [a, b] {
+        for values in [Some(a), Some(b), magnitude.as_ref()].into_iter().flatten() {
             for chunk in values.chunks(4096) {
                 let bytes: Vec<u8> = chunk.iter().flat_map(|x| x.to_le_bytes()).collect();
                 hash.update(&bytes);

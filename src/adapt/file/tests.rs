@@ -86,6 +86,21 @@ fn ranks_and_scales_that_differ_are_kept() {
 }
 
 #[test]
+fn decomposed_changes_have_no_place_in_gguf() {
+    let weights = Weights::open("builtin:pico").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut adapter = example(weights.spec(), &[Target::Query], |_| 1.0);
+    let plain = content_hash(&adapter);
+    adapter.values_mut().for_each(|part| part.magnitude = Some(vec![1.0; part.b.len() / part.rank]));
+    assert_ne!(plain, content_hash(&adapter));
+    let refused = write(&folder.path().join("a.gguf"), weights.spec(), "x", &adapter).unwrap_err().to_string();
+    assert!(refused.contains("(DoRA)") && refused.contains("merge"), "{refused}");
+    let path = folder.path().join("a");
+    write(&path, weights.spec(), "x", &adapter).unwrap();
+    assert_eq!(read(&path, weights.spec()).unwrap(), adapter);
+}
+
+#[test]
 fn changes_of_content_change_the_hash() {
     let weights = Weights::open("builtin:pico").unwrap();
     let spec = weights.spec();

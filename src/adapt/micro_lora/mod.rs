@@ -8,7 +8,10 @@
 //! as in LoRA-FA (arXiv 2308.03303), taken from activations as in EVA (arXiv 2410.07170).
 mod directions;
 mod exponential;
+mod guards;
 mod request;
+mod settings;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -16,12 +19,13 @@ use std::time::Duration;
 
 pub use directions::Directions;
 pub use request::Request;
+pub use settings::{Rule, Settings};
+pub use step::{Outcome, Step};
 
 use crate::{
     clock::Stopwatch,
     engine::{EngineError, LowRank, Target},
 };
-use exponential::{LARGEST, exp_minus_one};
 
 /// The most directions there are; a rank below leaves the others zero.
 pub(super) const RANK: usize = 2;
@@ -29,15 +33,11 @@ pub(super) const RANK: usize = 2;
 /// No slot.
 const NONE: u32 = u32::MAX;
 
+/// Keeps rows from far jumps after the smallest of gradients.
+const EPSILON: f32 = 1.0e-3;
+
 /// Below this, what B was shrunk by is multiplied into it.
 const FOLD_BELOW: f32 = 1.0e-3;
-
-/// The share of the newest request in the running mean of what the adapter gains.
-const NEWEST: f64 = 0.25;
-
-/// How a step must decrease the loss to be taken, as a share of what its gradient promises
-/// (Armijo's condition).
-const ARMIJO: f64 = 0.1;
 
 /// Why there is no such adapter.
 #[derive(Debug, thiserror::Error)]
@@ -66,84 +66,6 @@ pub enum MicroLoraError {
     /// The engine gives no inputs of the head.
     #[error(transparent)]
     Engine(#[from] EngineError),
-}
-
-/// How a micro adapter learns.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
-    /// 1 or 2.
-    pub rank: usize,
-    /// s, what B A is multiplied by.
-    pub scale: f32,
-    /// η, the step size for the mean loss of a request.
-    pub learning_rate: f32,
-    /// The share of B that is forgotten with every request.
-    pub decay: f32,
-    /// The likeliest tokens of a position that get a gradient, beside the one that came.
-    pub top_k: usize,
-    /// The greatest Frobenius norm of a step.
-    pub max_step_norm: f32,
-    /// The greatest Frobenius norm of B.
-    pub max_norm: f32,
-    /// How often a step that does not help is halved before it is given up.
-    pub backtracks: u32,
-    /// How many nats a token the adapter may cost on average over recent requests before B is reset.
-    pub tolerance: f64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            rank: 2,
-            scale: 2.0,
-            learning_rate: 2.5,
-            decay: 0.02,
-            top_k: 32,
-            max_step_norm: 1.0,
-            max_norm: 16.0,
-            backtracks: 6,
-            tolerance: 0.02,
-        }
-    }
-}
-
-/// What a step did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// B moved.
-    Applied,
-    /// There was nothing to learn, or no step helped: B is as it was, but for its decay.
-    Rejected,
-    /// The adapter had made recent requests worse: B is zero, and nothing was learned.
-    Reset,
-}
-
-/// The account of a step. Losses are mean negative log-likelihoods of the request's tokens, in nats, times
-/// the feedback's weight.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
-    /// The version of the adapter after it: one more than before.
-    pub version: u64,
-    /// What came of it.
-    pub outcome: Outcome,
-    /// Under the adapter that answered the request.
-    pub loss_before: f64,
-    /// After the step, where each position sees what becomes of its own top-k tokens.
-    pub loss_after: f64,
-    /// Without an adapter, seen in the same way.
-    pub loss_static: f64,
-    /// What the gradient promises: η ‖∂L/∂B‖².
-    pub predicted_decrease: f64,
-    /// ‖∂L/∂B‖ before any cap.
-    pub grad_norm: f64,
-    /// η as used, after the cap and the halvings.
-    pub learning_rate: f32,
-    /// How often it was halved.
-    pub backtracks: u32,
-    /// ‖B‖ after it.
-    pub norm: f64,
-    /// Wall time of the step.
-    pub time: Duration,
 }
 
 /// A micro adapter of a model's head.
@@ -179,6 +101,12 @@ pub struct MicroLora {
     /// Their rows of B before it.
     rows: Vec<[f32; RANK]>,
     gradient: Vec<[f32; RANK]>,
+    /// Where to go, times −η.
+    direction: Vec<[f32; RANK]>,
+    /// Of every token, the sum of the squares of its gradients, for [`Rule::AdaGrad`].
+    squares: Vec<f32>,
+    /// Those of a step's tokens before it.
+    squares_before: Vec<f32>,
     /// By position and its tokens: the slot, the logit's change for a step of 1, and its exponential.
     slots: Vec<u32>,
     slopes: Vec<f32>,
@@ -231,6 +159,9 @@ impl MicroLora {
             tokens: Vec::new(),
             rows: Vec::new(),
             gradient: Vec::new(),
+            direction: Vec::new(),
+            squares: vec![0.0; vocab_size],
+            squares_before: Vec::new(),
             slots: Vec::new(),
             slopes: Vec::new(),
             changes: Vec::new(),
@@ -325,12 +256,13 @@ impl MicroLora {
     pub fn low_rank(&self) -> LowRank {
         let rank = self.settings.rank;
         let b = self.b.iter().flat_map(|row| row[..rank].iter().map(|value| value * self.shrink)).collect();
-        LowRank { rank, scale: self.settings.scale, a: self.a[..rank * self.hidden_size].to_vec(), b }
+        LowRank { rank, scale: self.settings.scale, a: self.a[..rank * self.hidden_size].to_vec(), b, magnitude: None }
     }
 
     /// Forgets all it has learned.
     pub fn reset(&mut self) {
         self.b.fill([0.0; RANK]);
+        self.squares.fill(0.0);
         (self.shrink, self.squared_norm, self.regret, self.undo) = (1.0, 0.0, 0.0, None);
         self.version += 1;
     }
@@ -338,8 +270,8 @@ impl MicroLora {
     /// Takes the last step back, to the last bit; returns whether there was one.
     pub fn undo(&mut self) -> bool {
         let Some((shrink, squared_norm, regret)) = self.undo.take() else { return false };
-        for (token, row) in self.tokens.iter().zip(&self.rows) {
-            self.b[*token as usize] = *row;
+        for ((token, row), squares) in self.tokens.iter().zip(&self.rows).zip(&self.squares_before) {
+            (self.b[*token as usize], self.squares[*token as usize]) = (*row, *squares);
         }
         (self.shrink, self.squared_norm, self.regret) = (shrink, squared_norm, regret);
         self.version += 1;
@@ -380,6 +312,7 @@ impl MicroLora {
             return step;
         }
         self.differentiate(request, weight);
+        self.aim();
         self.shrink *= 1.0 - self.settings.decay;
         self.search(request, weight, &mut step);
         if step.outcome == Outcome::Applied {
@@ -404,6 +337,7 @@ impl MicroLora {
     fn gather(&mut self, request: &Request) {
         self.tokens.clear();
         self.rows.clear();
+        self.squares_before.clear();
         self.slots.clear();
         for token in request.tokens() {
             let slot = &mut self.slot_of[*token as usize];
@@ -411,77 +345,13 @@ impl MicroLora {
                 *slot = self.tokens.len() as u32;
                 self.tokens.push(*token);
                 self.rows.push(self.b[*token as usize]);
+                self.squares_before.push(self.squares[*token as usize]);
             }
             self.slots.push(*slot);
         }
         for token in &self.tokens {
             self.slot_of[*token as usize] = NONE;
         }
-    }
-
-    /// Fills in how the logits of the request's tokens change if their rows change by `factor` times these.
-    fn slopes(&mut self, request: &Request, rows: fn(&Self) -> &[[f32; RANK]], factor: f32) {
-        let mut slopes = std::mem::take(&mut self.slopes);
-        slopes.clear();
-        let rows = rows(self);
-        for (slots, projected) in self.slots.chunks_exact(request.width()).zip(request.projected()) {
-            let [first, second] = projected.map(|value| value * factor);
-            slopes.extend(slots.iter().map(|slot| {
-                let row = rows[*slot as usize];
-                row[0] * first + row[1] * second
-            }));
-        }
-        self.slopes = slopes;
-    }
-
-    /// Returns by how much the request's mean loss changes if its logits change by `size` times the slopes:
-    /// `ln(1 + Σ p (exp(δ) − 1)) − δ_y`, of each position.
-    ///
-    /// Infinite where a logit would change by more than what exponentials are computed of.
-    fn loss_change(&mut self, request: &Request, size: f32) -> f64 {
-        let largest =
-            self.slopes.iter().fold(0.0, |largest, slope| if slope.abs() > largest { slope.abs() } else { largest });
-        if largest * size.abs() > LARGEST {
-            return f64::INFINITY;
-        }
-        self.changes.clear();
-        self.changes.extend(self.slopes.iter().map(|slope| exp_minus_one(slope * size)));
-        let width = request.width();
-        let positions = self.changes.chunks_exact(width).zip(request.probabilities().chunks_exact(width));
-        let of = |((changes, probabilities), came): ((&[f32], &[f32]), &u32)| {
-            let mut sums = [0.0f32; 4];
-            for (changes, probabilities) in changes.as_chunks::<4>().0.iter().zip(probabilities.as_chunks::<4>().0) {
-                sums.iter_mut().zip(changes.iter().zip(probabilities)).for_each(|(sum, (c, p))| *sum += c * p);
-            }
-            let sum = f64::from(sums.iter().sum::<f32>());
-            sum.ln_1p() - f64::from(self.slopes[*came as usize] * size)
-        };
-        positions.zip(request.came()).map(of).sum::<f64>() / request.len() as f64
-    }
-
-    /// Compares the request with what it would have been without the adapter, and resets an adapter that
-    /// makes requests worse.
-    fn regresses(&mut self, request: &Request, weight: f32, step: &mut Step) -> bool {
-        if self.is_zero() {
-            return false;
-        }
-        self.slopes(request, |own| &own.rows, self.settings.scale * self.shrink);
-        let change = self.loss_change(request, -1.0);
-        if change.is_finite() {
-            step.loss_static = step.loss_before + f64::from(weight) * change;
-        }
-        if weight > 0.0 {
-            self.regret += NEWEST * (-change - self.regret);
-            // Beyond all measure is too much, too.
-            if self.regret > self.settings.tolerance || !change.is_finite() {
-                let version = self.version;
-                self.reset();
-                self.version = version;
-                (step.outcome, step.loss_after) = (Outcome::Reset, step.loss_static);
-                return true;
-            }
-        }
-        false
     }
 
     /// Fills in the gradient of the weighted mean loss, by slot.
@@ -501,39 +371,29 @@ impl MicroLora {
         }
     }
 
-    /// Finds how far to go.
-    fn search(&mut self, request: &Request, weight: f32, step: &mut Step) {
-        let squared = |row: &[f32; RANK]| f64::from(row[0] * row[0] + row[1] * row[1]);
-        let squared_norm: f64 = self.gradient.iter().map(squared).sum();
-        step.grad_norm = squared_norm.sqrt();
-        let capped = f64::from(self.settings.max_step_norm) / step.grad_norm;
-        let mut size = self.settings.learning_rate.min(capped as f32);
-        if squared_norm <= 0.0 || size <= 0.0 || size.is_nan() {
+    /// Fills in where to go.
+    fn aim(&mut self) {
+        self.direction.clear();
+        self.direction.extend_from_slice(&self.gradient);
+        if self.settings.rule == Rule::Sgd {
             return;
         }
-        self.slopes(request, |own| &own.gradient, self.settings.scale);
-        for backtracks in 0..=self.settings.backtracks {
-            let change = f64::from(weight) * self.loss_change(request, -size);
-            let predicted = f64::from(size) * squared_norm;
-            if change <= -ARMIJO * predicted {
-                step.outcome = Outcome::Applied;
-                step.loss_after = step.loss_before + change;
-                (step.predicted_decrease, step.learning_rate, step.backtracks) = (predicted, size, backtracks);
-                return;
-            }
-            size *= 0.5;
+        for (token, row) in self.tokens.iter().zip(&mut self.direction) {
+            let squares = &mut self.squares[*token as usize];
+            *squares += row[0] * row[0] + row[1] * row[1];
+            let factor = 1.0 / (squares.sqrt() + EPSILON);
+            *row = row.map(|value| value * factor);
         }
-        step.backtracks = self.settings.backtracks;
     }
 
     /// Goes that far, and no further than B may grow.
     fn descend(&mut self, size: f32) {
         let size = size / self.shrink;
         let squared = |row: &[f32; RANK]| f64::from(row[0] * row[0] + row[1] * row[1]);
-        for ((token, before), gradient) in self.tokens.iter().zip(&self.rows).zip(&self.gradient) {
+        for ((token, before), direction) in self.tokens.iter().zip(&self.rows).zip(&self.direction) {
             let row = &mut self.b[*token as usize];
-            row[0] -= size * gradient[0];
-            row[1] -= size * gradient[1];
+            row[0] -= size * direction[0];
+            row[1] -= size * direction[1];
             self.squared_norm += squared(row) - squared(before);
         }
         let norm = self.norm();

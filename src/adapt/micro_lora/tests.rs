@@ -59,7 +59,7 @@ impl Head {
 
     /// Returns the mean loss from its definition: of `W + s B A`, in f64.
     fn loss(&self, micro: &MicroLora, text: &Text) -> f64 {
-        let LowRank { rank, scale, a, b } = micro.low_rank();
+        let LowRank { rank, scale, a, b, .. } = micro.low_rank();
         let product = |row: &[f32], input: &[f64]| row.iter().zip(input).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
         let one = |(input, token): (&Vec<f32>, &u32)| {
             let input: Vec<f64> = input.iter().map(|x| f64::from(*x)).collect();
@@ -88,7 +88,7 @@ fn text(seed: u64) -> Text {
 }
 
 fn settings(learning_rate: f32) -> Settings {
-    Settings { learning_rate, decay: 0.0, ..Settings::default() }
+    Settings { rule: Rule::Sgd, learning_rate, decay: 0.0, max_step_norm: 1.0, max_norm: 16.0, ..Settings::default() }
 }
 
 #[test]
@@ -113,6 +113,44 @@ fn losses_fall_by_what_the_gradient_promises() {
         let promised = 1e-3 * step.grad_norm * step.grad_norm;
         assert!((step.predicted_decrease / promised - 1.0).abs() <= 1e-5);
     }
+}
+
+/// Rows of tokens that come for the first time move by about the rate, whatever their gradient; others
+/// less and less, by the sum of squares of theirs.
+#[test]
+fn adagrad_gives_each_token_a_rate_of_its_own() {
+    let head = Head::new();
+    let (first, second) = (text(1), text(2));
+    let small = Settings { rule: Rule::AdaGrad, learning_rate: 1e-4, decay: 0.0, top_k: VOCAB, ..Settings::default() };
+    let mut plain = head.micro(Settings { rule: Rule::Sgd, learning_rate: 1e-6, ..small });
+    let mut micro = head.micro(small);
+    let mut squares = vec![0.0f64; VOCAB];
+    for text in [&first, &second] {
+        let rows = |micro: &MicroLora| micro.b.clone();
+        let (before, start) = (rows(&micro), head.loss(&micro, text));
+        // Steps so small that gradients are those of an adapter of zeros.
+        let from = rows(&plain);
+        plain.step(&head.request(&plain, text), 1.0);
+        let step = micro.step(&head.request(&micro, text), 1.0);
+        assert_eq!(step.outcome, Outcome::Applied);
+        let ratio = (start - head.loss(&micro, text)) / step.predicted_decrease;
+        assert!((0.95..=1.05).contains(&ratio), "{ratio}");
+        for token in 0..VOCAB {
+            let gradient = [0, 1].map(|at| f64::from(from[token][at] - plain.b[token][at]) / 1e-6);
+            squares[token] += gradient.iter().map(|g| g * g).sum::<f64>();
+            let factor = 1e-4 / (squares[token].sqrt() + f64::from(EPSILON));
+            for (at, gradient) in gradient.into_iter().enumerate() {
+                let moved = f64::from(before[token][at] - micro.b[token][at]);
+                assert!((moved - factor * gradient).abs() <= 0.02 * 1e-4, "{token}: {moved:e} for {gradient:e}");
+            }
+        }
+    }
+    // What was taken back leaves no trace in the rates either.
+    let request = head.request(&micro, &first);
+    let taken = (micro.step(&request, 1.0), micro.b.clone());
+    assert!(micro.undo());
+    let again = micro.step(&request, 1.0);
+    assert!(taken.1 == micro.b && taken.0.predicted_decrease.to_bits() == again.predicted_decrease.to_bits());
 }
 
 /// The gradient, row by row, against finite differences of the loss.

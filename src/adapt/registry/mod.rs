@@ -19,7 +19,7 @@ use std::{
 
 pub use published::Published;
 
-use crate::engine::Adapter;
+use crate::engine::{Adapter, LowRank};
 
 /// Earlier active adapters that can be rolled back to.
 const HISTORY: usize = 8;
@@ -238,7 +238,7 @@ impl Registry {
     /// If there is no room; nothing has changed then.
     pub fn insert(&self, name: &str, adapter: impl Into<Arc<Adapter>>) -> Result<Change, RegistryError> {
         let adapter = adapter.into();
-        let values: usize = adapter.values().map(|part| part.a.len() + part.b.len()).sum();
+        let values: usize = adapter.values().map(LowRank::parameters).sum();
         let resident = Arc::new(Resident {
             name: name.to_owned(),
             adapter,

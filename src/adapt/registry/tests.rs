@@ -9,7 +9,7 @@ const WIDTH: usize = 16;
 /// An adapter whose numbers all say the same.
 fn tagged(tag: f32) -> Adapter {
     let place = |layer| Place { layer, target: Target::Query };
-    let part = || LowRank { rank: 1, scale: tag, a: vec![tag; WIDTH], b: vec![tag; WIDTH] };
+    let part = || LowRank { rank: 1, scale: tag, a: vec![tag; WIDTH], b: vec![tag; WIDTH], magnitude: None };
     (0..2).map(|layer| (place(layer), part())).collect()
 }
 

@@ -1,42 +1,35 @@
 //! `ruvlab adapter inspect`
-use std::path::PathBuf;
-
 use clap::Args;
 use serde_json::json;
 
 use crate::{
     adapt::{compose, file, peft},
+    engine::LowRank,
     exit,
-    model::weights::Weights,
     report::tables::{Column, Table},
     ui::Printer,
 };
 
-use super::super::{
-    Failure, Format, Global,
-    access::{self, Offline},
+use super::{
+    super::{Failure, Format, Global},
+    subject::Subject,
 };
 
 /// Show what an adapter changes in a model: of each ΔW its size and how many directions it has.
 #[derive(Debug, Args)]
 pub(in super::super) struct Arguments {
-    /// A PEFT folder, or a GGUF adapter.
-    adapter: PathBuf,
-    /// The model it is for.
-    #[arg(short, long, value_name = "MODEL")]
-    model: String,
     #[command(flatten)]
-    access: Offline,
+    subject: Subject,
 }
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
-    let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
-    let weights = Weights::open(&locator.locate(&access::source(&arguments.model), None)?.path)?;
-    let adapter = file::read(&arguments.adapter, weights.spec())?;
+    let Arguments { subject } = arguments;
+    let (weights, adapter) = subject.open(global)?;
     let hash = file::content_hash(&adapter);
-    let parameters: usize = adapter.values().map(|part| part.a.len() + part.b.len()).sum();
+    let parameters: usize = adapter.values().map(LowRank::parameters).sum();
     let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     let mut total = 0.0;
+    let decomposed = adapter.values().any(|part| part.magnitude.is_some());
     let (mut places, mut rows) = (Vec::new(), Vec::new());
     for (place, part) in &adapter {
         let (out, width) = place.target.shape(weights.spec());
@@ -48,7 +41,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
         total += size * size;
         places.push(json!({
             "layer": place.layer, "module": module, "rows": out, "columns": width, "r": part.rank,
-            "scale": part.scale, "norm_a": a, "norm_b": b, "norm": size, "spectral_norm": largest,
+            "scale": part.scale, "dora": part.magnitude.is_some(), "norm_a": a, "norm_b": b, "norm": size, "spectral_norm": largest,
             "effective_rank": effective, "singular_values": singular,
         }));
         rows.push(vec![
@@ -67,7 +60,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     let out = Printer::stdout();
     match global.format {
         Format::Json => out.json(&json!({
-            "adapter": arguments.adapter, "hash": hash, "parameters": parameters, "norm": total.sqrt(), "places": places,
+            "adapter": subject.adapter, "hash": hash, "parameters": parameters, "norm": total.sqrt(), "places": places,
         }))?,
         Format::Human => {
             let columns = vec![
@@ -82,8 +75,12 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
                 Column::number("largest", 2),
                 Column::number("effective\nrank", 0),
             ];
-            let title = format!("{}: {} matrices, {parameters} numbers", arguments.adapter.display(), adapter.len());
-            let notes = vec![format!("|ΔW| of all together {:.4}; content {}", total.sqrt(), &hash[..12])];
+            let title = format!("{}: {} matrices, {parameters} numbers", subject.adapter.display(), adapter.len());
+            let mut notes = vec![format!("|ΔW| of all together {:.4}; content {}", total.sqrt(), &hash[..12])];
+            if decomposed {
+                let what = "decomposed (DoRA): ΔW is what is added before rows are brought to their magnitudes";
+                notes.push(what.to_owned());
+            }
             out.table(&Table { title, columns, rows, notes })?;
         }
     }

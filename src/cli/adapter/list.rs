@@ -51,11 +51,11 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     }
     let number = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let row = |(name, description): &(String, Description)| {
-        let Description { kind, r, lora_alpha, use_rslora, modules, base, bytes } = description;
+        let Description { kind, r, lora_alpha, use_rslora, use_dora, modules, base, bytes } = description;
         let alpha = lora_alpha.map(|alpha| if *use_rslora { format!("{alpha} (rsLoRA)") } else { alpha.to_string() });
         vec![
             name.as_str().into(),
-            (*kind).into(),
+            if *use_dora { format!("{kind} (DoRA)").into() } else { (*kind).into() },
             number(r.map(|r| r.to_string())).into(),
             number(alpha).into(),
             modules.join(" ").into(),

@@ -5,19 +5,16 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
-    adapt::{
-        file,
-        merge::{self, MergeError, Merged},
-    },
+    adapt::merge::{self, MergeError, Merged},
     exit,
-    model::weights::{Conversion, Scheme, TensorType, Weights},
+    model::weights::{Conversion, Scheme, TensorType},
     report::tables::{Column, Table},
     ui::Printer,
 };
 
-use super::super::{
-    Failure, Format, Global,
-    access::{self, Offline},
+use super::{
+    super::{Failure, Format, Global},
+    subject::Subject,
 };
 
 /// Merge an adapter into a model's matrices and write the model as a GGUF file.
@@ -26,25 +23,20 @@ use super::super::{
 /// of it, and of a small change much.
 #[derive(Debug, Args)]
 pub(in super::super) struct Arguments {
-    /// A PEFT folder, or a GGUF adapter.
-    adapter: PathBuf,
-    /// The model it is for.
-    #[arg(short, long, value_name = "MODEL")]
-    model: String,
+    #[command(flatten)]
+    subject: Subject,
     /// The file to write.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Bring all matrices to this type, such as `f32`, `f16` or `q8_0`; each keeps its own when absent.
     #[arg(long = "type", value_name = "TYPE", value_parser = tensor_type)]
     kind: Option<TensorType>,
-    /// What the change is multiplied by.
+    /// What the change is multiplied by: −1 takes it out again. A decomposed one (DoRA) has no multiples.
     #[arg(long, value_name = "W", default_value_t = 1.0, allow_negative_numbers = true)]
     weight: f64,
     /// Replace the file if it is there.
     #[arg(long)]
     force: bool,
-    #[command(flatten)]
-    access: Offline,
 }
 
 fn tensor_type(text: &str) -> Result<TensorType, String> {
@@ -59,7 +51,7 @@ impl From<MergeError> for Failure {
 }
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
-    let Arguments { adapter: path, model, output, kind, weight, force, access } = arguments;
+    let Arguments { subject, output, kind, weight, force } = arguments;
     if output.exists() && !force {
         let message = format!("{} is there already", output.display());
         return Err(Failure::new(exit::USAGE, "output", message, Some("add --force to replace it")));
@@ -67,9 +59,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     if !weight.is_finite() {
         return Err(Failure::new(exit::USAGE, "weight", "--weight must be a finite number", None));
     }
-    let mut locator = access.locator(model, global.quiet)?;
-    let weights = Weights::open(&locator.locate(&access::source(model), None)?.path)?;
-    let adapter = file::read(path, weights.spec())?;
+    let (weights, adapter) = subject.open(global)?;
     let (merged, report) = merge::merge(&weights, &adapter, *weight, *kind)?;
     match kind {
         None => merged.write_file(output)?,

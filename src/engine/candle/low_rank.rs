@@ -5,8 +5,9 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
+use super::weights::Model;
 use crate::{
     engine::{Adapter, EngineError, LowRank, Place, SequenceId, Target, adapter::check},
     model::{decoder::Step, spec::ModelSpec},
@@ -16,17 +17,27 @@ use crate::{
 struct Factors {
     down: Tensor,
     up: Tensor,
+    /// What the columns of the result are multiplied by, where the change is a decomposed one.
+    columns: Option<Tensor>,
 }
 
 /// An adapter as tensors.
 pub(super) struct Ready(BTreeMap<Place, Factors>);
 
 impl Ready {
-    fn new(adapter: &Adapter, device: &Device) -> Result<Self> {
-        let factors = |(place, LowRank { rank, scale, a, b }): (&Place, &LowRank)| {
+    fn new(adapter: &Adapter, model: &Model) -> Result<Self> {
+        let device = &model.device;
+        let factors = |(place, part): (&Place, &LowRank)| {
+            let LowRank { rank, scale, a, b, magnitude } = part;
             let down = Tensor::from_slice(a, (*rank, a.len() / rank), device)?.t()?.contiguous()?;
             let up = (Tensor::from_slice(b, (b.len() / rank, *rank), device)?.t()? * f64::from(*scale))?;
-            Ok((*place, Factors { down, up: up.contiguous()? }))
+            let mut columns = None;
+            if magnitude.is_some() {
+                let matrix = model.matrix(*place)?.flatten_all()?.to_vec1::<f32>()?;
+                let row = |row: usize, out: &mut [f32]| out.copy_from_slice(&matrix[row * out.len()..][..out.len()]);
+                columns = part.factors(row).map(|values| Tensor::new(values, device)).transpose()?;
+            }
+            Ok((*place, Factors { down, up: up.contiguous()?, columns }))
         };
         Ok(Self(adapter.iter().map(factors).collect::<Result<_>>()?))
     }
@@ -43,7 +54,7 @@ pub(super) struct Adapters {
 impl Adapters {
     pub(super) fn attach(
         &mut self,
-        spec: &ModelSpec,
+        model: &Model,
         sequence: SequenceId,
         adapter: Option<&Arc<Adapter>>,
     ) -> std::result::Result<(), EngineError> {
@@ -56,8 +67,8 @@ impl Adapters {
         let ready = if let Some((_, ready)) = known {
             Arc::clone(ready)
         } else {
-            check(adapter, spec)?;
-            let ready = Arc::new(Ready::new(adapter, &Device::Cpu)?);
+            check(adapter, &model.spec)?;
+            let ready = Arc::new(Ready::new(adapter, model)?);
             self.ready.push((Arc::downgrade(adapter), Arc::clone(&ready)));
             ready
         };
@@ -99,7 +110,10 @@ pub(super) fn add(
             start += width;
             parts.push(match ready.0.get(&place(target)) {
                 None => own,
-                Some(Factors { down, up }) => (own + inputs.matmul(down)?.matmul(up)?)?,
+                Some(Factors { down, up, columns }) => {
+                    let whole = (own + inputs.matmul(down)?.matmul(up)?)?;
+                    columns.as_ref().map_or(Ok(whole.clone()), |columns| whole.broadcast_mul(columns))?
+                }
             });
         }
         pieces.push(Tensor::cat(&parts, 1)?);

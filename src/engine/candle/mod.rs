@@ -86,7 +86,7 @@ impl LanguageModel for Candle {
 
     fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
         self.sequences.get(sequence)?;
-        self.adapters.attach(&self.model.spec, sequence, adapter.as_ref())
+        self.adapters.attach(&self.model, sequence, adapter.as_ref())
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {

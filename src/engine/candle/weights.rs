@@ -3,7 +3,7 @@ use candle_core::{Device, Tensor};
 
 use super::linear::{Embedding, Linear};
 use crate::{
-    engine::EngineError,
+    engine::{EngineError, Place, Target},
     model::{
         families::{self, in_layer},
         rope::{Frequencies, RopeLayout},
@@ -66,6 +66,31 @@ pub(super) struct Model {
 }
 
 impl Model {
+    /// Returns the matrix of a place in f32, `[O, I]`.
+    pub(super) fn matrix(&self, place: Place) -> candle_core::Result<Tensor> {
+        let Some(layer) = self.layers.get(place.layer) else { return self.output.dense() };
+        let rows = |target: Target| target.shape(&self.spec).0;
+        let part = |fused: &Linear, before: &[Target]| {
+            let start = before.iter().map(|target| rows(*target)).sum();
+            fused.dense()?.narrow(0, start, rows(place.target))
+        };
+        match (place.target, &layer.projections, &layer.gated) {
+            (Target::Query, Projections::Separate(parts), _) => parts[0].dense(),
+            (Target::Key, Projections::Separate(parts), _) => parts[1].dense(),
+            (Target::Value, Projections::Separate(parts), _) => parts[2].dense(),
+            (Target::Query, Projections::Fused(all), _) => part(all, &[]),
+            (Target::Key, Projections::Fused(all), _) => part(all, &[Target::Query]),
+            (Target::Value, Projections::Fused(all), _) => part(all, &[Target::Query, Target::Key]),
+            (Target::Output, ..) => layer.attention_output.dense(),
+            (Target::Gate, _, Gated::Separate { gate, .. }) => gate.dense(),
+            (Target::Up, _, Gated::Separate { up, .. }) => up.dense(),
+            (Target::Gate, _, Gated::Fused(all)) => part(all, &[]),
+            (Target::Up, _, Gated::Fused(all)) => part(all, &[Target::Gate]),
+            (Target::Down, ..) => layer.down.dense(),
+            (Target::Head, ..) => self.output.dense(),
+        }
+    }
+
     /// Returns the model with room for `room` tokens a sequence.
     pub(super) fn load(weights: &Weights, room: usize) -> Result<Self, EngineError> {
         let spec = weights.spec().clone();

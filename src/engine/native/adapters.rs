@@ -40,6 +40,8 @@ pub(super) struct Part {
     pub(super) scale: f32,
     /// `[O, rank]`.
     pub(super) b: Matrix,
+    /// What the rows of the whole are multiplied by, where the change is a decomposed one.
+    pub(super) factors: Option<Vec<f32>>,
 }
 
 /// The additions to the matrices of a group.
@@ -154,19 +156,22 @@ fn pack_terms(arena: &mut Arena, rows: usize, columns: usize, values: &[f32]) ->
         .map_err(|error| EngineError::Adapter(error.to_string()))
 }
 
+/// Packs the additions to the matrices of a group, each beside its matrix.
 fn pack_group(
     arena: &mut Arena,
     rounding: Rounding,
-    members: &[Option<&LowRank>],
+    members: &[(Option<&LowRank>, &Matrix)],
 ) -> Result<Option<Packed>, EngineError> {
-    let ranks: usize = members.iter().flatten().map(|member| member.rank).sum();
+    let ranks: usize = members.iter().filter_map(|(member, _)| Some((*member)?.rank)).sum();
     let mut a = Vec::new();
     let (mut parts, mut start) = ([const { None }; SLOTS], 0);
-    for (part, member) in parts.iter_mut().zip(members.iter().copied()) {
-        let Some(LowRank { rank, scale, a: rows, b }) = member else { continue };
+    for (part, (member, matrix)) in parts.iter_mut().zip(members.iter().copied()) {
+        let Some(member) = member else { continue };
+        let LowRank { rank, scale, a: rows, b, .. } = member;
         a.extend_from_slice(rows);
         let b = pack(arena, rounding, b.len() / rank, *rank, b)?;
-        *part = Some(Part { ranks: start..start + rank, scale: *scale, b });
+        let factors = member.factors(|row, out| matrix.row(row, out));
+        *part = Some(Part { ranks: start..start + rank, scale: *scale, b, factors });
         start += rank;
     }
     if ranks == 0 {
@@ -184,7 +189,8 @@ impl PackedAdapter {
     fn new(adapter: &Adapter, model: &Model) -> Result<Self, EngineError> {
         let layers = model.layers.len();
         let of = |layer: usize, targets: &[Target]| {
-            targets.iter().map(|&target| adapter.get(&Place { layer, target })).collect::<Vec<_>>()
+            let member = |&target: &Target| (adapter.get(&Place { layer, target }), model.matrix(layer, target));
+            targets.iter().map(member).collect::<Vec<_>>()
         };
         let all: Vec<&LowRank> = adapter.values().collect();
         let mut arena = Arena::with_capacity(room(&all)).map_err(|error| EngineError::Adapter(error.to_string()))?;
@@ -291,10 +297,10 @@ impl Adapters {
 
 fn name(adapter: &Adapter) -> PrefixKey {
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
-    let mut parts = Vec::with_capacity(3 * adapter.len());
-    for (Place { layer, target }, LowRank { rank, scale, a, b }) in adapter {
+    let mut parts = Vec::with_capacity(4 * adapter.len());
+    for (Place { layer, target }, LowRank { rank, scale, a, b, magnitude }) in adapter {
         parts.push(format!("{layer} {target:?} {rank} {:08x}", scale.to_bits()).into_bytes());
-        parts.extend([bytes(a), bytes(b)]);
+        parts.extend([bytes(a), bytes(b), bytes(magnitude.as_deref().unwrap_or_default())]);
     }
     prefix_root(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 use ruvlab_kernels::{Arena, AttentionShape, Format, Matrix, Pool, RowBytes, dequantize_row};
 
 use crate::{
-    engine::{EngineError, WeightLoad},
+    engine::{EngineError, Target, WeightLoad},
     model::{
         families::{self, in_layer},
         rope::{Frequencies, RopeLayout},
@@ -210,6 +210,23 @@ impl Model {
             scale: self.spec.attention_scale as f32,
             soft_cap: self.spec.attention_softcap.map(|cap| cap as f32),
             window: self.kinds[self.layers[layer].kind].window,
+        }
+    }
+
+    /// Returns the matrix of a target in a layer.
+    pub(super) fn matrix(&self, layer: usize, target: Target) -> &Matrix {
+        let head = self.output.as_ref().unwrap_or(&self.embedding);
+        let Some(layer) = self.layers.get(layer) else { return head };
+        let [queries, keys, values] = &layer.projections;
+        match target {
+            Target::Query => queries,
+            Target::Key => keys,
+            Target::Value => values,
+            Target::Output => &layer.attention_output,
+            Target::Gate => &layer.gate,
+            Target::Up => &layer.up,
+            Target::Down => &layer.down,
+            Target::Head => head,
         }
     }
 

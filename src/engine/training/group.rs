@@ -125,4 +125,11 @@ impl Group {
             }
         }
     }
+
+    /// Returns the squared norm of each row, in f64.
+    pub(super) fn row_squares(&self, workers: &Workers) -> Result<Vec<f64>, EngineError> {
+        let dense = self.dense(workers)?;
+        let square = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum();
+        Ok(dense.chunks_exact(self.inputs).map(square).collect())
+    }
 }

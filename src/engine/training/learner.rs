@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Gradients,
+    Dropout,
     attention::Attention,
-    changes::{Changed, Narrow, Pair},
+    changes::{Changed, Narrow, Pair, Sums},
     group::Group,
     layers::{Layer, Model},
     rows::{Turn, gate, gate_back, norm_row_back},
@@ -51,6 +51,7 @@ pub(super) struct Learner<'a> {
     pairs: &'a BTreeMap<Place, Pair>,
     workers: &'a Workers,
     step: &'a Step,
+    dropout: Option<Dropout>,
     /// One for each kind of layer, in the order of their first.
     turns: Vec<(usize, Turn)>,
     /// Of the layer that ran last.
@@ -63,6 +64,7 @@ impl<'a> Learner<'a> {
         pairs: &'a BTreeMap<Place, Pair>,
         workers: &'a Workers,
         step: &'a Step,
+        dropout: Option<Dropout>,
     ) -> Self {
         let mut turns: Vec<(usize, Turn)> = Vec::new();
         for (index, layer) in model.layers.iter().enumerate() {
@@ -72,7 +74,7 @@ impl<'a> Learner<'a> {
                 turns.push((index, turn));
             }
         }
-        Self { model, pairs, workers, step, turns, tape: Tape::default() }
+        Self { model, pairs, workers, step, dropout, turns, tape: Tape::default() }
     }
 
     fn eps(&self) -> f32 {
@@ -80,7 +82,8 @@ impl<'a> Learner<'a> {
     }
 
     fn changed(&self, layer: usize, group: &'a Group) -> Changed<'a> {
-        Changed { group, layer, pairs: self.pairs, workers: self.workers }
+        let dropout = self.dropout.map(|dropout| (dropout, 0));
+        Changed { group, layer, pairs: self.pairs, workers: self.workers, dropout }
     }
 
     fn attention(&self, layer: usize) -> Attention<'a> {
@@ -133,7 +136,7 @@ impl<'a> Learner<'a> {
         tape: &Tape,
         grad: &[f32],
         wants_input: bool,
-        gradients: &mut Gradients,
+        sums: &mut Sums,
     ) -> Result<Option<Vec<f32>>, EngineError> {
         let (spec, layer, workers, eps) = (&self.model.spec, &self.model.layers[index], self.workers, self.eps());
         let projections = self.changed(index, &layer.projections);
@@ -151,7 +154,7 @@ impl<'a> Learner<'a> {
             grad
         });
         let fed = fed.as_deref().unwrap_or(grad);
-        let Some(gated) = down.backward(&tape.gated, fed, &tape.narrows, below_down, gradients)? else {
+        let Some(gated) = down.backward(&tape.gated, fed, &tape.narrows, below_down, sums)? else {
             return Ok(None);
         };
         let f = spec.intermediate_size;
@@ -160,7 +163,7 @@ impl<'a> Learner<'a> {
             let mut room = vec![0.0; f];
             gate_back(workers.kernels, spec.activation, both, &gated[row * f..][..f], &mut room);
         });
-        let normed = gates.backward(&tape.middle_normed, &both, &tape.narrows, below_gates, gradients)?;
+        let normed = gates.backward(&tape.middle_normed, &both, &tape.narrows, below_gates, sums)?;
         let Some(mut middle) = normed else { return Ok(None) };
         workers.norm_back(&tape.middle, &layer.feed_forward_norm, eps, &mut middle);
         workers.add(&mut middle, grad);
@@ -171,11 +174,11 @@ impl<'a> Learner<'a> {
             grad
         });
         let projected = projected.as_ref().unwrap_or(&middle);
-        let attended = output.backward(&tape.attended, projected, &tape.narrows, below_output, gradients)?;
+        let attended = output.backward(&tape.attended, projected, &tape.narrows, below_output, sums)?;
         let Some(attended) = attended else { return Ok(None) };
         let mut heads = self.attention(index).backward(workers, &tape.heads, &attended, &self.step.segments);
         self.turn_back(index, &tape.raw, &mut heads);
-        let normed = projections.backward(&tape.normed, &heads, &tape.narrows, wants_input, gradients)?;
+        let normed = projections.backward(&tape.normed, &heads, &tape.narrows, wants_input, sums)?;
         let Some(mut input) = normed else { return Ok(None) };
         workers.norm_back(&tape.input, &layer.attention_norm, eps, &mut input);
         workers.add(&mut input, &middle);

@@ -7,6 +7,7 @@
 //! exist only at scored positions, and for [`LOGIT_BYTES`] of them at a time.
 mod attention;
 mod changes;
+mod dropout;
 mod group;
 mod layers;
 mod learner;
@@ -24,14 +25,19 @@ use std::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Adapter, EngineError, Tier, adapter::check, places::Place};
+use super::{
+    Adapter, EngineError, LowRank, Tier,
+    adapter::check,
+    places::{Place, Target},
+};
 use crate::model::{
     decoder::{Executor, Segment, Step, walk_layer},
     spec::ModelSpec,
     weights::Weights,
 };
-use changes::{Changed, Pair};
+use changes::{Changed, Pair, Sums};
 pub use changes::{Flow, Noted};
+pub use dropout::Dropout;
 use layers::Model;
 use learner::{Learner, Tape};
 pub use outputs::TopLogits;
@@ -71,6 +77,8 @@ impl Scored<'_> {
 /// The gradients of A and B of each place.
 pub type Gradients = BTreeMap<Place, (Vec<f32>, Vec<f32>)>;
 
+/// Magnitudes of decomposed changes (DoRA), or their gradients: a number a row.
+pub type Magnitudes = BTreeMap<Place, Vec<f32>>;
 /// What predictions are held against where gradients are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Labels<'a> {
@@ -95,6 +103,7 @@ pub struct Trainee {
     pairs: BTreeMap<Place, Pair>,
     settings: TraineeSettings,
     workers: Workers,
+    dropout: Option<Dropout>,
 }
 
 impl Trainee {
@@ -124,7 +133,19 @@ impl Trainee {
         let workers = Workers::new(threads, tier)?;
         let model = Model::load(weights, &workers, settings.widen)?;
         let pairs = adapter.iter().map(|(place, change)| (*place, Pair::new(change))).collect();
-        Ok(Self { model, pairs, settings, workers })
+        let mut trainee = Self { model, pairs, settings, workers, dropout: None };
+        for (place, change) in adapter {
+            if let Some(magnitude) = &change.magnitude {
+                trainee.decompose_one(*place, Some(magnitude))?;
+            }
+        }
+        Ok(trainee)
+    }
+
+    /// Sets what changes do not read while gradients are computed, from now on; nothing is dropped where
+    /// there is only a loss.
+    pub fn set_dropout(&mut self, dropout: Option<Dropout>) {
+        self.dropout = dropout;
     }
 
     /// Returns the shape of the model.
@@ -139,11 +160,75 @@ impl Trainee {
     ///
     /// If they are more or fewer.
     pub fn set(&mut self, place: Place, a: &[f32], b: &[f32]) -> Result<(), EngineError> {
-        self.pairs.get_mut(&place).map_or(Ok(()), |pair| pair.set(a, b))
+        let Some(pair) = self.pairs.get_mut(&place) else { return Ok(()) };
+        pair.set(a, b)?;
+        let norms = self.changed(place).map(|changed| changed.renewed(place.target)).transpose()?.flatten();
+        if let (Some(norms), Some(pair)) = (norms, self.pairs.get_mut(&place)) {
+            pair.renew(norms);
+        }
+        Ok(())
     }
 
-    fn learner<'a>(&'a self, step: &'a Step) -> Learner<'a> {
-        Learner::new(&self.model, &self.pairs, &self.workers, step)
+    /// Puts other values in the place of all of a change's own, with its magnitudes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::set`] and [`Self::set_magnitude`].
+    pub fn set_all(&mut self, place: Place, change: &LowRank) -> Result<(), EngineError> {
+        if let Some(magnitude) = &change.magnitude {
+            self.set_magnitude(place, magnitude)?;
+        }
+        self.set(place, &change.a, &change.b)
+    }
+
+    /// Makes every change a decomposed one (DoRA, arXiv 2402.09353) that is none yet, and returns the
+    /// magnitudes of those: the norms of the rows of `W + s B A` as they are.
+    ///
+    /// # Errors
+    ///
+    /// If the weights cannot be read.
+    pub fn decompose(&mut self) -> Result<Magnitudes, EngineError> {
+        let plain = self.pairs.iter().filter(|(_, pair)| !pair.is_decomposed());
+        let places: Vec<Place> = plain.map(|(place, _)| *place).collect();
+        places.into_iter().map(|place| Ok((place, self.decompose_one(place, None)?))).collect()
+    }
+
+    /// Makes one change a decomposed one, with the norms of its rows as magnitudes where none are given.
+    fn decompose_one(&mut self, place: Place, magnitude: Option<&[f32]>) -> Result<Vec<f32>, EngineError> {
+        let decomposition = self.changed(place).map(|changed| changed.decomposed(place.target)).transpose()?.flatten();
+        let (Some(decomposition), Some(pair)) = (decomposition, self.pairs.get_mut(&place)) else {
+            return Err(EngineError::Adapter(format!("it adds to the {place}, which the model has not")));
+        };
+        let norms = pair.decompose(decomposition).to_vec();
+        let Some(magnitude) = magnitude else { return Ok(norms) };
+        pair.set_magnitude(magnitude)?;
+        Ok(magnitude.to_vec())
+    }
+
+    /// Puts other magnitudes in the place of a change's own; places that do not learn are left out.
+    ///
+    /// # Errors
+    ///
+    /// If they are more or fewer, or the change is not a decomposed one.
+    pub fn set_magnitude(&mut self, place: Place, magnitude: &[f32]) -> Result<(), EngineError> {
+        self.pairs.get_mut(&place).map_or(Ok(()), |pair| pair.set_magnitude(magnitude))
+    }
+
+    /// Returns the matrices that a place is among, with their changes.
+    fn changed(&self, place: Place) -> Option<Changed<'_>> {
+        let group = match (self.model.layers.get(place.layer), place.target) {
+            (_, Target::Head) => &self.model.output,
+            (Some(layer), Target::Query | Target::Key | Target::Value) => &layer.projections,
+            (Some(layer), Target::Output) => &layer.attention_output,
+            (Some(layer), Target::Gate | Target::Up) => &layer.gated,
+            (Some(layer), Target::Down) => &layer.down,
+            (None, _) => return None,
+        };
+        Some(Changed { group, layer: place.layer, pairs: &self.pairs, workers: &self.workers, dropout: None })
+    }
+
+    fn learner<'a>(&'a self, step: &'a Step, dropout: Option<Dropout>) -> Learner<'a> {
+        Learner::new(&self.model, &self.pairs, &self.workers, step, dropout)
     }
 
     /// Notes from now on what passes every change in [`Self::accumulate`], or no longer.
@@ -177,7 +262,7 @@ impl Trainee {
     /// Returns what goes into the head at every position that predicts.
     fn normed(&self, sequences: &[Scored<'_>]) -> Result<Vec<f32>, EngineError> {
         let step = self.step(sequences)?;
-        let mut learner = self.learner(&step);
+        let mut learner = self.learner(&step, None);
         let mut hidden = learner.embed(&step)?;
         for layer in 0..self.model.spec.layers {
             hidden = walk_layer(&mut learner, layer, hidden, &step)?;
@@ -211,10 +296,39 @@ impl Trainee {
         weight: f64,
         gradients: &mut Gradients,
     ) -> Result<f64, EngineError> {
+        self.accumulate_all(sequences, labels, weight, gradients, &mut Magnitudes::new())
+    }
+
+    /// Does what [`Self::accumulate_of`] does, and adds the gradients of magnitudes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::accumulate_of`].
+    pub fn accumulate_all(
+        &self,
+        sequences: &[Scored<'_>],
+        labels: Labels<'_>,
+        weight: f64,
+        gradients: &mut Gradients,
+        magnitudes: &mut Magnitudes,
+    ) -> Result<f64, EngineError> {
+        let mut sums = Sums { gradients: std::mem::take(gradients), magnitudes: std::mem::take(magnitudes) };
+        let loss = self.add_gradients(sequences, labels, weight, &mut sums);
+        (*gradients, *magnitudes) = (sums.gradients, sums.magnitudes);
+        loss
+    }
+
+    fn add_gradients(
+        &self,
+        sequences: &[Scored<'_>],
+        labels: Labels<'_>,
+        weight: f64,
+        sums: &mut Sums,
+    ) -> Result<f64, EngineError> {
         let step = self.step(sequences)?;
         let layers = self.model.spec.layers;
         let lowest = self.pairs.keys().map(|place| place.layer).min().unwrap_or(layers);
-        let mut learner = self.learner(&step);
+        let mut learner = self.learner(&step, self.dropout);
         let mut hidden = learner.embed(&step)?;
         let mut tapes: Vec<Tape> = Vec::new();
         for layer in 0..layers {
@@ -225,7 +339,7 @@ impl Trainee {
             }
         }
         let normed = learner.head(hidden.clone(), &step)?;
-        let (loss, mut grad) = self.score(sequences, &normed, Some((weight, labels, gradients)))?;
+        let (loss, mut grad) = self.score(sequences, &normed, Some((weight, labels, sums)))?;
         if lowest == layers {
             return Ok(loss);
         }
@@ -237,7 +351,7 @@ impl Trainee {
                 walk_layer(&mut learner, layer, tape.input, &step)?;
                 tape = std::mem::take(&mut learner.tape);
             }
-            match learner.backward(layer, &tape, &grad, layer > lowest, gradients)? {
+            match learner.backward(layer, &tape, &grad, layer > lowest, sums)? {
                 Some(below) => grad = below,
                 None => break,
             }
@@ -272,7 +386,7 @@ impl Trainee {
         &self,
         sequences: &[Scored<'_>],
         normed: &[f32],
-        mut wanted: Option<(f64, Labels<'_>, &mut Gradients)>,
+        mut wanted: Option<(f64, Labels<'_>, &mut Sums)>,
     ) -> Result<(f64, Vec<f32>), EngineError> {
         let (spec, workers) = (&self.model.spec, &self.workers);
         let (e, v) = (spec.hidden_size, spec.vocab_size);
@@ -285,7 +399,9 @@ impl Trainee {
             let what = format!("hold {} positions against logits of {}", scored.len(), kept.len());
             return Err(EngineError::Unsupported { engine: "training", what });
         }
-        let head = Changed { group: &self.model.output, layer: spec.layers, pairs: &self.pairs, workers };
+        let mut head =
+            Changed { group: &self.model.output, layer: spec.layers, pairs: &self.pairs, workers, dropout: None };
+        let dropout = self.dropout.filter(|_| wanted.is_some());
         let cap = spec.logit_softcap.map(|cap| cap as f32);
         let weight = wanted.as_ref().map_or(1.0, |(weight, ..)| *weight as f32);
         let mut random = match wanted {
@@ -296,6 +412,7 @@ impl Trainee {
         let mut loss = 0.0;
         let most = (LOGIT_BYTES / 4 / v).max(16);
         for (at, scored) in scored.chunks(most).enumerate() {
+            head.dropout = dropout.map(|dropout| (dropout, at * most));
             let rows: Vec<f32> = scored.iter().flat_map(|(row, _)| &normed[row * e..][..e]).copied().collect();
             let mut narrows = Vec::new();
             let mut logits = head.forward(&rows, &mut narrows)?;
@@ -315,8 +432,8 @@ impl Trainee {
                 *loss = likelihood(workers.kernels, logits, target, cap, weight);
             });
             loss += losses.iter().sum::<f64>();
-            let Some((.., gradients)) = &mut wanted else { continue };
-            let Some(below) = head.backward(&rows, &logits, &narrows, true, gradients)? else { continue };
+            let Some((.., sums)) = &mut wanted else { continue };
+            let Some(below) = head.backward(&rows, &logits, &narrows, true, sums)? else { continue };
             for ((row, _), below) in scored.iter().zip(below.chunks_exact(e)) {
                 grad[row * e..][..e].copy_from_slice(below);
             }

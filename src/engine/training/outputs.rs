@@ -62,7 +62,8 @@ impl Trainee {
         let (spec, workers) = (self.spec(), &self.workers);
         let (e, v) = (spec.hidden_size, spec.vocab_size);
         let normed = self.normed(sequences)?;
-        let head = Changed { group: &self.model.output, layer: spec.layers, pairs: &self.pairs, workers };
+        let head =
+            Changed { group: &self.model.output, layer: spec.layers, pairs: &self.pairs, workers, dropout: None };
         let mut out = Vec::new();
         for scored in predicting(sequences).chunks((LOGIT_BYTES / 4 / v).max(16)) {
             let rows: Vec<f32> = scored.iter().flat_map(|(row, _)| &normed[row * e..][..e]).copied().collect();

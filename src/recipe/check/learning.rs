@@ -1,8 +1,8 @@
 //! Rules of adapters, training and continual learning.
 use super::Report;
 use crate::recipe::schema::{
-    AdapterType, Continual, EwcSpace, FisherKind, KernelSet, LrScheduler, LrSchedulerType, MethodName, Recipe,
-    TargetModule, Training, Workload,
+    Adapter, AdapterType, Continual, EwcSpace, FisherKind, KernelSet, LrScheduler, LrSchedulerType, MethodName,
+    MicroOptimizer, Recipe, TargetModule, Training, Workload,
 };
 
 pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
@@ -17,12 +17,20 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
             report.error(&["adapter.target_modules"], "empty-list", "`adapter.target_modules` is empty", hint);
         }
     }
+    if let Some(adapter) = &recipe.adapter {
+        check_adapter(adapter, report);
+    }
     if let Some(micro) = &recipe.micro_lora {
         if micro.target_modules != [TargetModule::LmHead] {
             let message = "an adapter that learns from single requests sits on the head alone: what a request leaves \
                            behind has no gradient for other layers";
             let hint = "set `target_modules: [lm_head]`, or train an `adapter`";
             report.error(&["micro_lora.target_modules", "micro_lora"], "target", message, hint);
+        }
+        if micro.optimizer == MicroOptimizer::Adagrad && micro.learning_rate > 1.0 {
+            let message = format!("with `adagrad`, rows move by about the rate, and {} is far", micro.learning_rate);
+            let hint = "0.15 is a good rate; for one such as 2.5 set `optimizer: sgd`";
+            report.error(&["micro_lora.learning_rate", "micro_lora"], "rate", message, hint);
         }
         let adapts = recipe.workloads.iter().any(|workload| matches!(workload, Workload::Adapt(_)));
         if !adapts && recipe.sona.is_none() {
@@ -106,6 +114,35 @@ fn check_methods(continual: &Continual, report: &mut Report<'_>) {
             let message = "`rwalk` scores single elements, which importances of rank 1 do not have";
             report.error(&[&format!("{path}.space"), &path], "method", message, "take `delta_w` or `factors`");
         }
+    }
+}
+
+fn check_adapter(adapter: &Adapter, report: &mut Report<'_>) {
+    if adapter.lora_dropout >= 1.0 {
+        let message = "`lora_dropout: 1` drops everything, and nothing would be learned";
+        report.error(&["adapter.lora_dropout"], "dropout", message, "0.05 to 0.1 is usual");
+    }
+    if adapter.lora_dropout > 0.0 && adapter.kind == AdapterType::Dora {
+        let message =
+            "a decomposed adapter learns without dropout: PEFT drops what W reads, too, which is not computed";
+        report.error(&["adapter.lora_dropout"], "dropout", message, "take it out, or train `type: lora`");
+    }
+    for (map, given) in
+        [("rank_pattern", !adapter.rank_pattern.is_empty()), ("alpha_pattern", !adapter.alpha_pattern.is_empty())]
+    {
+        if given && adapter.init.is_some() {
+            let message = format!("`{map}` says nothing beside `init`, whose ranks and scales are its own");
+            report.error(&[&format!("adapter.{map}")], "no-effect", message, "take it out");
+        }
+    }
+    if adapter.rank_pattern.values().any(|rank| *rank == 0) {
+        let message = "a rank in `rank_pattern` is 0";
+        report.error(
+            &["adapter.rank_pattern"],
+            "rank",
+            message,
+            "leave modules without an adapter out of `target_modules`",
+        );
     }
 }
 

@@ -1,4 +1,6 @@
 //! Low-rank adapters, in PEFT's terms.
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,10 +19,17 @@ pub struct Adapter {
     #[serde(default = "default_alpha")]
     #[schemars(range(min = 0.0))]
     pub lora_alpha: f64,
-    /// The share of inputs dropped while training.
+    /// The share of inputs dropped while training, in front of A.
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub lora_dropout: f64,
+    /// Ranks that differ from `r`, by module: `q_proj`, or any regular expression for the end of a module's
+    /// name, such as `layers.0.self_attn.q_proj`.
+    #[serde(default)]
+    pub rank_pattern: BTreeMap<String, u32>,
+    /// Numerators that differ from `lora_alpha`, likewise.
+    #[serde(default)]
+    pub alpha_pattern: BTreeMap<String, f64>,
     /// The linear layers that get one; those of `init` where that is given.
     #[serde(default)]
     pub target_modules: Vec<TargetModule>,
@@ -82,8 +91,11 @@ pub struct MicroLora {
     /// The linear layers that get one: the head, from whose own results an update is computed.
     #[serde(default = "default_micro_targets")]
     pub target_modules: Vec<TargetModule>,
-    /// The step size, for the mean loss of a request and inputs of size 1. A rate much below 1 learns
-    /// next to nothing in a session.
+    /// How an update moves it.
+    #[serde(default)]
+    pub optimizer: MicroOptimizer,
+    /// The step size: of `adagrad` about how far a token's row moves that learns for the first time; of `sgd` for the
+    /// mean loss of a request and inputs of size 1, 2.5 say.
     #[serde(default = "default_micro_learning_rate")]
     #[schemars(range(min = 0.0))]
     pub learning_rate: f64,
@@ -95,6 +107,17 @@ pub struct MicroLora {
     #[serde(default = "default_micro_top_k")]
     #[schemars(range(min = 1, max = 4096))]
     pub top_k: u32,
+}
+
+/// An optimizer of instant adaptation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MicroOptimizer {
+    /// With a rate of its own for each token, which falls with its gradients so far (Duchi, Hazan and Singer 2011).
+    #[default]
+    Adagrad,
+    /// Plain gradient descent.
+    Sgd,
 }
 
 fn default_micro_rank() -> u32 {
@@ -110,7 +133,7 @@ fn default_micro_targets() -> Vec<TargetModule> {
 }
 
 fn default_micro_learning_rate() -> f64 {
-    2.5
+    0.15
 }
 
 fn default_micro_decay() -> f64 {

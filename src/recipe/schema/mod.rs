@@ -16,7 +16,7 @@ mod workload;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use adapter::{Adapter, AdapterType, MicroLora, TargetModule};
+pub use adapter::{Adapter, AdapterType, MicroLora, MicroOptimizer, TargetModule};
 pub use continual::{
     Continual, ContinualMethod, Ewc, EwcMode, EwcSpace, FisherKind, MethodName, PenaltyConvention, Task,
 };

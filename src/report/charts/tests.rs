@@ -4,7 +4,7 @@ use resvg::{tiny_skia, usvg, usvg::roxmltree};
 
 use super::*;
 use crate::{
-    metrics::testing::row,
+    metrics::{SampleRow, testing::row},
     report::{
         compare::{Side, compare},
         gate::{Thresholds, gate},
@@ -84,9 +84,10 @@ fn texts(svg: &str) -> Vec<String> {
 fn check_files(drawn: &Drawn) {
     for file in &drawn.files {
         let svg = fs::read_to_string(&file.svg).unwrap();
-        assert!(
-            texts(&svg).iter().any(|text| text.contains("95 %") || text.contains("launches") || text.contains("gaps"))
-        );
+        assert!(texts(&svg).iter().any(|text| text.contains("95 %")
+            || text.contains("launches")
+            || text.contains("gaps")
+            || text.contains("nats/token")));
         let tree = usvg::Tree::from_str(&svg, &png::options()).unwrap();
         let (size, ink) = (tree.size(), tree.root().abs_bounding_box());
         assert!(size.width() == 1000.0, "{}", file.name);
@@ -228,6 +229,39 @@ fn a_divergence_of_zero_has_a_place() {
         }
     }
     check_files(&draw_all(&records, None, &folder).unwrap());
+}
+
+#[test]
+fn trainings_are_drawn_step_by_step_with_the_loss_under_the_schedule() {
+    let mut records = two();
+    for (at, (record, _)) in records.iter_mut().enumerate() {
+        let value = |metric: &str, step: u64| match metric {
+            "train_learning_rate" => 1.0e-3 * (1.0 - step as f64 / 40.0),
+            _ => 2.0 + 1.5 * (-(step as f64) / (10.0 + 5.0 * at as f64)).exp(),
+        };
+        for metric in ["train_learning_rate", "train_loss", "train_eval_nll"] {
+            // A launch that was stopped after ten steps, and the one that ended.
+            for (launch, steps) in [(0, 10), (1, 40)] {
+                let rows = (0..steps).map(|step| SampleRow {
+                    step: Some(step),
+                    ..row(metric, "train(french.train)", 0, launch, 0, value(metric, step))
+                });
+                record.samples.extend(rows);
+            }
+            record.samples.push(row(metric, "train(french.train)", 0, 1, 0, value(metric, 39)));
+        }
+    }
+    let (_guard, path) = folder("training");
+    let drawn = draw_all(&records, None, &path).unwrap();
+    check_files(&drawn);
+    let file = drawn.files.iter().find(|file| file.name == "training").unwrap();
+    let svg = fs::read_to_string(&file.svg).unwrap();
+    let texts = texts(&svg).join("\n");
+    for expected in ["learning rate", "loss, nats/token", "held-out loss, nats/token", "step"] {
+        assert!(texts.contains(expected), "{expected}: {texts}");
+    }
+    let csv = fs::read_to_string(&file.csv).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 2 * 3 * 40);
 }
 
 #[test]

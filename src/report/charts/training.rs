@@ -36,7 +36,7 @@ pub(super) fn draw(cells: &Cells<'_>) -> Result<Vec<Chart>, ChartError> {
 
 fn draw_workload(cells: &Cells<'_>, workload: &str, at: usize) -> Result<Chart, ChartError> {
     let name = if at == 0 { NAME.to_owned() } else { format!("{NAME}-{}", at + 1) };
-    let panels: Vec<_> = PANELS
+    let panels: Vec<Panel<'_>> = PANELS
         .iter()
         .map(|panel| (*panel, cells.list.iter().filter_map(|cell| line(cell, panel.0, workload)).collect::<Vec<_>>()))
         .filter(|(_, lines)| !lines.is_empty())

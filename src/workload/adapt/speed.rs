@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Answers with the adapter and without it, beside those that warm up.
-const PAIRS: u32 = 12;
+const PAIRS: u32 = 24;
 
 pub(in crate::workload) fn run(
     adapt: &Adapt,
@@ -48,7 +48,10 @@ pub(in crate::workload) fn run(
         }
         let step = micro.step(&request, 1.0);
         if rep >= warmup {
-            ratios.push(seconds[1] / seconds[0] - 1.0);
+            let overhead = seconds[1] / seconds[0] - 1.0;
+            let tokens = adapt.output_tokens.into();
+            recorder.at_step("micro_decode_overhead", Phase::Decode, overhead, tokens, (rep - warmup).into());
+            ratios.push(overhead);
             updates.push(step.time.as_secs_f64() * 1e3);
         }
     }

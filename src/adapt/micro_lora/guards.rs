@@ -1,0 +1,107 @@
+//! What keeps steps from harm: each is held against the loss it was to lower, and an adapter that costs more than
+//! it gives is reset.
+use super::{
+    MicroLora, RANK, Request,
+    exponential::{LARGEST, exp_minus_one},
+    step::{Outcome, Step},
+};
+
+/// The share of the newest request in the running mean of what the adapter gains.
+const NEWEST: f64 = 0.25;
+
+/// How a step must decrease the loss to be taken, as a share of what its gradient promises
+/// (Armijo's condition).
+const ARMIJO: f64 = 0.1;
+
+impl MicroLora {
+    /// Fills in how the logits of the request's tokens change if their rows change by `factor` times these.
+    fn slopes(&mut self, request: &Request, rows: fn(&Self) -> &[[f32; RANK]], factor: f32) {
+        let mut slopes = std::mem::take(&mut self.slopes);
+        slopes.clear();
+        let rows = rows(self);
+        for (slots, projected) in self.slots.chunks_exact(request.width()).zip(request.projected()) {
+            let [first, second] = projected.map(|value| value * factor);
+            slopes.extend(slots.iter().map(|slot| {
+                let row = rows[*slot as usize];
+                row[0] * first + row[1] * second
+            }));
+        }
+        self.slopes = slopes;
+    }
+
+    /// Returns by how much the request's mean loss changes if its logits change by `size` times the slopes:
+    /// `ln(1 + Σ p (exp(δ) − 1)) − δ_y`, of each position.
+    ///
+    /// Infinite where a logit would change by more than what exponentials are computed of.
+    fn loss_change(&mut self, request: &Request, size: f32) -> f64 {
+        let largest =
+            self.slopes.iter().fold(0.0, |largest, slope| if slope.abs() > largest { slope.abs() } else { largest });
+        if largest * size.abs() > LARGEST {
+            return f64::INFINITY;
+        }
+        self.changes.clear();
+        self.changes.extend(self.slopes.iter().map(|slope| exp_minus_one(slope * size)));
+        let width = request.width();
+        let positions = self.changes.chunks_exact(width).zip(request.probabilities().chunks_exact(width));
+        let of = |((changes, probabilities), came): ((&[f32], &[f32]), &u32)| {
+            let mut sums = [0.0f32; 4];
+            for (changes, probabilities) in changes.as_chunks::<4>().0.iter().zip(probabilities.as_chunks::<4>().0) {
+                sums.iter_mut().zip(changes.iter().zip(probabilities)).for_each(|(sum, (c, p))| *sum += c * p);
+            }
+            let sum = f64::from(sums.iter().sum::<f32>());
+            sum.ln_1p() - f64::from(self.slopes[*came as usize] * size)
+        };
+        positions.zip(request.came()).map(of).sum::<f64>() / request.len() as f64
+    }
+
+    /// Compares the request with what it would have been without the adapter, and resets an adapter that
+    /// makes requests worse.
+    pub(super) fn regresses(&mut self, request: &Request, weight: f32, step: &mut Step) -> bool {
+        if self.is_zero() {
+            return false;
+        }
+        self.slopes(request, |own| &own.rows, self.settings.scale * self.shrink);
+        let change = self.loss_change(request, -1.0);
+        if change.is_finite() {
+            step.loss_static = step.loss_before + f64::from(weight) * change;
+        }
+        if weight > 0.0 {
+            self.regret += NEWEST * (-change - self.regret);
+            // Beyond all measure is too much, too.
+            if self.regret > self.settings.tolerance || !change.is_finite() {
+                let version = self.version;
+                self.reset();
+                self.version = version;
+                (step.outcome, step.loss_after) = (Outcome::Reset, step.loss_static);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Finds how far to go.
+    pub(super) fn search(&mut self, request: &Request, weight: f32, step: &mut Step) {
+        let dot = |a: &[f32; RANK], b: &[f32; RANK]| f64::from(a[0] * b[0] + a[1] * b[1]);
+        let sum = |a: &[[f32; RANK]], b: &[[f32; RANK]]| a.iter().zip(b).map(|(a, b)| dot(a, b)).sum::<f64>();
+        let promised = sum(&self.gradient, &self.direction);
+        step.grad_norm = sum(&self.gradient, &self.gradient).sqrt();
+        let capped = f64::from(self.settings.max_step_norm) / sum(&self.direction, &self.direction).sqrt();
+        let mut size = self.settings.learning_rate.min(capped as f32);
+        if promised <= 0.0 || size <= 0.0 || size.is_nan() {
+            return;
+        }
+        self.slopes(request, |own| &own.direction, self.settings.scale);
+        for backtracks in 0..=self.settings.backtracks {
+            let change = f64::from(weight) * self.loss_change(request, -size);
+            let predicted = f64::from(size) * promised;
+            if change <= -ARMIJO * predicted {
+                step.outcome = Outcome::Applied;
+                step.loss_after = step.loss_before + change;
+                (step.predicted_decrease, step.learning_rate, step.backtracks) = (predicted, size, backtracks);
+                return;
+            }
+            size *= 0.5;
+        }
+        step.backtracks = self.settings.backtracks;
+    }
+}
