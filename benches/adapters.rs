@@ -3,13 +3,16 @@
 //!
 //! `cargo bench --bench adapters [-- MODEL…]` prints a table; without a name, of synthetic weights in the shapes of
 //! SmolLM2 135M. Every pair of times begins with the other one; the interval is Student's t over pairs.
-use std::{env, process::ExitCode, sync::Arc, time::Instant};
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints its table")]
+
+use std::{env, process::ExitCode, sync::Arc};
 
 use ruvlab::{
     adapt::{
         micro_lora::{Directions, MicroLora, Settings},
         train::fresh,
     },
+    clock::Stopwatch,
     engine::{self, Adapter, Chunk, EngineKind, LanguageModel, LogitRows, SequenceId, Target},
     metrics::stats::mean_interval,
     model::weights::Weights,
@@ -29,7 +32,7 @@ fn decode(
 ) -> Result<f64, Failure> {
     engine.keep_hidden(micro.is_some())?;
     let mut request = micro.as_ref().map(|micro| micro.request(TOKENS));
-    let began = Instant::now();
+    let began = Stopwatch::start();
     for token in 0..TOKENS as u32 {
         let tokens = [5 + token % 200];
         let mut logits = engine.step(&[Chunk { sequence, tokens: &tokens, logits: LogitRows::Last }])?.remove(0);

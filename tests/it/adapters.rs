@@ -174,7 +174,6 @@ fn is_the_merged_matrix(magnitude: impl Fn(usize) -> Option<Vec<f32>>) {
             let many = with_adapter(engine.as_mut(), Some(&adapter), &tokens, &[30]);
             let few = with_adapter(engine.as_mut(), Some(&adapter), &tokens, &[20, 3, 1, 1, 5]);
             let (found, change) = (relative(&right, &many), relative(&right, &plain));
-            println!("{source} {kind:?}: {found:e} from merged weights, which are {change:e} from those without");
             assert!(change >= 0.01, "{source} {kind:?}: the adapter changes next to nothing: {change:e}");
             assert!(found <= 1e-4, "{source} {kind:?}: {found:e}");
             assert!(relative(&right, &few) <= 1e-4, "{source} {kind:?}, few rows at a time");
