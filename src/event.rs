@@ -79,6 +79,12 @@ pub struct Sample {
     /// Position inside the workload (a window of the perplexity text, a training step).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u64>,
+    /// The task it is of, where tasks are learned one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Tasks that had been learned by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained_through: Option<u32>,
 }
 
 /// A float that comes back from JSON bit for bit.
@@ -352,6 +358,8 @@ mod tests {
                 n: 1,
                 t_ns: 1,
                 step: None,
+                task: None,
+                trained_through: None,
             };
             let text = serde_json::to_string(&sample).unwrap();
             let back: Sample = serde_json::from_str(&text).unwrap();

@@ -2,6 +2,7 @@
 pub mod caches;
 pub mod checkpoint;
 pub mod compose;
+pub mod continual;
 pub mod data;
 pub mod ewc;
 pub mod file;

@@ -140,7 +140,7 @@ impl Collector {
     }
 
     fn row(&self, launch: u32, sample: &Sample, problem: Option<&str>) -> SampleRow {
-        let Sample { metric, phase, workload, rep, warmup, value, n, t_ns, step } = sample;
+        let Sample { metric, phase, workload, rep, warmup, value, n, t_ns, step, task, trained_through } = sample;
         let record = self.launches.get(&launch);
         let reason = problem.map(str::to_owned).or_else(|| match record {
             Some(record) => record.problem(),
@@ -158,8 +158,8 @@ impl Collector {
             phase: phase.name().to_owned(),
             workload: workload.clone(),
             step: *step,
-            task: None,
-            trained_through: None,
+            task: task.clone(),
+            trained_through: *trained_through,
             metric: metric.clone(),
             value: *value,
             unit: registry::find(metric).map_or("", |metric| metric.unit).to_owned(),
@@ -194,6 +194,8 @@ fn absent(metric: &str) -> Sample {
         n: 0,
         t_ns: 0,
         step: None,
+        task: None,
+        trained_through: None,
     }
 }
 

@@ -51,7 +51,7 @@ impl Tokens {
             Workload::Perplexity(scored) => Self::scored(&scored.text, scored.n_ctx, scored.chunks),
             Workload::KlDivergence(scored) => Self::scored(&scored.text, scored.n_ctx, scored.chunks),
             // By the recipe's `training`, which is not the workload's: see `trained`.
-            Workload::Train(_) => Self::default(),
+            Workload::Train(_) | Workload::Continual(_) => Self::default(),
             Workload::KvPressure(trace) => {
                 let (requests, batch) = (u64::from(trace.requests), u64::from(trace.concurrency));
                 let steps = (requests * u64::from(trace.output_tokens)).div_ceil(batch.max(1));
@@ -94,7 +94,15 @@ impl Tokens {
 /// Returns about how long a cell's trainings take: a token goes through the model forth and back, at half
 /// the pace that codes have.
 fn training_seconds(cell: &Cell) -> f64 {
-    let trainings = cell.recipe.workloads.iter().filter(|workload| matches!(workload, Workload::Train(_))).count();
+    let of = |workload: &Workload| match workload {
+        Workload::Train(_) => 1,
+        Workload::Continual(_) => cell.recipe.continual.as_ref().map_or(0, |continual| {
+            let arms: usize = continual.arms().iter().map(|arm| arm.lambda.len().max(1)).sum();
+            continual.tasks.len() * arms * (1 + continual.task_orders as usize)
+        }),
+        _ => 0,
+    };
+    let trainings: usize = cell.recipe.workloads.iter().map(of).sum();
     let Some(training) = &cell.recipe.training else { return 0.0 };
     let sequences = u64::from(training.batch_size) * u64::from(training.gradient_accumulation_steps);
     let tokens = training.max_steps.unwrap_or(0) * sequences * u64::from(training.sequence_length);

@@ -57,7 +57,7 @@ pub(super) fn cell_hash(
     }
     if let Some(workloads) = tree.pointer_mut("/workloads").and_then(Value::as_array_mut) {
         for (workload, written) in workloads.iter_mut().zip(&recipe.workloads) {
-            const TEXTS: [&str; 9] = [
+            const TEXTS: [&str; 10] = [
                 "/perplexity/text",
                 "/kl_divergence/text",
                 "/kv_pressure/text",
@@ -67,6 +67,7 @@ pub(super) fn cell_hash(
                 "/train/eval/text",
                 "/train/eval/chat",
                 "/train/eval/ids",
+                "/continual/general",
             ];
             for text in TEXTS {
                 if let Some(text) = workload.pointer_mut(text)
@@ -87,6 +88,13 @@ pub(super) fn cell_hash(
                     content["adapter"] = adapter.hash.clone().into();
                 }
                 set(workload, "/kl_divergence/reference", content);
+            }
+        }
+    }
+    for (index, task) in recipe.continual.iter().flat_map(|continual| &continual.tasks).enumerate() {
+        for (key, name) in [("train", &task.train), ("test", &task.test)] {
+            if let Some(hash) = texts.get(name) {
+                set(&mut tree, &format!("/continual/tasks/{index}/{key}"), hash.clone().into());
             }
         }
     }

@@ -46,7 +46,9 @@ impl LaunchTask {
     pub fn runs(self, workload: &Workload) -> bool {
         match workload {
             Workload::Prefill(_) | Workload::Decode(_) => self == Self::Speed,
-            Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::Train(_) => self == Self::Quality,
+            Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::Train(_) | Workload::Continual(_) => {
+                self == Self::Quality
+            }
             Workload::KvPressure(_) | Workload::Adapt(_) => self != Self::Verify,
         }
     }

@@ -30,7 +30,7 @@ fn shape(workload: &Workload) -> (u32, u32) {
         Workload::KlDivergence(divergence) => (divergence.n_ctx, 1),
         Workload::KvPressure(pressure) => (pressure.longest(), pressure.concurrency),
         // What training takes is not of this shape: see `training`.
-        Workload::Train(_) => (0, 0),
+        Workload::Train(_) | Workload::Continual(_) => (0, 0),
         Workload::Adapt(adapt) => (adapt.prompt_tokens.saturating_add(adapt.output_tokens), 1),
     }
 }
@@ -54,7 +54,9 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
                 Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::KvPressure(_) | Workload::Adapt(_) => {
                     tokens * spec.vocab_size as u64 * 4 * 2
                 }
-                Workload::Prefill(_) | Workload::Decode(_) | Workload::Train(_) => batch * spec.vocab_size as u64 * 4,
+                Workload::Prefill(_) | Workload::Decode(_) | Workload::Train(_) | Workload::Continual(_) => {
+                    batch * spec.vocab_size as u64 * 4
+                }
             };
             let scores = if native { 0 } else { tokens * tokens * spec.heads as u64 * 4 * 2 };
             // The pages of a budget, and the cache without limit that a budget is held against.

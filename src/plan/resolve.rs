@@ -172,6 +172,7 @@ impl<'a, 'w> Resolver<'a, 'w> {
                     train.texts_mut().map(|(key, text)| (text.clone(), format!("train.{key}"))).collect()
                 }
                 Workload::Adapt(adapt) => adapt.texts().into_iter().map(|(text, key)| (text.clone(), key)).collect(),
+                Workload::Continual(continual) => vec![(continual.general.clone(), "continual.general".to_owned())],
                 Workload::Prefill(_) | Workload::Decode(_) => continue,
             };
             for (source, key) in sources {
@@ -181,6 +182,20 @@ impl<'a, 'w> Resolver<'a, 'w> {
                     }
                     Err(error) => {
                         let place = (self.place)(&format!("workloads[{index}].{key}"));
+                        self.missing.push(Diagnostic::error("text-missing", error.to_string()).at(place));
+                        sound = false;
+                    }
+                }
+            }
+        }
+        for (index, task) in recipe.continual.iter().flat_map(|continual| &continual.tasks).enumerate() {
+            for (key, source) in [("train", &task.train), ("test", &task.test)] {
+                match text::load(source) {
+                    Ok(text) => {
+                        texts.insert(source.clone(), text.hash);
+                    }
+                    Err(error) => {
+                        let place = (self.place)(&format!("continual.tasks[{index}].{key}"));
                         self.missing.push(Diagnostic::error("text-missing", error.to_string()).at(place));
                         sound = false;
                     }

@@ -318,6 +318,9 @@ fn expand_sources(recipe: &mut Recipe, layers: &Layers, environment: Environment
                 }
                 apply(&mut adapt.calibration, format!("workloads[{index}].adapt.calibration"), source::text);
             }
+            Workload::Continual(continual) => {
+                apply(&mut continual.general, format!("workloads[{index}].continual.general"), source::text);
+            }
             Workload::Prefill(_) | Workload::Decode(_) => {}
         }
     }

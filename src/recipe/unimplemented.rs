@@ -29,7 +29,8 @@ pub fn unimplemented(recipe: &Recipe) -> Vec<(String, String)> {
 fn own(recipe: &Recipe) -> Vec<(String, String)> {
     let cuda = "ruvlab's CUDA kernels";
     let verifies = recipe.kernels.verify.reference.is_some_and(|set| set == KernelSet::Cuda);
-    let trains = |workload: &Workload| matches!(workload, Workload::Train(_));
+    let learns_tasks = recipe.workloads.iter().any(|workload| matches!(workload, Workload::Continual(_)));
+    let trains = |workload: &Workload| matches!(workload, Workload::Train(_) | Workload::Continual(_));
     let (training, only_training) = (recipe.workloads.iter().any(trains), recipe.workloads.iter().all(trains));
     let uses = [
         ("kernels.set", recipe.kernels.set == KernelSet::Cuda, cuda),
@@ -41,8 +42,8 @@ fn own(recipe: &Recipe) -> Vec<(String, String)> {
         ),
         ("adapter.lora_dropout", recipe.adapter.as_ref().is_some_and(|a| a.lora_dropout > 0.0), "dropout"),
         ("adapter.type", recipe.adapter.as_ref().is_some_and(|a| a.kind == AdapterType::Dora), "DoRA"),
-        ("training", recipe.training.is_some() && !training, "training without a `train` workload"),
-        ("continual", recipe.continual.is_some(), "continual learning"),
+        ("training", recipe.training.is_some() && !training, "training without a workload that trains"),
+        ("continual", recipe.continual.is_some() && !learns_tasks, "tasks without the workload `continual`"),
         ("sona", recipe.sona.is_some(), "the learning loops"),
     ];
     let used = uses.into_iter().filter(|(_, used, _)| *used);
@@ -86,6 +87,10 @@ mod tests {
             "sona": {},
         });
         assert_eq!(paths(&given).len(), 6);
+        let mut given = json!({"adapter": {"target_modules": ["q_proj"]}, "training": {"learning_rate": 1e-4}});
+        given["continual"] = json!({"tasks": []});
+        given["workloads"] = json!([{"continual": {}}]);
+        assert_eq!(paths(&given), [""; 0]);
         for source in ["synthetic:qwen2.5-7b:q4_0", "hf:a/b@main:Q4_0", "/tmp"] {
             assert_eq!(paths(&json!({"model": {"source": source}})), [""; 0]);
         }

@@ -14,6 +14,8 @@ fn recorded() -> Vec<Event> {
             n: 4,
             t_ns: 17,
             step: None,
+            task: None,
+            trained_through: None,
         },
     };
     let trace = TokenTrace {

@@ -81,6 +81,8 @@ fn sample(launch: u32, metric: &str, rep: u32, value: f64) -> Event {
         n: 4,
         t_ns: 1 << 40,
         step: None,
+        task: None,
+        trained_through: None,
     };
     Event::Sample { launch, sample }
 }

@@ -184,6 +184,8 @@ mod tests {
             n: 1,
             t_ns: 0,
             step: None,
+            task: None,
+            trained_through: None,
         };
         Event::Sample { launch: 0, sample }
     }

@@ -2,7 +2,8 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    adapt, decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder, train, verify,
+    adapt, continual, decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder,
+    train, verify,
 };
 use crate::{
     adapt::{
@@ -292,12 +293,16 @@ fn workloads(
     artifacts: Option<&Path>,
     recorder: &mut Recorder<'_>,
 ) -> Result<(), LaunchError> {
-    let trainings = cell.recipe.workloads.iter().filter(|workload| task.runs(workload));
-    let (trainings, others): (Vec<_>, Vec<_>) = trainings.partition(|workload| matches!(workload, Workload::Train(_)));
+    let own = cell.recipe.workloads.iter().filter(|workload| task.runs(workload));
+    let (trainings, others): (Vec<_>, Vec<_>) =
+        own.partition(|workload| matches!(workload, Workload::Train(_) | Workload::Continual(_)));
     for workload in trainings {
-        let Workload::Train(train) = workload else { continue };
         recorder.begin(workload.to_string());
-        train::run(train, cell, artifacts, recorder)?;
+        match workload {
+            Workload::Train(train) => train::run(train, cell, artifacts, recorder)?,
+            Workload::Continual(learning) => continual::run(learning, cell, recorder)?,
+            _ => {}
+        }
     }
     // Training holds the model in its own way, and needs no engine for inference.
     if others.is_empty() {
@@ -340,6 +345,7 @@ fn workloads(
                 | Workload::KlDivergence(_)
                 | Workload::KvPressure(_)
                 | Workload::Train(_)
+                | Workload::Continual(_)
                 | Workload::Adapt(_),
                 _,
             ) => {}

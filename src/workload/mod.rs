@@ -1,5 +1,6 @@
 //! The workloads, each in one file, and the launch that runs them in a child process.
 mod adapt;
+mod continual;
 mod decode;
 mod kl_divergence;
 mod kv_pressure;

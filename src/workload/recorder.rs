@@ -53,6 +53,8 @@ impl<'a> Recorder<'a> {
             n,
             t_ns: self.clock.elapsed_ns(),
             step,
+            task: None,
+            trained_through: None,
         };
         self.sink.event(&Event::Sample { launch: self.launch, sample });
     }
@@ -65,6 +67,31 @@ impl<'a> Recorder<'a> {
     /// Records a value of one position inside this workload.
     pub(super) fn at_step(&mut self, metric: &str, phase: Phase, value: f64, n: u64, step: u64) {
         self.sample(metric, phase, value, n, Some(step));
+    }
+
+    /// Records a value of one task after so many had been learned; `step` tells such values apart.
+    pub(super) fn of_task(
+        &mut self,
+        metric: &str,
+        value: f64,
+        n: u64,
+        (task, trained_through): (&str, u32),
+        step: u64,
+    ) {
+        let sample = Sample {
+            metric: metric.to_owned(),
+            phase: Phase::Eval,
+            workload: self.workload.clone(),
+            rep: self.rep,
+            warmup: self.warmup,
+            value,
+            n,
+            t_ns: self.clock.elapsed_ns(),
+            step: Some(step),
+            task: Some(task.to_owned()),
+            trained_through: Some(trained_through),
+        };
+        self.sink.event(&Event::Sample { launch: self.launch, sample });
     }
 
     pub(super) fn tokens(&mut self, request: u32, tokens: Vec<crate::event::TokenTime>) {

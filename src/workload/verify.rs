@@ -75,7 +75,11 @@ fn largest_batch(cell: &Cell) -> usize {
         Workload::Prefill(prefill) => prefill.batch_size,
         Workload::Decode(decode) => decode.batch_size,
         Workload::KvPressure(pressure) => pressure.concurrency,
-        Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::Train(_) | Workload::Adapt(_) => 1,
+        Workload::Perplexity(_)
+        | Workload::KlDivergence(_)
+        | Workload::Train(_)
+        | Workload::Continual(_)
+        | Workload::Adapt(_) => 1,
     });
     batches.max().unwrap_or(1) as usize
 }
@@ -111,7 +115,7 @@ fn prompt_tokens(cell: &Cell) -> usize {
         Workload::Perplexity(perplexity) => perplexity.n_ctx / 2,
         Workload::KlDivergence(divergence) => divergence.n_ctx / 2,
         Workload::KvPressure(pressure) => pressure.prompt_tokens,
-        Workload::Train(_) => 0,
+        Workload::Train(_) | Workload::Continual(_) => 0,
         Workload::Adapt(adapt) => adapt.prompt_tokens,
     });
     let room = (cell.model.context_length as usize).saturating_sub(SINGLE).max(1);

@@ -5,6 +5,7 @@ mod adapters;
 mod allocations;
 mod chat_templates;
 mod cli;
+mod continual;
 mod divergence;
 mod engines;
 mod hub;

@@ -58,6 +58,8 @@ fn sample(launch: u32, rep: u32) -> Event {
         n: 8,
         t_ns: u64::from(rep),
         step: None,
+        task: None,
+        trained_through: None,
     };
     Event::Sample { launch, sample }
 }

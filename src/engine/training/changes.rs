@@ -1,5 +1,9 @@
 //! Changes that learn, on top of a group of frozen matrices.
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use super::{
     Gradients,
@@ -9,6 +13,28 @@ use super::{
 };
 use crate::engine::{EngineError, LowRank, places::Place, places::Target};
 
+/// What went through a matrix that has a change, and came back: enough for its Fisher information.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Flow {
+    /// Positions behind the sums.
+    pub rows: u64,
+    /// Σ x² of its input x, `[I]`.
+    pub inputs: Vec<f32>,
+    /// Σ δ² of the gradient δ of its output, `[O]`.
+    pub outputs: Vec<f32>,
+    /// Σ δ xᵀ, `[O, I]`, the gradient of the matrix itself; empty where that was not asked for.
+    pub product: Vec<f32>,
+}
+
+/// How much of a [`Flow`] is noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noted {
+    /// Only the squares, which cost next to nothing.
+    Squares,
+    /// All of it.
+    Product,
+}
+
 /// A change that learns.
 pub(super) struct Pair {
     rank: usize,
@@ -17,12 +43,14 @@ pub(super) struct Pair {
     a: Vec<f32>,
     /// B transposed, `[r, O]`.
     b: Vec<f32>,
+    /// What passes, where that is noted.
+    pub(super) flow: Option<Mutex<Flow>>,
 }
 
 impl Pair {
     pub(super) fn new(change: &LowRank) -> Self {
         let LowRank { rank, scale, a, b } = change;
-        Self { rank: *rank, scale: *scale, a: a.clone(), b: transposed(b, *rank) }
+        Self { rank: *rank, scale: *scale, a: a.clone(), b: transposed(b, *rank), flow: None }
     }
 
     /// Puts other values in the place of its own.
@@ -34,6 +62,27 @@ impl Pair {
         a.clone_into(&mut self.a);
         self.b = transposed(b, self.rank);
         Ok(())
+    }
+}
+
+impl Flow {
+    /// Returns one of nothing; `product` is as long as the matrix, or empty.
+    pub(super) fn new(noted: Noted, (outputs, inputs): (usize, usize)) -> Self {
+        let product = if noted == Noted::Product { vec![0.0; outputs * inputs] } else { Vec::new() };
+        Self { rows: 0, inputs: vec![0.0; inputs], outputs: vec![0.0; outputs], product }
+    }
+
+    fn add(&mut self, workers: &Workers, x: Columns<'_>, delta: Columns<'_>) {
+        self.rows += x.rows() as u64;
+        for (sums, columns) in [(&mut self.inputs, x), (&mut self.outputs, delta)] {
+            for row in 0..columns.rows() {
+                sums.iter_mut().zip(columns.row(row)).for_each(|(sum, x)| *sum = x.mul_add(*x, *sum));
+            }
+        }
+        if !self.product.is_empty() {
+            let delta: Vec<f32> = (0..delta.rows()).flat_map(|row| delta.row(row)).copied().collect();
+            workers.add(&mut self.product, &workers.outer(&delta, x, 1.0, self.outputs.len()));
+        }
     }
 }
 
@@ -88,6 +137,10 @@ impl Changed<'_> {
             let Some((_, narrow)) = narrows.iter().find(|(target, _)| *target == place.target) else { continue };
             let (rank, scale) = (pair.rank, pair.scale);
             let part = Columns { values: grad, stride: self.group.outputs, first: rows.start, width: rows.len() };
+            if let Some(flow) = &pair.flow {
+                let mut flow = flow.lock().unwrap_or_else(PoisonError::into_inner);
+                flow.add(workers, Columns::all(x, self.group.inputs), part);
+            }
             let narrow_grad = workers.narrow(part, &pair.b)?;
             let b = transposed(&workers.outer(narrow, part, scale, rank), rows.len());
             let a = workers.outer(&narrow_grad, Columns::all(x, self.group.inputs), scale, rank);

@@ -19,11 +19,11 @@ impl<'a> Columns<'a> {
         Self { values, stride: width, first: 0, width }
     }
 
-    fn row(&self, n: usize) -> &'a [f32] {
+    pub(super) fn row(&self, n: usize) -> &'a [f32] {
         &self.values[n * self.stride + self.first..][..self.width]
     }
 
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.values.len() / self.stride
     }
 }

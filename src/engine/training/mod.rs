@@ -14,7 +14,14 @@ mod low_rank;
 mod rows;
 mod workers;
 
-use std::{collections::BTreeMap, num::NonZeroUsize};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError},
+};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::{Adapter, EngineError, Tier, adapter::check, places::Place};
 use crate::model::{
@@ -23,9 +30,10 @@ use crate::model::{
     weights::Weights,
 };
 use changes::{Changed, Pair};
+pub use changes::{Flow, Noted};
 use layers::Model;
 use learner::{Learner, Tape};
-use rows::likelihood;
+use rows::{drawn, likelihood};
 use workers::Workers;
 
 /// The most memory of logits at once.
@@ -60,6 +68,21 @@ impl Scored<'_> {
 
 /// The gradients of A and B of each place.
 pub type Gradients = BTreeMap<Place, (Vec<f32>, Vec<f32>)>;
+
+/// Which tokens are taken to have followed, where gradients are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Labels {
+    /// Those of the text.
+    #[default]
+    Data,
+    /// Drawn from the model at each position, after the text's own tokens: their gradients have mean 0, and
+    /// the squares of these the Fisher information for mean, even when summed over positions and sequences
+    /// first.
+    Drawn {
+        /// What they are drawn by.
+        seed: u64,
+    },
+}
 
 /// A frozen model with adapters that learn.
 pub struct Trainee {
@@ -118,6 +141,25 @@ impl Trainee {
         Learner::new(&self.model, &self.pairs, &self.workers, step)
     }
 
+    /// Notes from now on what passes every change in [`Self::accumulate`], or no longer.
+    pub fn note_flows(&mut self, noted: Option<Noted>) {
+        let spec = &self.model.spec;
+        for (place, pair) in &mut self.pairs {
+            pair.flow = noted.map(|noted| Mutex::new(Flow::new(noted, place.target.shape(spec))));
+        }
+    }
+
+    /// Returns what was noted, and begins anew.
+    pub fn take_flows(&mut self) -> BTreeMap<Place, Flow> {
+        let spec = &self.model.spec;
+        let take = |(place, pair): (&Place, &mut Pair)| {
+            let flow = pair.flow.as_mut()?.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let noted = if flow.product.is_empty() { Noted::Squares } else { Noted::Product };
+            Some((*place, std::mem::replace(flow, Flow::new(noted, place.target.shape(spec)))))
+        };
+        self.pairs.iter_mut().filter_map(take).collect()
+    }
+
     /// Returns the sum of the negative log-likelihoods of all scored tokens, in nats.
     ///
     /// # Errors
@@ -144,6 +186,21 @@ impl Trainee {
         weight: f64,
         gradients: &mut Gradients,
     ) -> Result<f64, EngineError> {
+        self.accumulate_of(sequences, Labels::Data, weight, gradients)
+    }
+
+    /// Does what [`Self::accumulate`] does, with these tokens for the ones that followed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::loss`].
+    pub fn accumulate_of(
+        &self,
+        sequences: &[Scored<'_>],
+        labels: Labels,
+        weight: f64,
+        gradients: &mut Gradients,
+    ) -> Result<f64, EngineError> {
         let step = self.step(sequences)?;
         let layers = self.model.spec.layers;
         let lowest = self.pairs.keys().map(|place| place.layer).min().unwrap_or(layers);
@@ -158,7 +215,7 @@ impl Trainee {
             }
         }
         let normed = learner.head(hidden.clone(), &step)?;
-        let (loss, mut grad) = self.score(sequences, &normed, Some((weight, gradients)))?;
+        let (loss, mut grad) = self.score(sequences, &normed, Some((weight, labels, gradients)))?;
         if lowest == layers {
             return Ok(loss);
         }
@@ -205,7 +262,7 @@ impl Trainee {
         &self,
         sequences: &[Scored<'_>],
         normed: &[f32],
-        mut wanted: Option<(f64, &mut Gradients)>,
+        mut wanted: Option<(f64, Labels, &mut Gradients)>,
     ) -> Result<(f64, Vec<f32>), EngineError> {
         let (spec, workers) = (&self.model.spec, &self.workers);
         let (e, v) = (spec.hidden_size, spec.vocab_size);
@@ -219,7 +276,11 @@ impl Trainee {
         }
         let head = Changed { group: &self.model.output, layer: spec.layers, pairs: &self.pairs, workers };
         let cap = spec.logit_softcap.map(|cap| cap as f32);
-        let weight = wanted.as_ref().map_or(1.0, |(weight, _)| *weight as f32);
+        let weight = wanted.as_ref().map_or(1.0, |(weight, ..)| *weight as f32);
+        let mut random = match wanted {
+            Some((_, Labels::Drawn { seed }, _)) => Some(ChaCha8Rng::seed_from_u64(seed)),
+            _ => None,
+        };
         let mut grad = vec![0.0; if wanted.is_some() { normed.len() } else { 0 }];
         let mut loss = 0.0;
         for scored in scored.chunks((LOGIT_BYTES / 4 / v).max(16)) {
@@ -227,12 +288,15 @@ impl Trainee {
             let mut narrows = Vec::new();
             let mut logits = head.forward(&rows, &mut narrows)?;
             let mut losses = vec![0.0; scored.len()];
-            let parts = logits.chunks_exact_mut(v).zip(losses.iter_mut()).zip(scored);
-            workers.each(parts, |((logits, loss), (_, target))| {
-                *loss = likelihood(workers.kernels, logits, *target, cap, weight);
+            let mut share = || random.as_mut().map(|random| random.random::<f64>());
+            let shares: Vec<Option<f64>> = scored.iter().map(|_| share()).collect();
+            let parts = logits.chunks_exact_mut(v).zip(losses.iter_mut()).zip(scored.iter().zip(shares));
+            workers.each(parts, |((logits, loss), ((_, target), share))| {
+                let target = share.map_or(*target, |share| drawn(workers.kernels, logits, cap, share));
+                *loss = likelihood(workers.kernels, logits, target, cap, weight);
             });
             loss += losses.iter().sum::<f64>();
-            let Some((_, gradients)) = &mut wanted else { continue };
+            let Some((.., gradients)) = &mut wanted else { continue };
             let Some(below) = head.backward(&rows, &logits, &narrows, true, gradients)? else { continue };
             for ((row, _), below) in scored.iter().zip(below.chunks_exact(e)) {
                 grad[row * e..][..e].copy_from_slice(below);

@@ -125,6 +125,24 @@ pub(super) fn gate_back(kernels: &Kernels, activation: Activation, both: &mut [f
     }
 }
 
+/// Returns a token drawn as the model holds it likely; `share`, from 0 to 1, says which.
+pub(super) fn drawn(kernels: &Kernels, logits: &[f32], cap: Option<f32>, share: f64) -> usize {
+    let mut likely = logits.to_vec();
+    if let Some(cap) = cap {
+        kernels.soft_cap(&mut likely, cap);
+    }
+    let width = likely.len();
+    kernels.softmax(&mut likely, width);
+    let mut left = share * likely.iter().map(|p| f64::from(*p)).sum::<f64>();
+    for (token, p) in likely.iter().enumerate() {
+        left -= f64::from(*p);
+        if left < 0.0 {
+            return token;
+        }
+    }
+    width - 1
+}
+
 /// Returns the negative log-likelihood of a token and leaves its gradient, times `weight`, in place of
 /// the logits. Logits are bent to below `cap`.
 pub(super) fn likelihood(kernels: &Kernels, logits: &mut [f32], target: usize, cap: Option<f32>, weight: f32) -> f64 {

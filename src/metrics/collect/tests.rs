@@ -25,6 +25,8 @@ fn sample(launch: u32, metric: &str, rep: u32, warmup: bool, value: f64) -> Even
         n: 4,
         t_ns: 9,
         step: None,
+        task: None,
+        trained_through: None,
     };
     Event::Sample { launch, sample }
 }

@@ -113,6 +113,11 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
                 let words = format!("requests of {} tokens are longer than", adapt.tokens());
                 (adapt.tokens() as u64, words, format!("{path}.adapt.prompt_tokens"))
             }
+            Workload::Continual(_) => {
+                let tokens = recipe.training.as_ref().map_or(0, |training| u64::from(training.sequence_length));
+                let words = format!("a sequence of {tokens} tokens is longer than");
+                (tokens, words, "training.sequence_length".to_owned())
+            }
         };
         if let Some(context) = context.filter(|context| tokens > u64::from(*context)) {
             let message = format!("{words} `model.context_length`, {context}");

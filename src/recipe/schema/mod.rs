@@ -17,7 +17,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use adapter::{Adapter, AdapterType, MicroLora, TargetModule};
-pub use continual::{Continual, Ewc, EwcMode, EwcSpace, FisherKind, Task};
+pub use continual::{
+    Continual, ContinualMethod, Ewc, EwcMode, EwcSpace, FisherKind, MethodName, PenaltyConvention, Task,
+};
 pub use kv_cache::{CacheTier, KvCache, KvType, Pressure, PressurePolicy};
 pub use matrix::{AxisPoint, Matrix, same_value};
 pub use measure::{Baseline, Isolation, Launches, Measure, Order};
@@ -28,8 +30,8 @@ pub use model::{
 pub use sona::{Sona, SonaBackground, SonaDeep, SonaInstant};
 pub use training::{AnnealStrategy, LrScheduler, LrSchedulerType, Optimizer, Training};
 pub use workload::{
-    Adapt, AdaptState, Decode, KlDivergence, KlReference, KvPressure, Perplexity, Prefill, RequestOrder, Train,
-    TrainEval, TrainSource, Workload,
+    Adapt, AdaptState, ContinualLearning, Decode, KlDivergence, KlReference, KvPressure, Perplexity, Prefill,
+    RequestOrder, Train, TrainEval, TrainSource, Workload,
 };
 
 /// The version of the recipe format.

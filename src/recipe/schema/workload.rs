@@ -1,10 +1,12 @@
 //! What is run and measured.
 mod adapt;
+mod continual;
 mod train;
 
 use std::fmt;
 
 pub use adapt::{Adapt, AdaptState, RequestOrder};
+pub use continual::ContinualLearning;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use train::{Train, TrainEval, TrainSource};
@@ -32,6 +34,8 @@ pub enum Workload {
     Train(Train),
     /// Streams requests past adapters that learn from each, once it is scored.
     Adapt(Adapt),
+    /// Learns the tasks of `continual` one after the other, by each of its methods.
+    Continual(ContinualLearning),
 }
 
 /// Processes a prompt.
@@ -291,6 +295,10 @@ impl fmt::Display for Workload {
                 let order = if *order == RequestOrder::Blocked { "blocked" } else { "interleaved" };
                 let state = if *state == AdaptState::Shared { ",shared" } else { "" };
                 write!(f, "adapt({}x{requests},p{prompt_tokens},n{output_tokens},{order}{state}", domains.len())?;
+            }
+            Self::Continual(ContinualLearning { eval_sequences, general }) => {
+                let name = general.rsplit(['/', ':']).next().unwrap_or(general);
+                write!(f, "continual(e{eval_sequences},{name}")?;
             }
         }
         f.write_str(")")

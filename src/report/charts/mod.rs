@@ -6,6 +6,7 @@ mod adapt;
 mod cache;
 mod canvas;
 mod cells;
+mod continual;
 mod csv;
 mod forest;
 mod frame;
@@ -130,6 +131,7 @@ pub fn draw(
     attempts.extend(itl_ecdf::draw(&cells)?);
     attempts.push(pareto::draw(&cells)?);
     attempts.extend(kl::draw(&cells)?.into_iter().map(Ok));
+    attempts.extend(continual::draw(&cells)?.into_iter().map(Ok));
     attempts.extend(cache::draw(&cells)?.into_iter().map(Ok));
     attempts.extend(training::draw(&cells)?.into_iter().map(Ok));
     attempts.extend(adapt::draw(&cells)?.into_iter().map(Ok));
