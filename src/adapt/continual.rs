@@ -251,7 +251,7 @@ impl ContinualTrainer {
         Ok(sum)
     }
 
-    fn gradients(&mut self, batch: &[Scored<'_>], labels: Labels) -> Result<(Gradients, Vec<Flow>), EngineError> {
+    fn gradients(&mut self, batch: &[Scored<'_>], labels: Labels<'_>) -> Result<(Gradients, Vec<Flow>), EngineError> {
         let count: usize = batch.iter().map(Scored::count).sum();
         let mut gradients = Gradients::new();
         self.trainee.accumulate_of(batch, labels, 1.0 / count.max(1) as f64, &mut gradients)?;

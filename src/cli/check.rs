@@ -131,23 +131,15 @@ fn here(stored: &Cell, candidate: &Cell) -> Result<Cell, Failure> {
     let mut moved = stored.recipe.clone();
     moved.model.source.clone_from(&candidate.recipe.model.source);
     moved.model.revision.clone_from(&candidate.recipe.model.revision);
-    for (workload, twin) in moved.workloads.iter_mut().zip(&candidate.recipe.workloads) {
-        match (workload, twin) {
-            (Workload::Perplexity(ours), Workload::Perplexity(theirs)) => ours.text.clone_from(&theirs.text),
-            (Workload::KlDivergence(ours), Workload::KlDivergence(theirs)) => {
-                ours.text.clone_from(&theirs.text);
-                ours.reference.source.clone_from(&theirs.reference.source);
-            }
-            (Workload::KvPressure(ours), Workload::KvPressure(theirs)) => ours.text.clone_from(&theirs.text),
-            (Workload::Train(ours), Workload::Train(theirs)) => {
-                let mut theirs = theirs.clone();
-                ours.texts_mut().zip(theirs.texts_mut()).for_each(|((_, ours), (_, theirs))| ours.clone_from(theirs));
-            }
-            (Workload::Adapt(ours), Workload::Adapt(theirs)) => {
-                ours.domains.clone_from(&theirs.domains);
-                ours.calibration.clone_from(&theirs.calibration);
-            }
-            _ => {}
+    let mut candidate_recipe = candidate.recipe.clone();
+    for ((key, ours), (twin, theirs)) in moved.texts_mut().into_iter().zip(candidate_recipe.texts_mut()) {
+        if key == twin {
+            ours.clone_from(theirs);
+        }
+    }
+    for workloads in moved.workloads.iter_mut().zip(&candidate.recipe.workloads) {
+        if let (Workload::KlDivergence(ours), Workload::KlDivergence(theirs)) = workloads {
+            ours.reference.source.clone_from(&theirs.reference.source);
         }
     }
     let is_same = |cell: &Cell| {

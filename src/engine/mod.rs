@@ -19,7 +19,7 @@ pub use adapter::{Adapter, LowRank};
 pub use native::AttentionMethod;
 pub use places::{Place, Target};
 pub use ruvlab_kernels::{Precision, Tier, TierError, select, setting};
-pub use training::{Flow, Gradients, Labels, Noted, Scored, Trainee, TraineeSettings};
+pub use training::{Flow, Gradients, Labels, Noted, Scored, TopLogits, Trainee, TraineeSettings};
 
 pub use crate::kv::CacheType;
 use crate::{

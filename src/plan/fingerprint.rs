@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
-use crate::{
-    metrics::METRIC_SCHEMA_VERSION,
-    recipe::{Recipe, schema::Workload},
-};
+use crate::{metrics::METRIC_SCHEMA_VERSION, recipe::Recipe};
 
 use super::{ModelIdentity, Reference, set_name};
 
@@ -28,7 +25,13 @@ pub(super) fn cell_hash(
     texts: &IndexMap<String, String>,
     references: &IndexMap<String, Reference>,
 ) -> String {
-    let mut tree = serde_json::to_value(recipe).unwrap_or(Value::Null);
+    let mut hashed = recipe.clone();
+    for (_, text) in hashed.texts_mut() {
+        if let Some(hash) = texts.get(text) {
+            text.clone_from(hash);
+        }
+    }
+    let mut tree = serde_json::to_value(hashed).unwrap_or(Value::Null);
     if let Some(map) = tree.as_object_mut() {
         for key in COSMETIC {
             map.shift_remove(key);
@@ -57,44 +60,12 @@ pub(super) fn cell_hash(
     }
     if let Some(workloads) = tree.pointer_mut("/workloads").and_then(Value::as_array_mut) {
         for (workload, written) in workloads.iter_mut().zip(&recipe.workloads) {
-            const TEXTS: [&str; 10] = [
-                "/perplexity/text",
-                "/kl_divergence/text",
-                "/kv_pressure/text",
-                "/train/text",
-                "/train/chat",
-                "/train/ids",
-                "/train/eval/text",
-                "/train/eval/chat",
-                "/train/eval/ids",
-                "/continual/general",
-            ];
-            for text in TEXTS {
-                if let Some(text) = workload.pointer_mut(text)
-                    && let Some(hash) = text.as_str().and_then(|name| texts.get(name))
-                {
-                    *text = hash.clone().into();
-                }
-            }
-            if let Workload::Adapt(adapt) = written {
-                let hash = |name: &String| texts.get(name).unwrap_or(name).clone();
-                let domains: Vec<String> = adapt.domains.iter().map(hash).collect();
-                set(workload, "/adapt/domains", domains.into());
-                set(workload, "/adapt/calibration", hash(&adapt.calibration).into());
-            }
             if let Some(Reference { model, kernel_set }) = references.get(&written.to_string()) {
                 let mut content = json!({"weights": model.weights_hash, "kernels": set_name(*kernel_set)});
                 if let Some(adapter) = &model.adapter {
                     content["adapter"] = adapter.hash.clone().into();
                 }
                 set(workload, "/kl_divergence/reference", content);
-            }
-        }
-    }
-    for (index, task) in recipe.continual.iter().flat_map(|continual| &continual.tasks).enumerate() {
-        for (key, name) in [("train", &task.train), ("test", &task.test)] {
-            if let Some(hash) = texts.get(name) {
-                set(&mut tree, &format!("/continual/tasks/{index}/{key}"), hash.clone().into());
             }
         }
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::recipe::schema::Workload;
 
-use super::Cell;
+use super::{Cell, demand::demand};
 
 /// The version of the exchange between parent and child: a `LaunchSpec` as one JSON line on the
 /// child's standard input, `Event`s as JSON lines on its standard output. The child ends when its
@@ -44,13 +44,7 @@ impl LaunchTask {
     /// Returns whether a workload has something to do in it.
     #[must_use]
     pub fn runs(self, workload: &Workload) -> bool {
-        match workload {
-            Workload::Prefill(_) | Workload::Decode(_) => self == Self::Speed,
-            Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::Train(_) | Workload::Continual(_) => {
-                self == Self::Quality
-            }
-            Workload::KvPressure(_) | Workload::Adapt(_) => self != Self::Verify,
-        }
+        demand(workload).tasks.contains(&self)
     }
 
     /// Returns its name, as stored.

@@ -10,7 +10,7 @@ use crate::{
     units::Bytes,
 };
 
-use super::{ModelIdentity, Reference, engine_kind, identity::is_native};
+use super::{ModelIdentity, Reference, demand::demand, engine_kind, identity::is_native};
 
 /// What the process needs besides the model: code, allocator, thread stacks.
 const PROCESS_BYTES: u64 = 64 << 20;
@@ -18,21 +18,7 @@ const PROCESS_BYTES: u64 = 64 << 20;
 /// Returns the tokens of the longest sequence a recipe's workloads make.
 #[must_use]
 pub(super) fn longest_sequence(recipe: &Recipe) -> u32 {
-    recipe.workloads.iter().map(|workload| shape(workload).0).max().unwrap_or(0)
-}
-
-/// Returns tokens a sequence and sequences at once.
-fn shape(workload: &Workload) -> (u32, u32) {
-    match workload {
-        Workload::Prefill(prefill) => (prefill.prompt_tokens.saturating_add(prefill.context_depth), prefill.batch_size),
-        Workload::Decode(decode) => (decode.prompt_tokens.saturating_add(decode.output_tokens), decode.batch_size),
-        Workload::Perplexity(perplexity) => (perplexity.n_ctx, 1),
-        Workload::KlDivergence(divergence) => (divergence.n_ctx, 1),
-        Workload::KvPressure(pressure) => (pressure.longest(), pressure.concurrency),
-        // What training takes is not of this shape: see `training`.
-        Workload::Train(_) | Workload::Continual(_) => (0, 0),
-        Workload::Adapt(adapt) => (adapt.prompt_tokens.saturating_add(adapt.output_tokens), 1),
-    }
+    recipe.workloads.iter().map(|workload| demand(workload).sequence_tokens).max().unwrap_or(0)
 }
 
 /// Returns an estimate of a launch's memory: the mapped file and the working copies of the weights,
@@ -48,20 +34,11 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
         .workloads
         .iter()
         .map(|workload| {
-            let (tokens, batch) = shape(workload);
-            let (tokens, batch) = (u64::from(tokens), u64::from(batch));
-            let logits = match workload {
-                Workload::Perplexity(_) | Workload::KlDivergence(_) | Workload::KvPressure(_) | Workload::Adapt(_) => {
-                    tokens * spec.vocab_size as u64 * 4 * 2
-                }
-                Workload::Prefill(_) | Workload::Decode(_) | Workload::Train(_) | Workload::Continual(_) => {
-                    batch * spec.vocab_size as u64 * 4
-                }
-            };
+            let demand = demand(workload);
+            let (tokens, batch) = (u64::from(demand.sequence_tokens), u64::from(demand.sequences));
+            let logits = if demand.keeps_logits { tokens * 2 } else { batch } * spec.vocab_size as u64 * 4;
             let scores = if native { 0 } else { tokens * tokens * spec.heads as u64 * 4 * 2 };
-            // The pages of a budget, and the cache without limit that a budget is held against.
-            let caches = if matches!(workload, Workload::KvPressure(_)) { 2 } else { 1 };
-            caches * tokens * batch * per_token + logits + scores
+            demand.engines * tokens * batch * per_token + logits + scores
         })
         .max()
         .unwrap_or(0);
@@ -70,8 +47,8 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
     let converted = weights.content_hash() != model.weights_hash;
     // Used from the file, a matrix is in memory while it is multiplied with, and no longer.
     let mapped = recipe.model.load == ModelLoad::Mapped;
-    let twice = recipe.workloads.iter().any(|workload| matches!(workload, Workload::KvPressure(_)));
-    let own = if native && !converted { u64::from(!mapped) } else { 2 } + u64::from(twice);
+    let engines = recipe.workloads.iter().map(|workload| demand(workload).engines).max().unwrap_or(1);
+    let own = if native && !converted { u64::from(!mapped) } else { 2 } + engines - 1;
     let copies = if recipe.kernels.verify.reference.is_some() { 3 } else { own };
     let sets = [Some(recipe.kernels.set), recipe.kernels.verify.reference];
     let widens = sets.into_iter().flatten().filter_map(engine_kind).any(|kind| kind.widens(spec));

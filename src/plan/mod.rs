@@ -1,6 +1,7 @@
 //! What a recipe means on this machine: a serialisable list of cells that any process can run.
 mod adapter;
 mod cache;
+mod demand;
 pub mod effort;
 mod fingerprint;
 mod identity;
@@ -22,6 +23,7 @@ use crate::{
     units::Bytes,
 };
 
+pub(crate) use demand::demand;
 pub use identity::{auto_set, engine_kind, engine_settings, rope_change, set_name, storage_type};
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
 pub use learning::{schedule, target, training_settings};

@@ -162,43 +162,15 @@ impl<'a, 'w> Resolver<'a, 'w> {
             sound = false;
         }
         let mut texts = IndexMap::new();
-        for (index, workload) in recipe.workloads.iter().enumerate() {
-            let sources: Vec<(String, String)> = match workload {
-                Workload::Perplexity(perplexity) => vec![(perplexity.text.clone(), "perplexity.text".to_owned())],
-                Workload::KlDivergence(divergence) => vec![(divergence.text.clone(), "kl_divergence.text".to_owned())],
-                Workload::KvPressure(pressure) => vec![(pressure.text.clone(), "kv_pressure.text".to_owned())],
-                Workload::Train(train) => {
-                    let mut train = train.clone();
-                    train.texts_mut().map(|(key, text)| (text.clone(), format!("train.{key}"))).collect()
+        for (path, source) in recipe.clone().texts_mut() {
+            match text::load(source) {
+                Ok(text) => {
+                    texts.insert(source.clone(), text.hash);
                 }
-                Workload::Adapt(adapt) => adapt.texts().into_iter().map(|(text, key)| (text.clone(), key)).collect(),
-                Workload::Continual(continual) => vec![(continual.general.clone(), "continual.general".to_owned())],
-                Workload::Prefill(_) | Workload::Decode(_) => continue,
-            };
-            for (source, key) in sources {
-                match text::load(&source) {
-                    Ok(text) => {
-                        texts.insert(source, text.hash);
-                    }
-                    Err(error) => {
-                        let place = (self.place)(&format!("workloads[{index}].{key}"));
-                        self.missing.push(Diagnostic::error("text-missing", error.to_string()).at(place));
-                        sound = false;
-                    }
-                }
-            }
-        }
-        for (index, task) in recipe.continual.iter().flat_map(|continual| &continual.tasks).enumerate() {
-            for (key, source) in [("train", &task.train), ("test", &task.test)] {
-                match text::load(source) {
-                    Ok(text) => {
-                        texts.insert(source.clone(), text.hash);
-                    }
-                    Err(error) => {
-                        let place = (self.place)(&format!("continual.tasks[{index}].{key}"));
-                        self.missing.push(Diagnostic::error("text-missing", error.to_string()).at(place));
-                        sound = false;
-                    }
+                Err(error) => {
+                    let place = (self.place)(&path);
+                    self.missing.push(Diagnostic::error("text-missing", error.to_string()).at(place));
+                    sound = false;
                 }
             }
         }

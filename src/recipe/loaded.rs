@@ -293,40 +293,15 @@ fn expand_sources(recipe: &mut Recipe, layers: &Layers, environment: Environment
         }
     };
     apply(&mut recipe.model.source, "model.source".to_owned(), source::model);
-    for (index, workload) in recipe.workloads.iter_mut().enumerate() {
-        match workload {
-            Workload::Perplexity(perplexity) => {
-                apply(&mut perplexity.text, format!("workloads[{index}].perplexity.text"), source::text);
-            }
-            Workload::KlDivergence(divergence) => {
-                apply(&mut divergence.text, format!("workloads[{index}].kl_divergence.text"), source::text);
-                if let Some(source) = &mut divergence.reference.source {
-                    apply(source, format!("workloads[{index}].kl_divergence.reference.source"), source::model);
-                }
-            }
-            Workload::KvPressure(pressure) => {
-                apply(&mut pressure.text, format!("workloads[{index}].kv_pressure.text"), source::text);
-            }
-            Workload::Train(train) => {
-                for (key, text) in train.texts_mut() {
-                    apply(text, format!("workloads[{index}].train.{key}"), source::text);
-                }
-            }
-            Workload::Adapt(adapt) => {
-                for (domain, text) in adapt.domains.iter_mut().enumerate() {
-                    apply(text, format!("workloads[{index}].adapt.domains[{domain}]"), source::text);
-                }
-                apply(&mut adapt.calibration, format!("workloads[{index}].adapt.calibration"), source::text);
-            }
-            Workload::Continual(continual) => {
-                apply(&mut continual.general, format!("workloads[{index}].continual.general"), source::text);
-            }
-            Workload::Prefill(_) | Workload::Decode(_) => {}
-        }
+    for (path, text) in recipe.texts_mut() {
+        apply(text, path, source::text);
     }
-    for (index, task) in recipe.continual.iter_mut().flat_map(|continual| &mut continual.tasks).enumerate() {
-        apply(&mut task.train, format!("continual.tasks[{index}].train"), source::text);
-        apply(&mut task.test, format!("continual.tasks[{index}].test"), source::text);
+    for (index, workload) in recipe.workloads.iter_mut().enumerate() {
+        if let Workload::KlDivergence(divergence) = workload
+            && let Some(source) = &mut divergence.reference.source
+        {
+            apply(source, format!("workloads[{index}].kl_divergence.reference.source"), source::model);
+        }
     }
     if let Some(init) = recipe.adapter.as_mut().and_then(|adapter| adapter.init.as_mut()) {
         apply(init, "adapter.init".to_owned(), source::path);

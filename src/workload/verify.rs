@@ -17,7 +17,7 @@ use crate::{
     host::Load,
     model::weights::{TensorType, Weights},
     plan::{self, Cell},
-    recipe::schema::{Verify, Workload},
+    recipe::schema::Verify,
 };
 
 /// Tokens that come one by one after the prompt, as in decoding.
@@ -71,16 +71,7 @@ pub(super) fn run(cell: &Cell, recorder: &mut Recorder<'_>) -> Result<(), Launch
 
 /// Returns the most sequences that a workload of the recipe has side by side.
 fn largest_batch(cell: &Cell) -> usize {
-    let batches = cell.recipe.workloads.iter().map(|workload| match workload {
-        Workload::Prefill(prefill) => prefill.batch_size,
-        Workload::Decode(decode) => decode.batch_size,
-        Workload::KvPressure(pressure) => pressure.concurrency,
-        Workload::Perplexity(_)
-        | Workload::KlDivergence(_)
-        | Workload::Train(_)
-        | Workload::Continual(_)
-        | Workload::Adapt(_) => 1,
-    });
+    let batches = cell.recipe.workloads.iter().map(|workload| plan::demand(workload).sequences);
     batches.max().unwrap_or(1) as usize
 }
 
@@ -109,15 +100,7 @@ fn judge(error: f64, max_nmse: f64, set: &str, reference: &str) -> Result<(), La
 
 /// Returns the longest prompt of the recipe's own workloads, as far as the context has room.
 fn prompt_tokens(cell: &Cell) -> usize {
-    let longest = cell.recipe.workloads.iter().map(|workload| match workload {
-        Workload::Prefill(prefill) => prefill.prompt_tokens,
-        Workload::Decode(decode) => decode.prompt_tokens,
-        Workload::Perplexity(perplexity) => perplexity.n_ctx / 2,
-        Workload::KlDivergence(divergence) => divergence.n_ctx / 2,
-        Workload::KvPressure(pressure) => pressure.prompt_tokens,
-        Workload::Train(_) | Workload::Continual(_) => 0,
-        Workload::Adapt(adapt) => adapt.prompt_tokens,
-    });
+    let longest = cell.recipe.workloads.iter().map(|workload| plan::demand(workload).prompt_tokens);
     let room = (cell.model.context_length as usize).saturating_sub(SINGLE).max(1);
     (longest.max().unwrap_or(0) as usize).max(SHORTEST).min(room)
 }

@@ -11,6 +11,7 @@ mod group;
 mod layers;
 mod learner;
 mod low_rank;
+mod outputs;
 mod rows;
 mod workers;
 
@@ -33,7 +34,8 @@ use changes::{Changed, Pair};
 pub use changes::{Flow, Noted};
 use layers::Model;
 use learner::{Learner, Tape};
-use rows::{drawn, likelihood};
+pub use outputs::TopLogits;
+use rows::{distance, drawn, likelihood};
 use workers::Workers;
 
 /// The most memory of logits at once.
@@ -69,19 +71,22 @@ impl Scored<'_> {
 /// The gradients of A and B of each place.
 pub type Gradients = BTreeMap<Place, (Vec<f32>, Vec<f32>)>;
 
-/// Which tokens are taken to have followed, where gradients are made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Labels {
-    /// Those of the text.
+/// What predictions are held against where gradients are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Labels<'a> {
+    /// The tokens of the text.
     #[default]
     Data,
-    /// Drawn from the model at each position, after the text's own tokens: their gradients have mean 0, and
+    /// Tokens drawn from the model at each position, after the text's own tokens: their gradients have mean 0, and
     /// the squares of these the Fisher information for mean, even when summed over positions and sequences
     /// first.
     Drawn {
         /// What they are drawn by.
         seed: u64,
     },
+    /// Logits that were kept of every scored position, see [`Trainee::top_logits`]: the loss of a position is
+    /// the mean square of how far they are from those now (DER, arXiv 2004.07211).
+    Kept(&'a [TopLogits]),
 }
 
 /// A frozen model with adapters that learn.
@@ -166,13 +171,18 @@ impl Trainee {
     ///
     /// If a sequence is too short or long or has an unknown token.
     pub fn loss(&self, sequences: &[Scored<'_>]) -> Result<f64, EngineError> {
+        Ok(self.score(sequences, &self.normed(sequences)?, None)?.0)
+    }
+
+    /// Returns what goes into the head at every position that predicts.
+    fn normed(&self, sequences: &[Scored<'_>]) -> Result<Vec<f32>, EngineError> {
         let step = self.step(sequences)?;
         let mut learner = self.learner(&step);
         let mut hidden = learner.embed(&step)?;
         for layer in 0..self.model.spec.layers {
             hidden = walk_layer(&mut learner, layer, hidden, &step)?;
         }
-        Ok(self.score(sequences, &learner.head(hidden, &step)?, None)?.0)
+        learner.head(hidden, &step)
     }
 
     /// Adds the gradients of `weight` times the sum that [`Self::loss`] returns, and returns that sum.
@@ -189,15 +199,15 @@ impl Trainee {
         self.accumulate_of(sequences, Labels::Data, weight, gradients)
     }
 
-    /// Does what [`Self::accumulate`] does, with these tokens for the ones that followed.
+    /// Does what [`Self::accumulate`] does, with these labels; the sum it returns is that of their losses.
     ///
     /// # Errors
     ///
-    /// As [`Self::loss`].
+    /// As [`Self::loss`], and if logits were kept of more or fewer positions than are scored.
     pub fn accumulate_of(
         &self,
         sequences: &[Scored<'_>],
-        labels: Labels,
+        labels: Labels<'_>,
         weight: f64,
         gradients: &mut Gradients,
     ) -> Result<f64, EngineError> {
@@ -262,17 +272,18 @@ impl Trainee {
         &self,
         sequences: &[Scored<'_>],
         normed: &[f32],
-        mut wanted: Option<(f64, Labels, &mut Gradients)>,
+        mut wanted: Option<(f64, Labels<'_>, &mut Gradients)>,
     ) -> Result<(f64, Vec<f32>), EngineError> {
         let (spec, workers) = (&self.model.spec, &self.workers);
         let (e, v) = (spec.hidden_size, spec.vocab_size);
-        // Rows that predict a scored token, and that token.
-        let mut scored: Vec<(usize, usize)> = Vec::new();
-        let mut start = 0;
-        for Scored { tokens, prompt } in sequences {
-            let tokens_scored = tokens.iter().enumerate().skip((*prompt).max(1));
-            scored.extend(tokens_scored.map(|(at, token)| (start + at - 1, *token as usize)));
-            start += tokens.len() - 1;
+        let scored = predicting(sequences);
+        let kept = match wanted {
+            Some((_, Labels::Kept(kept), _)) => Some(kept),
+            _ => None,
+        };
+        if let Some(kept) = kept.filter(|kept| kept.len() != scored.len()) {
+            let what = format!("hold {} positions against logits of {}", scored.len(), kept.len());
+            return Err(EngineError::Unsupported { engine: "training", what });
         }
         let head = Changed { group: &self.model.output, layer: spec.layers, pairs: &self.pairs, workers };
         let cap = spec.logit_softcap.map(|cap| cap as f32);
@@ -283,15 +294,23 @@ impl Trainee {
         };
         let mut grad = vec![0.0; if wanted.is_some() { normed.len() } else { 0 }];
         let mut loss = 0.0;
-        for scored in scored.chunks((LOGIT_BYTES / 4 / v).max(16)) {
+        let most = (LOGIT_BYTES / 4 / v).max(16);
+        for (at, scored) in scored.chunks(most).enumerate() {
             let rows: Vec<f32> = scored.iter().flat_map(|(row, _)| &normed[row * e..][..e]).copied().collect();
             let mut narrows = Vec::new();
             let mut logits = head.forward(&rows, &mut narrows)?;
             let mut losses = vec![0.0; scored.len()];
             let mut share = || random.as_mut().map(|random| random.random::<f64>());
             let shares: Vec<Option<f64>> = scored.iter().map(|_| share()).collect();
-            let parts = logits.chunks_exact_mut(v).zip(losses.iter_mut()).zip(scored.iter().zip(shares));
-            workers.each(parts, |((logits, loss), ((_, target), share))| {
+            let kept: Vec<Option<&TopLogits>> =
+                (at * most..).take(scored.len()).map(|at| kept.map(|kept| &kept[at])).collect();
+            let targets = scored.iter().zip(shares).zip(kept);
+            let parts = logits.chunks_exact_mut(v).zip(losses.iter_mut()).zip(targets);
+            workers.each(parts, |((logits, loss), (((_, target), share), kept))| {
+                if let Some(kept) = kept {
+                    *loss = distance(workers.kernels, logits, kept, cap, weight);
+                    return;
+                }
                 let target = share.map_or(*target, |share| drawn(workers.kernels, logits, cap, share));
                 *loss = likelihood(workers.kernels, logits, target, cap, weight);
             });
@@ -304,4 +323,16 @@ impl Trainee {
         }
         Ok((loss, grad))
     }
+}
+
+/// Returns the rows that predict a scored token, and that token.
+fn predicting(sequences: &[Scored<'_>]) -> Vec<(usize, usize)> {
+    let mut rows = Vec::new();
+    let mut start = 0;
+    for Scored { tokens, prompt } in sequences {
+        let scored = tokens.iter().enumerate().skip((*prompt).max(1));
+        rows.extend(scored.map(|(at, token)| (start + at - 1, *token as usize)));
+        start += tokens.len() - 1;
+    }
+    rows
 }

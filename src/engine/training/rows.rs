@@ -1,7 +1,10 @@
 //! What is computed row by row, and back.
 use ruvlab_kernels::Kernels;
 
-use super::workers::{ROWS, Workers};
+use super::{
+    TopLogits,
+    workers::{ROWS, Workers},
+};
 use crate::model::{rope::RopeLayout, spec::Activation};
 
 impl Workers {
@@ -141,6 +144,25 @@ pub(super) fn drawn(kernels: &Kernels, logits: &[f32], cap: Option<f32>, share: 
         }
     }
     width - 1
+}
+
+/// Returns the mean square of how far logits are from kept ones and leaves its gradient, times `weight`, in
+/// their place. Logits are bent to below `cap`.
+pub(super) fn distance(kernels: &Kernels, logits: &mut [f32], kept: &TopLogits, cap: Option<f32>, weight: f32) -> f64 {
+    if let Some(cap) = cap {
+        kernels.soft_cap(logits, cap);
+    }
+    let count = kept.tokens.len().max(1) as f32;
+    let (mut loss, mut slopes) = (0.0, Vec::with_capacity(kept.tokens.len()));
+    for (token, before) in kept.tokens.iter().zip(&kept.values) {
+        let now = logits[*token as usize];
+        let bent = cap.map_or(1.0, |cap| 1.0 - (now / cap) * (now / cap));
+        loss += f64::from(now - before).powi(2) / f64::from(count);
+        slopes.push(2.0 * weight * bent * (now - before) / count);
+    }
+    logits.fill(0.0);
+    kept.tokens.iter().zip(slopes).for_each(|(token, slope)| logits[*token as usize] = slope);
+    loss
 }
 
 /// Returns the negative log-likelihood of a token and leaves its gradient, times `weight`, in place of

@@ -115,6 +115,20 @@ impl Recipe {
     pub fn attached(&self) -> Option<&str> {
         self.adapter.as_ref().filter(|_| self.training.is_none())?.init.as_deref()
     }
+
+    /// Returns every text its workloads and tasks name, each with the path of its key.
+    pub fn texts_mut(&mut self) -> Vec<(String, &mut String)> {
+        let workloads = self.workloads.iter_mut().enumerate().flat_map(|(index, workload)| {
+            let texts = workload.texts_mut().into_iter();
+            texts.map(move |(key, text)| (format!("workloads[{index}].{key}"), text))
+        });
+        let tasks = self.continual.iter_mut().flat_map(|continual| &mut continual.tasks).enumerate();
+        let tasks = tasks.flat_map(|(index, task)| {
+            let at = |key: &str| format!("continual.tasks[{index}].{key}");
+            [(at("train"), &mut task.train), (at("test"), &mut task.test)]
+        });
+        workloads.chain(tasks).collect()
+    }
 }
 
 fn default_seeds() -> Vec<u64> {

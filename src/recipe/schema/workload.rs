@@ -242,6 +242,25 @@ fn word(choice: &impl Serialize) -> Option<String> {
     serde_json::to_value(choice).ok()?.as_str().map(str::to_owned)
 }
 
+impl Workload {
+    /// Returns every text it names, each with its key.
+    pub fn texts_mut(&mut self) -> Vec<(String, &mut String)> {
+        match self {
+            Self::Prefill(_) | Self::Decode(_) => Vec::new(),
+            Self::Perplexity(perplexity) => vec![("perplexity.text".to_owned(), &mut perplexity.text)],
+            Self::KlDivergence(divergence) => vec![("kl_divergence.text".to_owned(), &mut divergence.text)],
+            Self::KvPressure(pressure) => vec![("kv_pressure.text".to_owned(), &mut pressure.text)],
+            Self::Continual(continual) => vec![("continual.general".to_owned(), &mut continual.general)],
+            Self::Train(train) => train.texts_mut().map(|(key, text)| (format!("train.{key}"), text)).collect(),
+            Self::Adapt(adapt) => {
+                let domains = adapt.domains.iter_mut().enumerate();
+                let domains = domains.map(|(at, text)| (format!("adapt.domains[{at}]"), text));
+                domains.chain([("adapt.calibration".to_owned(), &mut adapt.calibration)]).collect()
+            }
+        }
+    }
+}
+
 impl fmt::Display for Workload {
     /// Writes the short label results carry, such as `decode(p128,n64)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -72,13 +72,6 @@ impl Adapt {
         self.prompt_tokens as usize + self.output_tokens as usize
     }
 
-    /// Returns its texts, each with the key that names it.
-    #[must_use]
-    pub fn texts(&self) -> Vec<(&String, String)> {
-        let domains = self.domains.iter().enumerate().map(|(at, text)| (text, format!("adapt.domains[{at}]")));
-        domains.chain([(&self.calibration, "adapt.calibration".to_owned())]).collect()
-    }
-
     /// Returns what results call a domain.
     #[must_use]
     pub fn short(text: &str) -> &str {

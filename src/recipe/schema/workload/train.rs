@@ -90,7 +90,7 @@ impl Train {
     }
 
     /// Returns every text it names, with its key.
-    pub fn texts_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut String)> {
+    pub(super) fn texts_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut String)> {
         let keys = [("text", &mut self.text), ("chat", &mut self.chat), ("ids", &mut self.ids)];
         let eval = self.eval.iter_mut().flat_map(|eval| {
             [("eval.text", &mut eval.text), ("eval.chat", &mut eval.chat), ("eval.ids", &mut eval.ids)]
