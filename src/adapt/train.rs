@@ -9,7 +9,7 @@ use super::{
     schedule::Schedule,
 };
 use crate::{
-    engine::{Adapter, EngineError, Gradients, LowRank, Place, Scored, Target, Trainee, TraineeSettings},
+    engine::{Adapter, EngineError, Gradients, LowRank, Place, Scored, Target, Trainable, Trainee, TraineeSettings},
     model::{spec::ModelSpec, weights::Weights},
 };
 
@@ -79,7 +79,7 @@ pub struct Update {
 
 /// A training under way.
 pub struct Trainer {
-    trainee: Trainee,
+    trainee: Box<dyn Trainable>,
     adapter: Adapter,
     moments: BTreeMap<Place, [Moments<f32>; 2]>,
     settings: Settings,
@@ -103,7 +103,8 @@ impl Trainer {
 
     /// Returns a training of a model that was loaded with this adapter.
     #[must_use]
-    pub fn of(trainee: Trainee, adapter: Adapter, settings: Settings) -> Self {
+    pub fn of(trainee: impl Into<Box<dyn Trainable>>, adapter: Adapter, settings: Settings) -> Self {
+        let trainee = trainee.into();
         let new = |change: &LowRank| [Moments::new(change.a.len()), Moments::new(change.b.len())];
         let moments = adapter.iter().map(|(place, change)| (*place, new(change))).collect();
         Self { trainee, adapter, moments, settings, step: 0 }

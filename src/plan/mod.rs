@@ -1,6 +1,7 @@
 //! What a recipe means on this machine: a serialisable list of cells that any process can run.
 mod adapter;
 mod cache;
+mod device;
 mod demand;
 pub mod effort;
 mod fingerprint;
@@ -24,7 +25,7 @@ use crate::{
 };
 
 pub(crate) use demand::demand;
-pub use identity::{auto_set, engine_kind, engine_settings, rope_change, set_name, storage_type};
+pub use identity::{auto_set, device, engine_kind, engine_settings, rope_change, set_name, storage_type};
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
 pub use learning::{schedule, target, training_settings};
 pub use resolve::{PlanError, resolve, single};

@@ -23,6 +23,7 @@ mod results;
 mod synthetic;
 mod token_lines;
 mod tokens;
+mod autograd;
 mod training;
 mod trainings;
 mod transformers;

@@ -23,6 +23,14 @@ impl Linear {
         })
     }
 
+    /// Returns the matrix in f32.
+    pub(super) fn dense(&self) -> Result<Tensor> {
+        match self {
+            Self::Dense(matrix) => Ok(matrix.clone()),
+            Self::Quantized(matrix) => matrix.dequantize(&matrix.device()),
+        }
+    }
+
     /// Returns `x Wᵀ`: `[N, I]` to `[N, O]`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {

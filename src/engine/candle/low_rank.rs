@@ -7,6 +7,7 @@ use std::{
 
 use candle_core::{Device, Result, Tensor};
 
+use super::weights::Model;
 use crate::{
     engine::{Adapter, EngineError, LowRank, Place, SequenceId, Target, adapter::check},
     model::{decoder::Step, spec::ModelSpec},
@@ -43,7 +44,7 @@ pub(super) struct Adapters {
 impl Adapters {
     pub(super) fn attach(
         &mut self,
-        spec: &ModelSpec,
+        model: &Model,
         sequence: SequenceId,
         adapter: Option<&Arc<Adapter>>,
     ) -> std::result::Result<(), EngineError> {
@@ -56,8 +57,8 @@ impl Adapters {
         let ready = if let Some((_, ready)) = known {
             Arc::clone(ready)
         } else {
-            check(adapter, spec)?;
-            let ready = Arc::new(Ready::new(adapter, &Device::Cpu)?);
+            check(adapter, &model.spec)?;
+            let ready = Arc::new(Ready::new(adapter, &model.device)?);
             self.ready.push((Arc::downgrade(adapter), Arc::clone(&ready)));
             ready
         };
