@@ -10,7 +10,9 @@ use super::{
     train::{Rule, drawn},
 };
 use crate::{
-    engine::{Adapter, EngineError, Flow, Gradients, Labels, Noted, Place, Scored, Trainee, TraineeSettings},
+    engine::{
+        Adapter, EngineError, Flow, Gradients, Labels, Noted, Place, Scored, Trainable, Trainee, TraineeSettings,
+    },
     model::weights::Weights,
 };
 
@@ -75,7 +77,7 @@ pub struct Updates {
 
 /// An adapter on its way through the tasks.
 pub struct ContinualTrainer {
-    trainee: Trainee,
+    trainee: Box<dyn Trainable>,
     places: Vec<(Place, usize, usize)>,
     /// A, then B, of each place.
     parameters: Vec<f32>,
@@ -88,7 +90,7 @@ pub struct ContinualTrainer {
 }
 
 impl ContinualTrainer {
-    /// Returns one that begins with this adapter.
+    /// Returns one that begins with this adapter, on our kernels.
     ///
     /// # Errors
     ///
@@ -101,13 +103,29 @@ impl ContinualTrainer {
         updates: Updates,
         seed: u64,
     ) -> Result<Self, EngineError> {
+        Self::of(Trainee::load(weights, adapter, held)?, adapter, protection, updates, seed)
+    }
+
+    /// Returns one of a model that was loaded with this adapter.
+    ///
+    /// # Errors
+    ///
+    /// If `RWalk` is asked for with importances of rank 1.
+    pub fn of(
+        trainee: impl Into<Box<dyn Trainable>>,
+        adapter: &Adapter,
+        protection: Protection,
+        updates: Updates,
+        seed: u64,
+    ) -> Result<Self, EngineError> {
+        let trainee = trainee.into();
         if matches!((protection.method, protection.geometry), (Method::RWalk { .. }, Geometry::Outer)) {
             let what = "score the path of single elements with importances of rank 1".to_owned();
             return Err(EngineError::Unsupported { engine: "training", what });
         }
-        let trainee = Trainee::load(weights, adapter, held)?;
+        let spec = trainee.spec().clone();
         let block = |(place, change): (&Place, &crate::engine::LowRank)| {
-            let (outputs, inputs) = place.target.shape(weights.spec());
+            let (outputs, inputs) = place.target.shape(&spec);
             let (rank, scale) = (change.rank, f64::from(change.scale));
             match protection.geometry {
                 Geometry::Factors => Block::Plain { count: change.a.len() + change.b.len() },
@@ -255,7 +273,7 @@ impl ContinualTrainer {
         let count: usize = batch.iter().map(Scored::count).sum();
         let mut gradients = Gradients::new();
         self.trainee.accumulate_of(batch, labels, 1.0 / count.max(1) as f64, &mut gradients)?;
-        Ok((gradients, self.trainee.take_flows().into_values().collect()))
+        Ok((gradients, self.trainee.take_flows()?.into_values().collect()))
     }
 
     fn flat(&self, gradients: &Gradients) -> Vec<f32> {

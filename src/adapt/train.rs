@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     engine::{
-        Adapter, Dropout, EngineError, Gradients, Labels, LowRank, Magnitudes, Place, Scored, Target, Trainee,
+        Adapter, Dropout, EngineError, Gradients, LowRank, Magnitudes, Place, Scored, Target, Trainable, Trainee,
         TraineeSettings,
     },
     model::{spec::ModelSpec, weights::Weights},
@@ -98,7 +98,7 @@ fn at_rest(change: &LowRank) -> [Moments<f32>; 3] {
 
 /// A training under way.
 pub struct Trainer {
-    trainee: Trainee,
+    trainee: Box<dyn Trainable>,
     adapter: Adapter,
     /// Of A, B and magnitudes.
     moments: BTreeMap<Place, [Moments<f32>; 3]>,
@@ -125,17 +125,17 @@ impl Trainer {
 
     /// Returns a training of a model that was loaded with this adapter.
     #[must_use]
-    pub fn of(trainee: Trainee, adapter: Adapter, settings: Settings) -> Self {
+    pub fn of(trainee: impl Into<Box<dyn Trainable>>, adapter: Adapter, settings: Settings) -> Self {
         let moments = adapter.iter().map(|(place, change)| (*place, at_rest(change))).collect();
-        Self { trainee, adapter, moments, settings, dropout: None, step: 0 }
+        Self { trainee: trainee.into(), adapter, moments, settings, dropout: None, step: 0 }
     }
 
-    /// Makes every change a decomposed one, whose magnitudes learn, too (DoRA, arXiv 2402.09353). Those that
+    /// Makes every change a decomposed one, whose magnitudes learn, too (`DoRA`, arXiv 2402.09353). Those that
     /// are already stay as they are.
     ///
     /// # Errors
     ///
-    /// As [`Trainee::decompose`].
+    /// As [`Trainable::decompose`].
     pub fn decompose(&mut self) -> Result<(), EngineError> {
         for (place, magnitude) in self.trainee.decompose()? {
             let Some(change) = self.adapter.get_mut(&place) else { continue };
@@ -235,14 +235,8 @@ impl Trainer {
         let mut loss = 0.0;
         for (part, batch) in (0..).zip(batches) {
             let dropout = |(rate, seed)| Dropout::new(rate, &[seed, self.step, part]);
-            self.trainee.set_dropout(self.dropout.map(dropout));
-            loss += self.trainee.accumulate_all(
-                batch,
-                Labels::Data,
-                1.0 / tokens as f64,
-                &mut gradients,
-                &mut magnitudes,
-            )?;
+            self.trainee.set_dropout(self.dropout.map(dropout))?;
+            loss += self.trainee.accumulate_all(batch, 1.0 / tokens as f64, &mut gradients, &mut magnitudes)?;
         }
         change(&self.adapter, &mut gradients)?;
         let pairs = gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]);

@@ -5,6 +5,7 @@
 mod adapted;
 mod adapter;
 mod candle;
+mod device;
 mod native;
 mod places;
 mod reference;
@@ -16,10 +17,15 @@ use std::{io, num::NonZeroUsize, sync::Arc};
 
 pub use adapted::adapted;
 pub use adapter::{Adapter, LowRank};
+pub use candle::Autograd;
+pub use device::Device;
 pub use native::AttentionMethod;
 pub use places::{Place, Target};
 pub use ruvlab_kernels::{Precision, Tier, TierError, select, setting};
-pub use training::{Dropout, Flow, Gradients, Labels, Magnitudes, Noted, Scored, TopLogits, Trainee, TraineeSettings};
+pub use training::{
+    Dropout, Flow, Gradients, Labels, Magnitudes, Noted, Scored, TopLogits, Trainable, Trainee, TraineeSettings,
+    trainee,
+};
 
 pub use crate::kv::CacheType;
 use crate::{
@@ -237,6 +243,8 @@ pub enum WeightLoad {
 pub struct Settings {
     /// Tokens of context to make room for; the most the engine and the model have when absent.
     pub context_length: Option<usize>,
+    /// Where the candle engine computes; the others have the processor alone.
+    pub device: Device,
     /// Worker threads of the native engine; all the process may use when absent. The others take
     /// theirs from `RAYON_NUM_THREADS`.
     pub threads: Option<NonZeroUsize>,
@@ -293,13 +301,17 @@ pub fn load_with(
     settings: &Settings,
 ) -> Result<Box<dyn LanguageModel>, EngineError> {
     let context_length = settings.context_length;
+    if settings.device != Device::Cpu && kind != EngineKind::Candle {
+        let what = format!("compute on {:?}", settings.device.name());
+        return Err(EngineError::Unsupported { engine: kind.name(), what });
+    }
     if !matches!(kind, EngineKind::Native(_)) && *settings != settings.unlimited() {
         let what = "hold its cache within a budget, or share it between sequences".to_owned();
         return Err(EngineError::Unsupported { engine: kind.name(), what });
     }
     Ok(match kind {
         EngineKind::Reference => Box::new(reference::Reference::load(weights, context_length)?),
-        EngineKind::Candle => Box::new(candle::Candle::load(weights, context_length)?),
+        EngineKind::Candle => Box::new(candle::Candle::load(weights, context_length, settings.device)?),
         EngineKind::Native(tier) => Box::new(native::Native::load(tier, weights, settings)?),
     })
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
-use crate::{metrics::METRIC_SCHEMA_VERSION, recipe::Recipe};
+use crate::{
+    metrics::METRIC_SCHEMA_VERSION,
+    recipe::{Recipe, schema::Device},
+};
 
 use super::{ModelIdentity, Reference, set_name};
 
@@ -49,6 +52,10 @@ pub(super) fn cell_hash(
     if !recipe.kv_cache.prefix_sharing {
         // Cells stored before there was this key are the same.
         remove(&mut tree, "/kv_cache", "prefix_sharing");
+    }
+    if recipe.kernels.device == Device::Cpu {
+        // Likewise.
+        remove(&mut tree, "/kernels", "device");
     }
     remove(&mut tree, "/model", "source");
     remove(&mut tree, "/model", "revision");

@@ -2,7 +2,7 @@
 use std::num::NonZeroUsize;
 
 use crate::{
-    engine::{AttentionMethod, EngineKind, Precision, Settings, Tier, TierError, WeightLoad, select, setting},
+    engine::{AttentionMethod, Device, EngineKind, Precision, Settings, Tier, TierError, WeightLoad, select, setting},
     model::{
         rope::{RopeChange, Scaling},
         source::{locate::Located, synthetic},
@@ -50,6 +50,7 @@ pub fn engine_settings(cell: &Cell) -> Settings {
     let types = cache::cache_types(&cell.recipe.kv_cache);
     let settings = Settings {
         context_length: Some(cell.model.context_length as usize),
+        device: device(cell.recipe.kernels.device),
         threads: NonZeroUsize::new(usize::from(cell.threads)),
         key_type: types.keys,
         value_type: types.values,
@@ -72,6 +73,15 @@ pub fn engine_settings(cell: &Cell) -> Settings {
     };
     // The reference of a divergence may be another engine, which has no such cache.
     if is_native(cell.kernel_set) { settings } else { settings.unlimited() }
+}
+
+/// Returns the device that a recipe names.
+#[must_use]
+pub fn device(device: recipe::schema::Device) -> Device {
+    match device {
+        recipe::schema::Device::Cpu => Device::Cpu,
+        recipe::schema::Device::Cuda => Device::Cuda,
+    }
 }
 
 /// Returns the engine of a kernel set; none for one that cannot be run yet.

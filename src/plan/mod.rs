@@ -2,6 +2,7 @@
 mod adapter;
 mod cache;
 mod demand;
+mod device;
 pub mod effort;
 mod fingerprint;
 mod identity;
@@ -25,7 +26,7 @@ use crate::{
 
 pub use adapter::{beginning, prepare};
 pub(crate) use demand::demand;
-pub use identity::{auto_set, engine_kind, engine_settings, rope_change, set_name, storage_type};
+pub use identity::{auto_set, device, engine_kind, engine_settings, rope_change, set_name, storage_type};
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
 pub use learning::{schedule, target, training_settings};
 pub use resolve::{PlanError, resolve, single};

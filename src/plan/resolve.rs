@@ -178,6 +178,7 @@ impl<'a, 'w> Resolver<'a, 'w> {
         }
         let kernel_set = running_set(recipe.kernels.set);
         self.check_kernels(&recipe, kernel_set)?;
+        self.check_device(&recipe, kernel_set)?;
         let model = self.model(&recipe, kernel_set)?;
         texts.extend(self.beginning(&recipe)?);
         if is_native(kernel_set) {

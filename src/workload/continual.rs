@@ -3,7 +3,7 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    launch::{LaunchError, open_text, open_tokenizer, open_weights},
+    launch::{LaunchError, load_trainee, open_text, open_tokenizer, open_weights},
     recorder::Recorder,
 };
 use crate::{
@@ -229,7 +229,8 @@ pub(super) fn run(learning: &ContinualLearning, cell: &Cell, recorder: &mut Reco
 impl Course<'_> {
     fn begin(&self, arm: &Arm) -> Result<ContinualTrainer, LaunchError> {
         let Self { weights, adapter, held, updates, cell, .. } = self;
-        Ok(ContinualTrainer::new(weights, adapter, *held, arm.protection(), *updates, cell.seed)?)
+        let trainee = load_trainee(cell, weights, adapter, *held)?;
+        Ok(ContinualTrainer::of(trainee, adapter, arm.protection(), *updates, cell.seed)?)
     }
 
     fn numerics(recorder: &Recorder<'_>, nll: f64) -> LaunchError {

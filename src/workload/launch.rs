@@ -1,5 +1,5 @@
 //! One launch: what a child process does from its specification to its last event.
-use std::{path::Path, sync::Arc};
+use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
 use super::{
     adapt, continual, decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder,
@@ -13,7 +13,7 @@ use crate::{
         peft::PeftError,
     },
     clock::Stopwatch,
-    engine::{self, EngineError, EngineKind, LanguageModel, Settings},
+    engine::{self, Adapter, EngineError, EngineKind, LanguageModel, Settings, Trainable, TraineeSettings},
     event::{Phase, Sink},
     exit, host,
     model::{
@@ -240,6 +240,18 @@ pub(super) fn load_engine(
         return Err(LaunchError::AdapterChanged { path: planned.path.clone() });
     }
     Ok(engine::adapted(engine, Arc::new(adapter))?)
+}
+
+/// Returns the model with an adapter that learns, on the engine that trains for the cell's kernel set.
+pub(super) fn load_trainee(
+    cell: &Cell,
+    weights: &Weights,
+    adapter: &Adapter,
+    held: TraineeSettings,
+) -> Result<Box<dyn Trainable>, LaunchError> {
+    let (kind, device) = (engine_kind(cell.kernel_set)?, plan::device(cell.recipe.kernels.device));
+    let threads = NonZeroUsize::new(cell.threads.into());
+    Ok(engine::trainee(kind, device, weights, adapter, held, threads)?)
 }
 
 pub(super) fn open_tokenizer(cell: &Cell, weights: &Weights) -> Result<Tokenizer, LaunchError> {

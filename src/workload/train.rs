@@ -1,13 +1,10 @@
 //! Training of the recipe's adapter.
-use std::{
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    launch::{LaunchError, open_text, open_tokenizer, open_weights},
+    launch::{LaunchError, load_trainee, open_text, open_tokenizer, open_weights},
     recorder::Recorder,
 };
 use crate::{
@@ -19,7 +16,7 @@ use crate::{
         train::{self, Trainer, Update},
     },
     clock::Stopwatch,
-    engine::{Adapter, EngineKind, Scored, Trainee, TraineeSettings},
+    engine::{Adapter, Scored, TraineeSettings},
     event::Phase,
     host::{self, Load},
     model::{chat_template::ChatTemplate, tokenizer::Tokenizer, weights::Weights},
@@ -145,11 +142,7 @@ pub(super) fn run(
     let free = Load::now().memory_available_bytes.unwrap_or(0);
     let held =
         TraineeSettings { widen: weights.parameters() * 8 <= free / 2, recompute: training.gradient_checkpointing };
-    let tier = match plan::engine_kind(cell.kernel_set) {
-        Some(EngineKind::Native(tier)) => Some(tier),
-        _ => None,
-    };
-    let trainee = Trainee::load_on(&weights, &begin, held, NonZeroUsize::new(cell.threads.into()), tier)?;
+    let trainee = load_trainee(cell, &weights, &begin, held)?;
     let course = Course {
         cell_hash: cell.hash.clone(),
         workload: label.clone(),

@@ -12,7 +12,7 @@ use super::{
     recorder::Recorder,
 };
 use crate::{
-    engine::{Chunk, EngineError, EngineKind, LanguageModel, LogitRows, SequenceId, Settings},
+    engine::{Chunk, Device, EngineError, EngineKind, LanguageModel, LogitRows, SequenceId, Settings},
     event::Phase,
     host::Load,
     model::weights::{TensorType, Weights},
@@ -115,7 +115,9 @@ fn load(
 ) -> Result<Box<dyn LanguageModel>, LaunchError> {
     let longest = kind.longest_context(weights.spec());
     let context_length = settings.context_length.map(|room| room.min(longest));
-    load_engine(cell, kind, weights, &Settings { context_length, ..settings.clone() })
+    // Other engines have the processor alone.
+    let device = if kind == EngineKind::Candle { settings.device } else { Device::Cpu };
+    load_engine(cell, kind, weights, &Settings { context_length, device, ..settings.clone() })
 }
 
 /// Returns the logits of the prompt's last position and of each token after it.

@@ -3,6 +3,7 @@
 mod adapter_files;
 mod adapters;
 mod allocations;
+mod autograd;
 mod chat_templates;
 mod cli;
 mod continual;

@@ -19,14 +19,14 @@ use ruvlab::{
 };
 
 /// Tiny models of transformers' own classes, see `scripts/golden-models`.
-const MODELS: [&str; 5] = ["mistral-window", "qwen2", "qwen3", "gemma3", "phi3"];
+pub(crate) const MODELS: [&str; 5] = ["mistral-window", "qwen2", "qwen3", "gemma3", "phi3"];
 
-fn weights(name: &str) -> Weights {
+pub(crate) fn weights(name: &str) -> Weights {
     Weights::open(&format!("tests/it/golden/{name}")).unwrap()
 }
 
 /// Returns a change of every place of these targets that can be trained, drawn at random.
-fn adapter(weights: &Weights, targets: &[Target], rank: usize, b_width: f32) -> Adapter {
+pub(crate) fn adapter(weights: &Weights, targets: &[Target], rank: usize, b_width: f32) -> Adapter {
     let mut random = ChaCha8Rng::seed_from_u64(6);
     let mut draw = |count: usize, width: f32| -> Vec<f32> {
         (0..count).map(|_| width * random.random_range(-1.0f32..1.0)).collect()
@@ -39,7 +39,7 @@ fn adapter(weights: &Weights, targets: &[Target], rank: usize, b_width: f32) -> 
     Place::all(weights.spec(), targets).into_iter().map(change).collect()
 }
 
-fn tokens(count: usize, seed: u64) -> Vec<u32> {
+pub(crate) fn tokens(count: usize, seed: u64) -> Vec<u32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     (0..count).map(|_| random.random_range(3..256)).collect()
 }
@@ -50,7 +50,7 @@ fn sequences<'a>(long: &'a [u32], short: &'a [u32]) -> [Scored<'a>; 2] {
 }
 
 /// Returns the adapter with A and B moved along the gradients by `step`.
-fn moved(adapter: &Adapter, gradients: &Gradients, step: f64) -> Adapter {
+pub(crate) fn moved(adapter: &Adapter, gradients: &Gradients, step: f64) -> Adapter {
     let along = |values: &[f32], gradient: &[f32]| -> Vec<f32> {
         values.iter().zip(gradient).map(|(x, g)| (f64::from(*x) + step * f64::from(*g)) as f32).collect()
     };

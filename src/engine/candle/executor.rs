@@ -87,7 +87,11 @@ impl<'a> Walker<'a> {
         let spec = &self.model.spec;
         let t = queries.dim(0)?;
         let (k, g, d) = (spec.kv_heads, spec.heads / spec.kv_heads, spec.head_dim);
-        let queries = queries.reshape((t, k, g, d))?.permute((2, 1, 0, 3))?;
+        let mut queries = queries.reshape((t, k, g, d))?.permute((2, 1, 0, 3))?;
+        if !queries.device().is_cpu() {
+            // cuBLAS takes rows that lie side by side alone.
+            queries = queries.contiguous()?;
+        }
         let keys = keys.transpose(1, 2)?;
         let score = |i: usize| queries.get(i)?.matmul(&keys);
         let attended = if t == 1 {

@@ -4,12 +4,13 @@ mod kv;
 mod linear;
 mod low_rank;
 mod rope;
+mod training;
 mod weights;
 
 use std::sync::Arc;
 
 use super::{
-    Adapter, Chunk, EngineError, LanguageModel, Logits, SequenceId, room,
+    Adapter, Chunk, Device, EngineError, LanguageModel, Logits, SequenceId, room,
     sequences::Sequences,
     steps::{Steps, hand_out},
 };
@@ -21,6 +22,7 @@ use crate::model::{
 use executor::Walker;
 use kv::Cache;
 use low_rank::Adapters;
+pub use training::Autograd;
 use weights::Model;
 
 const NAME: &str = "candle";
@@ -37,9 +39,9 @@ pub(super) struct Candle {
 }
 
 impl Candle {
-    pub(super) fn load(weights: &Weights, context_length: Option<usize>) -> Result<Self, EngineError> {
+    pub(super) fn load(weights: &Weights, context_length: Option<usize>, device: Device) -> Result<Self, EngineError> {
         let context_length = room(NAME, context_length, weights.spec().context_length)?;
-        let model = Model::load(weights, context_length)?;
+        let model = Model::load(weights, context_length, device)?;
         Ok(Self { context_length, model, sequences: Sequences::new(), adapters: Adapters::default() })
     }
 

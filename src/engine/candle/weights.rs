@@ -1,14 +1,14 @@
 //! The weights of a model as candle tensors.
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::linear::{Embedding, Linear};
 use crate::{
-    engine::{EngineError, Place, Target},
+    engine::{Device, EngineError, Place, Target},
     model::{
         families::{self, in_layer},
         rope::{Frequencies, RopeLayout},
         spec::ModelSpec,
-        weights::Weights,
+        weights::{Weights, WeightsError},
     },
 };
 
@@ -62,7 +62,7 @@ pub(super) struct Model {
     pub(super) kinds: Vec<LayerKind>,
     pub(super) output_norm: Tensor,
     pub(super) output: Linear,
-    pub(super) device: Device,
+    pub(super) device: candle_core::Device,
 }
 
 impl Model {
@@ -91,13 +91,14 @@ impl Model {
         }
     }
 
-    /// Returns the model with room for `room` tokens a sequence.
-    pub(super) fn load(weights: &Weights, room: usize) -> Result<Self, EngineError> {
+    /// Returns the model on a device, with room for `room` tokens a sequence.
+    pub(super) fn load(weights: &Weights, room: usize, device: Device) -> Result<Self, EngineError> {
         let spec = weights.spec().clone();
         let unknown = || EngineError::Weights(format!("architecture {:?} is not supported", spec.architecture));
         let family = families::find(&spec.architecture).ok_or_else(unknown)?;
-        let device = Device::Cpu;
-        let tensor = |name: &str| weights.tensor(name).map_err(|error| EngineError::Weights(error.to_string()));
+        let device = device.open()?;
+        let wrong = |error: WeightsError| EngineError::Weights(error.to_string());
+        let tensor = |name: &str| weights.tensor_on(name, &device).map_err(wrong);
         let linear = |name: &str| Ok::<_, EngineError>(Linear::new(tensor(name)?)?);
         let vector = |name: &str| Ok::<_, EngineError>(tensor(name)?.dequantize(&device)?);
         let names = &family.layer;

@@ -14,6 +14,7 @@ mod learner;
 mod low_rank;
 mod outputs;
 mod rows;
+mod trainable;
 mod workers;
 
 use std::{
@@ -42,6 +43,7 @@ use layers::Model;
 use learner::{Learner, Tape};
 pub use outputs::TopLogits;
 use rows::{distance, drawn, likelihood};
+pub use trainable::{Trainable, trainee};
 use workers::Workers;
 
 /// The most memory of logits at once.

@@ -12,7 +12,7 @@ pub struct TopLogits {
 }
 
 impl TopLogits {
-    fn of(logits: &[f32], count: usize) -> Self {
+    pub(in crate::engine) fn of(logits: &[f32], count: usize) -> Self {
         let mut tokens: Vec<u32> = (0..logits.len() as u32).collect();
         if count < tokens.len() {
             tokens.select_nth_unstable_by(count, |a, b| logits[*b as usize].total_cmp(&logits[*a as usize]));

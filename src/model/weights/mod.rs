@@ -298,6 +298,15 @@ impl Weights {
     ///
     /// If there is no tensor of that name.
     pub fn tensor(&self, name: &str) -> Result<QTensor, WeightsError> {
+        self.tensor_on(name, &Device::Cpu)
+    }
+
+    /// Returns a copy of one tensor on a device, in the type it is stored in.
+    ///
+    /// # Errors
+    ///
+    /// If there is no tensor of that name, or the device has no room for it.
+    pub fn tensor_on(&self, name: &str, device: &Device) -> Result<QTensor, WeightsError> {
         let info = self.info(name)?;
         let bytes = self.parts.tensor(info);
         let convert = |error: candle_core::Error| WeightsError::Convert {
@@ -305,7 +314,7 @@ impl Weights {
             kind: info.kind,
             error: error.into(),
         };
-        let storage = QStorage::from_data(aligned(bytes), &Device::Cpu, info.kind.candle()).map_err(convert)?;
+        let storage = QStorage::from_data(aligned(bytes), device, info.kind.candle()).map_err(convert)?;
         QTensor::new(storage, info.shape.clone()).map_err(convert)
     }
 }

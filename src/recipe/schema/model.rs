@@ -83,6 +83,8 @@ pub enum QuantizationFormat {
 pub struct Kernels {
     /// The kernel set, which also chooses the engine.
     pub set: KernelSet,
+    /// Where the kernel set computes; only `candle` has a choice.
+    pub device: Device,
     /// Worker threads.
     pub threads: Threads,
     /// How ruvlab's own kernels attend; absent takes `flash`. The other kernel sets have one way only.
@@ -92,6 +94,17 @@ pub struct Kernels {
     pub activations: Option<ActivationPrecision>,
     /// The check that must pass before a kernel set's time counts.
     pub verify: Verify,
+}
+
+/// A device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The first NVIDIA GPU, in a build with the feature `cuda`: `scripts/build-cuda` makes one.
+    Cuda,
 }
 
 /// A precision of activations, in blocks of 32 with a scale each.

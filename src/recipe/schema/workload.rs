@@ -13,7 +13,7 @@ pub use train::{Train, TrainEval, TrainSource};
 
 use super::{
     Recipe,
-    model::{KernelSet, QuantizationFormat},
+    model::{Device, KernelSet, QuantizationFormat},
 };
 
 /// One thing to run and measure, written as a one-key map: `- decode: {output_tokens: 64}`.
@@ -223,6 +223,9 @@ impl KlReference {
         recipe.quantization.format = format.unwrap_or(recipe.quantization.format);
         recipe.kernels.set = kernels.unwrap_or(recipe.kernels.set);
         recipe.kernels.activations = None;
+        if recipe.kernels.set != KernelSet::Candle {
+            recipe.kernels.device = Device::Cpu;
+        }
         recipe
     }
 }
