@@ -1,10 +1,4 @@
 //! The products of a phase's rows with its adapters' matrices.
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicU32, AtomicUsize, Ordering},
-    thread,
-};
-
 use ruvlab_kernels::{ActivationClass, Activations, Claims, Kernels, Output, Precision, SharedRows, Tile};
 
 use super::{
@@ -21,7 +15,7 @@ pub(super) struct Additions<'a> {
 
 impl<'a> Additions<'a> {
     /// Returns the runs whose adapter adds to this group.
-    pub(super) fn runs(self) -> impl Iterator<Item = (Range<usize>, &'a Packed)> {
+    pub(super) fn runs(self) -> impl Iterator<Item = (std::ops::Range<usize>, &'a Packed)> {
         self.runs.iter().filter_map(move |(rows, adapter)| Some((rows.clone(), adapter.group(self.group)?)))
     }
 }
@@ -50,78 +44,6 @@ impl Reduced {
     }
 }
 
-/// Hands what all rows of A made of one row of a run, `A x`, on to the matrices of the group.
-pub(super) fn hand_on(kernels: &Kernels, packed: &Packed, values: &mut [f32], fill: &mut dyn FnMut(usize, &[f32])) {
-    let (values, more) = values.split_at_mut(packed.a.rows() / packed.terms);
-    for term in more.chunks_exact(values.len()) {
-        kernels.add(values, term);
-    }
-    for (slot, part) in packed.parts.iter().enumerate() {
-        let Some(part) = part else { continue };
-        let values = &mut values[part.ranks.clone()];
-        kernels.scale(values, part.scale);
-        fill(slot, values);
-    }
-}
-
-/// Looks for the others before a thread lets another one have its core.
-const SPINS: u32 = 2000;
-
-/// `A x` of few rows, which threads compute for each other: each its share of the rows of A, before its
-/// share of the group's own matrices. When it is done with that, the others' part has long been there.
-#[derive(Default)]
-pub(super) struct Exchange {
-    /// The bits of numbers: of each run `[rows, rows of A]`.
-    values: Vec<AtomicU32>,
-    arrived: AtomicUsize,
-}
-
-/// Tells that a thread has handed in all it has to, when it is dropped: also where it panics, so that
-/// nobody waits for it.
-pub(super) struct Arrival<'a>(&'a AtomicUsize);
-
-impl Drop for Arrival<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::Release);
-    }
-}
-
-impl Exchange {
-    /// Makes room for so many numbers, with nobody arrived.
-    pub(super) fn reset(&mut self, numbers: usize) {
-        if self.values.len() < numbers {
-            self.values.resize_with(numbers, AtomicU32::default);
-        }
-        *self.arrived.get_mut() = 0;
-    }
-
-    pub(super) fn arrival(&self) -> Arrival<'_> {
-        Arrival(&self.arrived)
-    }
-
-    pub(super) fn put(&self, start: usize, values: &[f32]) {
-        for (place, value) in self.values[start..].iter().zip(values) {
-            place.store(value.to_bits(), Ordering::Relaxed);
-        }
-    }
-
-    /// Waits for all threads.
-    pub(super) fn wait(&self, workers: usize) {
-        let mut spins = 0;
-        while self.arrived.load(Ordering::Acquire) < workers {
-            spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
-        }
-    }
-
-    /// Copies numbers that are there.
-    pub(super) fn get(&self, start: usize, values: &mut [f32]) {
-        for (value, place) in values.iter_mut().zip(&self.values[start..]) {
-            *value = f32::from_bits(place.load(Ordering::Relaxed));
-        }
-    }
-}
-
 /// What a thread needs for products with adapters.
 #[derive(Default)]
 pub(super) struct LowRankScratch {
@@ -136,10 +58,10 @@ impl LowRankScratch {
         Self { input: Activations::with_precision(precision), ..Self::default() }
     }
 
-    /// Multiplies some rows of a run with some rows of A, `[rows, of]`. `prepared` are these rows, and no
-    /// others, where they are there already.
+    /// Multiplies some rows of a run with A, and fills in the results: rows `first ..` of the run.
+    /// `prepared` are these rows, and no others, where they are there already.
     #[expect(clippy::too_many_arguments, reason = "an input is its rows, their width and a buffer")]
-    pub(super) fn multiply(
+    pub(super) fn reduce(
         &mut self,
         kernels: &Kernels,
         input: Input<'_>,
@@ -147,10 +69,11 @@ impl LowRankScratch {
         row: &mut Vec<f32>,
         prepared: &[Option<&Activations>; 2],
         packed: &Packed,
-        rows: Range<usize>,
-        of: Range<usize>,
-    ) -> &mut [f32] {
-        let count = rows.len();
+        rows: std::ops::Range<usize>,
+        first: usize,
+        fill: &mut dyn FnMut(usize, usize, &[f32]),
+    ) {
+        let (count, all) = (rows.len(), packed.a.rows());
         let class = packed.a.activation_class();
         let prepared = prepared.iter().flatten().copied().find(|batch| batch.class() == class);
         let batch: &Activations = match prepared {
@@ -163,10 +86,21 @@ impl LowRankScratch {
                 &self.input
             }
         };
-        let values = room(&mut self.values, count * of.len());
-        let mut out = Output::new(values, count, of.len(), &mut self.claims).tile(0..of.len());
-        kernels.matmul_rows(&packed.a, of, batch, &mut out);
-        values
+        let values = room(&mut self.values, count * all);
+        kernels.matmul(&packed.a, batch, &mut Output::new(values, count, all, &mut self.claims).tile(0..all));
+        let ranks = all / packed.terms;
+        for (at, values) in values.chunks_exact_mut(all).enumerate() {
+            let (values, more) = values.split_at_mut(ranks);
+            for term in more.chunks_exact(ranks) {
+                kernels.add(values, term);
+            }
+            for (slot, part) in packed.parts.iter().enumerate() {
+                let Some(part) = part else { continue };
+                let values = &mut values[part.ranks.clone()];
+                kernels.scale(values, part.scale);
+                fill(slot, first + at, values);
+            }
+        }
     }
 
     /// Adds what B makes of them to the tile of one matrix of the group, and scales the rows of decomposed

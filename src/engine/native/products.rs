@@ -5,13 +5,10 @@ use std::{
 };
 
 use ruvlab_kernels::{
-    ActivationClass, Activations, AttentionScratch, Chunks, Kernels, Matrix, Output, Pool, Precision, Tile,
+    ActivationClass, Activations, AttentionScratch, Chunks, Kernels, Matrix, Output, Pool, Precision,
 };
 
-use super::{
-    adapters::{Packed, SLOTS},
-    low_rank::{Additions, Exchange, LowRankScratch, Reduced, hand_on},
-};
+use super::low_rank::{Additions, LowRankScratch, Reduced};
 use crate::model::spec::Activation;
 
 /// Up to so many rows (decoding), every thread prepares all inputs for itself, which is cheaper than
@@ -33,8 +30,6 @@ pub(super) struct Scratch {
     pub(super) attention: AttentionScratch,
     low_rank: LowRankScratch,
     reduced: Reduced,
-    /// Of one row.
-    narrow: Vec<f32>,
 }
 
 /// Makes a buffer at least so long, and returns that much of it.
@@ -52,7 +47,6 @@ pub(super) struct Team {
     scratch: Vec<Mutex<Scratch>>,
     activations: [Activations; 2],
     reduced: Reduced,
-    exchange: Exchange,
 }
 
 /// The rows that go into a product.
@@ -112,61 +106,42 @@ fn index(class: ActivationClass) -> usize {
     }
 }
 
-impl<'a> Product<'a> {
+impl Product<'_> {
     fn needs(&self, class: ActivationClass) -> bool {
         let other = if let Then::Gate { up, .. } = &self.then { Some(up.activation_class()) } else { None };
         self.matrix.activation_class() == class || other == Some(class)
     }
 
-    /// Returns some rows of the product, and of the other one of a gate, without what adapters add to them.
-    fn multiply(&self, kernels: &Kernels, activations: &[Activations; 2], rows: Range<usize>) -> Tiles<'a> {
-        let of = |matrix: &Matrix, output: &Output<'a>| {
-            let mut tile = output.tile(rows.clone());
-            kernels.matmul(matrix, &activations[index(matrix.activation_class())], &mut tile);
-            tile
-        };
-        let other = match &self.then {
-            Then::Gate { up, output, .. } => Some(of(up, output)),
-            _ => None,
-        };
-        Tiles { own: of(self.matrix, self.output), other }
-    }
-
-    /// Returns the rows that a worker takes when all take as many; none where there are too few.
-    fn share(
-        &self,
-        kernels: &Kernels,
-        activations: &[Activations; 2],
-        worker: usize,
-        workers: usize,
-    ) -> Option<Tiles<'a>> {
-        let share = self.matrix.share(worker, workers);
-        (!share.is_empty()).then(|| self.multiply(kernels, activations, share))
-    }
-
-    /// Adds to rows of product number `slot` of its group what adapters do, and does with them what is to
-    /// be done.
-    fn finish(
+    /// Computes some rows of product number `slot` of its group.
+    fn compute(
         &self,
         kernels: &Kernels,
         slot: usize,
-        Tiles { own: mut tile, other }: Tiles<'_>,
-        (additions, reduced): (Additions<'_>, &Reduced),
+        from: Inputs<'_>,
+        rows: Range<usize>,
         scratch: &mut LowRankScratch,
     ) {
+        if rows.is_empty() {
+            return;
+        }
+        let Inputs { activations, additions, reduced } = from;
+        let of = |matrix: &Matrix| &activations[index(matrix.activation_class())];
+        let mut tile = self.output.tile(rows.clone());
+        kernels.matmul(self.matrix, of(self.matrix), &mut tile);
         scratch.add(kernels, additions, reduced, slot, &mut tile);
-        let rows = tile.rows();
-        match (&self.then, other) {
-            (Then::Nothing, _) => {}
-            (Then::Bias(bias), _) => {
+        match &self.then {
+            Then::Nothing => {}
+            Then::Bias(bias) => {
                 (0..tile.tokens()).for_each(|token| kernels.add(tile.token(token), &bias[rows.clone()]));
             }
-            (Then::SoftCap(cap), _) => (0..tile.tokens()).for_each(|token| kernels.soft_cap(tile.token(token), *cap)),
-            (Then::AddTo(stream), _) => {
+            Then::SoftCap(cap) => (0..tile.tokens()).for_each(|token| kernels.soft_cap(tile.token(token), *cap)),
+            Then::AddTo(stream) => {
                 let mut stream = stream.tile(rows);
                 (0..tile.tokens()).for_each(|token| kernels.add(stream.token(token), tile.token(token)));
             }
-            (Then::Gate { activation, .. }, Some(mut other)) => {
+            Then::Gate { up, output, activation } => {
+                let mut other = output.tile(rows);
+                kernels.matmul(up, of(up), &mut other);
                 scratch.add(kernels, additions, reduced, slot + 1, &mut other);
                 for token in 0..tile.tokens() {
                     match activation {
@@ -175,15 +150,16 @@ impl<'a> Product<'a> {
                     }
                 }
             }
-            (Then::Gate { .. }, None) => {}
         }
     }
 }
 
-/// Rows of a product, and those that its gate lets through.
-struct Tiles<'a> {
-    own: Tile<'a>,
-    other: Option<Tile<'a>>,
+/// What products of a phase read.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    activations: &'a [Activations; 2],
+    additions: Additions<'a>,
+    reduced: &'a Reduced,
 }
 
 const CLASSES: [ActivationClass; 2] = [ActivationClass::Float, ActivationClass::Integer];
@@ -202,7 +178,6 @@ impl Team {
             scratch: (0..threads).map(|_| Mutex::new(scratch())).collect(),
             activations: activations(),
             reduced: Reduced::default(),
-            exchange: Exchange::default(),
         })
     }
 
@@ -250,7 +225,7 @@ impl Team {
     }
 
     fn multiply_few(
-        &mut self,
+        &self,
         input: Input<'_>,
         rows: usize,
         columns: usize,
@@ -258,12 +233,9 @@ impl Team {
         classes: [Option<ActivationClass>; 2],
         additions: Additions<'_>,
     ) {
-        let numbers = |(rows, packed): (Range<usize>, &Packed)| rows.len() * packed.a.rows();
-        self.exchange.reset(additions.runs().map(numbers).sum());
-        let (kernels, workers, exchange) = (self.kernels, self.pool.threads(), &self.exchange);
+        let (kernels, workers) = (self.kernels, self.pool.threads());
         self.pool.run(&|worker| {
-            let Scratch { activations, row, low_rank, reduced, narrow, .. } = &mut *self.scratch(worker);
-            let arrival = exchange.arrival();
+            let Scratch { activations, row, low_rank, reduced, .. } = &mut *self.scratch(worker);
             let shared = activations.each_mut();
             for (batch, class) in shared.into_iter().zip(classes) {
                 let Some(class) = class else { continue };
@@ -273,45 +245,16 @@ impl Team {
                 }
             }
             let prepared = [0, 1].map(|class| classes[class].map(|_| &activations[class]));
-            let mut start = 0;
-            for (own, packed) in additions.runs() {
-                let (all, share, count) = (packed.a.rows(), packed.a.share(worker, workers), own.len());
-                let prepared = if own == (0..rows) { prepared } else { [None; 2] };
-                if !share.is_empty() {
-                    let (first, width) = (share.start, share.len());
-                    let values = low_rank.multiply(kernels, input, columns, row, &prepared, packed, own, share);
-                    for (at, values) in values.chunks_exact(width).enumerate() {
-                        exchange.put(start + at * all + first, values);
-                    }
-                }
-                start += count * all;
-            }
-            drop(arrival);
-            if start == 0 {
-                for (slot, product) in products.iter().enumerate() {
-                    let Some(tiles) = product.share(kernels, activations, worker, workers) else { continue };
-                    product.finish(kernels, slot, tiles, (additions, reduced), low_rank);
-                }
-                return;
-            }
-            let mut tiles = [const { None }; SLOTS];
-            for (tiles, product) in tiles.iter_mut().zip(products) {
-                *tiles = product.share(kernels, activations, worker, workers);
-            }
-            exchange.wait(workers);
-            let mut start = 0;
             for (run, (own, packed)) in additions.runs().enumerate() {
                 let shared = reduced.run(run, own.len(), packed);
-                for at in 0..own.len() {
-                    let values = room(narrow, packed.a.rows());
-                    exchange.get(start, values);
-                    start += values.len();
-                    hand_on(kernels, packed, values, &mut |slot, values| shared[slot].quantize(kernels, at, values));
-                }
+                let prepared = if own == (0..rows) { prepared } else { [None; 2] };
+                low_rank.reduce(kernels, input, columns, row, &prepared, packed, own, 0, &mut |slot, row, values| {
+                    shared[slot].quantize(kernels, row, values);
+                });
             }
-            for (slot, (product, tiles)) in products.iter().zip(tiles).enumerate() {
-                let Some(tiles) = tiles else { continue };
-                product.finish(kernels, slot, tiles, (additions, reduced), low_rank);
+            let from = Inputs { activations, additions, reduced };
+            for (slot, product) in products.iter().enumerate() {
+                product.compute(kernels, slot, from, product.matrix.share(worker, workers), low_rank);
             }
         });
     }
@@ -341,16 +284,24 @@ impl Team {
             self.pool.run(&|worker| {
                 let Scratch { row, low_rank, .. } = &mut *self.scratch(worker);
                 while let Some(Range { start, end }) = chunks.next() {
-                    let (some, all) = (rows.start + start..rows.start + end, packed.a.rows());
-                    let values = low_rank.multiply(kernels, input, columns, row, &[None; 2], packed, some, 0..all);
-                    for (at, values) in values.chunks_exact_mut(all).enumerate() {
-                        let fill =
-                            &mut |slot: usize, values: &[f32]| shared[slot].quantize(kernels, start + at, values);
-                        hand_on(kernels, packed, values, fill);
-                    }
+                    let rows = rows.start + start..rows.start + end;
+                    low_rank.reduce(
+                        kernels,
+                        input,
+                        columns,
+                        row,
+                        &[None; 2],
+                        packed,
+                        rows,
+                        start,
+                        &mut |slot, row, values| {
+                            shared[slot].quantize(kernels, row, values);
+                        },
+                    );
                 }
             });
         }
+        let from = Inputs { activations: &activations, additions, reduced: &reduced };
         let chunks_of = |product: &Product<'_>| product.matrix.rows().div_ceil(CHUNK);
         let chunks = Chunks::new(products.iter().map(chunks_of).sum(), 1);
         self.pool.run(&|worker| {
@@ -361,8 +312,7 @@ impl Team {
                     if number < chunks_of(product) {
                         let start = number * CHUNK;
                         let rows = start..(start + CHUNK).min(product.matrix.rows());
-                        let tiles = product.multiply(kernels, &activations, rows);
-                        product.finish(kernels, slot, tiles, (additions, &reduced), scratch);
+                        product.compute(kernels, slot, from, rows, scratch);
                         break;
                     }
                     number -= chunks_of(product);

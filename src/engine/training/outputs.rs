@@ -85,17 +85,19 @@ impl Trainee {
 mod tests {
     use super::*;
     use crate::{
-        adapt::train::fresh,
-        engine::{Adapter, Gradients, Labels, Target, TraineeSettings},
+        engine::{Adapter, Gradients, Labels, LowRank, Place, Target, TraineeSettings},
         model::weights::Weights,
     };
 
     fn trainee(change: impl Fn(&mut Adapter)) -> Trainee {
         let weights = Weights::open("builtin:pico").unwrap();
-        let mut adapter = fresh(weights.spec(), &[Target::Value], 2, 1.0, 3);
-        for (at, value) in adapter.values_mut().flat_map(|change| &mut change.b).enumerate() {
-            *value = 0.02 * ((at % 13) as f32 - 6.0);
-        }
+        let part = |place: Place| {
+            let (outputs, inputs) = place.target.shape(weights.spec());
+            let a = (0..2 * inputs).map(|at| 0.1 * (0.7 * at as f32).sin()).collect();
+            let b = (0..2 * outputs).map(|at| 0.02 * ((at % 13) as f32 - 6.0)).collect();
+            (place, LowRank { rank: 2, scale: 1.0, a, b, magnitude: None })
+        };
+        let mut adapter: Adapter = Place::all(weights.spec(), &[Target::Value]).into_iter().map(part).collect();
         change(&mut adapter);
         Trainee::load(&weights, &adapter, TraineeSettings::default()).unwrap()
     }
