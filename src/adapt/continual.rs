@@ -10,7 +10,9 @@ use super::{
     train::{Rule, drawn},
 };
 use crate::{
-    engine::{Adapter, EngineError, Flow, Gradients, Labels, Noted, Place, Scored, Trainable, Trainee, TraineeSettings},
+    engine::{
+        Adapter, EngineError, Flow, Gradients, Labels, Noted, Place, Scored, Trainable, Trainee, TraineeSettings,
+    },
     model::weights::Weights,
 };
 

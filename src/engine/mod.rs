@@ -22,9 +22,7 @@ pub use device::Device;
 pub use native::AttentionMethod;
 pub use places::{Place, Target};
 pub use ruvlab_kernels::{Precision, Tier, TierError, select, setting};
-pub use training::{
-    Flow, Gradients, Labels, Noted, Scored, TopLogits, Trainable, Trainee, TraineeSettings, trainee,
-};
+pub use training::{Flow, Gradients, Labels, Noted, Scored, TopLogits, Trainable, Trainee, TraineeSettings, trainee};
 
 pub use crate::kv::CacheType;
 use crate::{

@@ -21,7 +21,8 @@ impl Resolver<'_, '_> {
         }
         let place = self.place(path);
         if kernel_set != KernelSet::Candle {
-            let message = format!("`{}` computes on the processor, and not on `{}`", set_name(kernel_set), device.name());
+            let message =
+                format!("`{}` computes on the processor, and not on `{}`", set_name(kernel_set), device.name());
             let problem = Diagnostic::error("unsupported-device", message).at(place);
             self.report(problem.hint("set `kernels.set` to `candle`, or take `kernels.device` out"));
             return None;
@@ -31,7 +32,10 @@ impl Resolver<'_, '_> {
             (format!("there is no NVIDIA GPU to be used: {error}"), "`nvidia-smi` shows what the driver has")
         } else {
             let message = "this build of ruvlab has no CUDA".to_owned();
-            (message, "build one with scripts/build-cuda, or with `cargo build --release --features cuda` where CUDA is")
+            (
+                message,
+                "build one with scripts/build-cuda, or with `cargo build --release --features cuda` where CUDA is",
+            )
         };
         self.report_missing(Diagnostic::error("device-unavailable", message).at(place).hint(hint));
         None

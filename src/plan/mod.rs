@@ -1,8 +1,8 @@
 //! What a recipe means on this machine: a serialisable list of cells that any process can run.
 mod adapter;
 mod cache;
-mod device;
 mod demand;
+mod device;
 pub mod effort;
 mod fingerprint;
 mod identity;

@@ -3,6 +3,7 @@
 mod adapter_files;
 mod adapters;
 mod allocations;
+mod autograd;
 mod chat_templates;
 mod cli;
 mod continual;
@@ -23,7 +24,6 @@ mod results;
 mod synthetic;
 mod token_lines;
 mod tokens;
-mod autograd;
 mod training;
 mod trainings;
 mod transformers;

@@ -44,12 +44,7 @@ pub trait Trainable: Send + Sync {
     /// # Errors
     ///
     /// As [`Self::loss`].
-    fn accumulate(
-        &self,
-        sequences: &[Scored<'_>],
-        weight: f64,
-        gradients: &mut Gradients,
-    ) -> Result<f64, EngineError> {
+    fn accumulate(&self, sequences: &[Scored<'_>], weight: f64, gradients: &mut Gradients) -> Result<f64, EngineError> {
         self.accumulate_of(sequences, Labels::Data, weight, gradients)
     }
 

@@ -24,8 +24,8 @@ pub use kv_cache::{CacheTier, KvCache, KvType, Pressure, PressurePolicy};
 pub use matrix::{AxisPoint, Matrix, same_value};
 pub use measure::{Baseline, Isolation, Launches, Measure, Order};
 pub use model::{
-    ActivationPrecision, Attention, Device, KernelSet, Kernels, Model, ModelLoad, Quantization, QuantizationFormat, Rope,
-    RopeScaling, Sampling, Verify,
+    ActivationPrecision, Attention, Device, KernelSet, Kernels, Model, ModelLoad, Quantization, QuantizationFormat,
+    Rope, RopeScaling, Sampling, Verify,
 };
 pub use sona::{Sona, SonaBackground, SonaDeep, SonaInstant};
 pub use training::{AnnealStrategy, LrScheduler, LrSchedulerType, Optimizer, Training};

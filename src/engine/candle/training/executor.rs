@@ -209,10 +209,9 @@ impl Executor for Learner<'_> {
         let place = |target: Target| Place { layer: index, target };
         let normed = self.norm(&hidden, &layer.feed_forward_norm)?;
         let both = match &layer.gated {
-            Gated::Separate { gate, up } => vec![
-                self.multiply(place(Target::Gate), gate, &normed)?,
-                self.multiply(place(Target::Up), up, &normed)?,
-            ],
+            Gated::Separate { gate, up } => {
+                vec![self.multiply(place(Target::Gate), gate, &normed)?, self.multiply(place(Target::Up), up, &normed)?]
+            }
             Gated::Fused(matrix) => self.multiply_fused(index, [Target::Gate, Target::Up], matrix, &normed)?,
         };
         let gated = gate(model.spec.activation, &both[0], &both[1])?;

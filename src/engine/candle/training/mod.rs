@@ -180,11 +180,7 @@ impl Trainable for Autograd {
         Ok(total(&losses)?)
     }
 
-    fn log_likelihoods(
-        &self,
-        sequences: &[Scored<'_>],
-        tokens: &[u32],
-    ) -> std::result::Result<Vec<f64>, EngineError> {
+    fn log_likelihoods(&self, sequences: &[Scored<'_>], tokens: &[u32]) -> std::result::Result<Vec<f64>, EngineError> {
         let vocab_size = self.model.spec.vocab_size;
         if let Some(&token) = tokens.iter().find(|token| **token as usize >= vocab_size) {
             return Err(EngineError::TokenOutOfRange { token, vocab_size });
@@ -197,11 +193,7 @@ impl Trainable for Autograd {
         Ok(rows.into_iter().flatten().map(f64::from).collect())
     }
 
-    fn top_logits(
-        &self,
-        sequences: &[Scored<'_>],
-        count: usize,
-    ) -> std::result::Result<Vec<TopLogits>, EngineError> {
+    fn top_logits(&self, sequences: &[Scored<'_>], count: usize) -> std::result::Result<Vec<TopLogits>, EngineError> {
         let rows = self.outputs(sequences, |logits| logits.to_vec2::<f32>())?;
         Ok(rows.iter().map(|logits| TopLogits::of(logits, count)).collect())
     }
