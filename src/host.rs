@@ -29,6 +29,12 @@ pub struct Host {
     pub governor: Option<String>,
     /// Physical memory, bytes.
     pub memory_bytes: u64,
+    /// NVIDIA GPUs, as the driver names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<String>,
+    /// The NVIDIA driver and its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_driver: Option<String>,
     /// Transparent huge pages setting.
     pub transparent_hugepage: Option<String>,
     /// `ruvlab`'s version.
@@ -98,6 +104,14 @@ fn cpu_features() -> Vec<String> {
     Vec::new()
 }
 
+/// Returns the models of the GPUs that NVIDIA's driver lists, in the order of their addresses.
+fn gpus(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path().join("information")).collect();
+    found.sort();
+    found.iter().filter_map(|path| field(&fs::read_to_string(path).ok()?, "Model").map(str::to_owned)).collect()
+}
+
 /// Returns the beginning of this program's BLAKE3, read once a process.
 fn program_digest() -> Option<String> {
     static DIGEST: OnceLock<Option<String>> = OnceLock::new();
@@ -124,6 +138,8 @@ impl Host {
             cpu_features: cpu_features(),
             governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             memory_bytes: kib_field(&meminfo, "MemTotal").unwrap_or(0),
+            gpus: gpus(Path::new("/proc/driver/nvidia/gpus")),
+            gpu_driver: read("/proc/driver/nvidia/version").and_then(|text| text.lines().next().map(str::to_owned)),
             transparent_hugepage: read("/sys/kernel/mm/transparent_hugepage/enabled"),
             ruvlab: env!("CARGO_PKG_VERSION").to_owned(),
             commit: env!("RUVLAB_COMMIT").to_owned(),
@@ -141,7 +157,9 @@ impl Host {
     fn identity(&self) -> String {
         // The kernel reports total memory a little differently after each boot: whole GiB are stable.
         let gib = (self.memory_bytes as f64 / f64::from(1u32 << 30)).round();
-        let facts = format!("{}|{}|{}|{}|{:?}|{gib}", self.os, self.arch, self.cpu, self.cpus, self.cpu_features);
+        let mut facts = format!("{}|{}|{}|{}|{:?}|{gib}", self.os, self.arch, self.cpu, self.cpus, self.cpu_features);
+        // Machines without a GPU keep the digest they had before there was a word of it.
+        self.gpus.iter().for_each(|gpu| facts.extend(["|", gpu.as_str()]));
         blake3::hash(facts.as_bytes()).to_hex()[..16].to_owned()
     }
 
@@ -272,6 +290,20 @@ mod tests {
         let before = EnergyReading { packages: vec![(900, 1000), (5, 1000)] };
         let after = EnergyReading { packages: vec![(100, 1000), (25, 1000)] };
         assert!((after.joules_since(&before) - 220.0e-6).abs() <= 1e-12);
+    }
+
+    #[test]
+    fn gpus_are_named_and_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(gpus(&folder.path().join("none")).is_empty());
+        for (address, model) in [("0000:02:00.0", "B"), ("0000:01:00.0", "A")] {
+            fs::create_dir(folder.path().join(address)).unwrap();
+            let text = format!("Model: \t\t {model}\nIRQ:   \t\t 12\n");
+            fs::write(folder.path().join(address).join("information"), text).unwrap();
+        }
+        assert_eq!(gpus(folder.path()), ["A", "B"]);
+        let plain = Host { gpus: Vec::new(), ..Host::detect() };
+        assert_ne!(plain.identity(), Host { gpus: vec!["A".to_owned()], ..plain.clone() }.identity());
     }
 
     #[test]

@@ -5,8 +5,13 @@ use ruvlab::{
         self, Adapter, Autograd, Device, EngineKind, Gradients, Labels, Noted, Scored, Target, Tier, Trainable,
         Trainee, TraineeSettings,
     },
-    model::weights::Weights,
+    model::{
+        source::locate::{Fetch, Locator},
+        weights::Weights,
+    },
+    plan::{self, PlanError},
 };
+use serde_json::json;
 
 use crate::training::{MODELS, adapter, moved, tokens, weights};
 
@@ -134,5 +139,23 @@ fn kernel_sets_train_on_their_own_engines_and_wrong_values_are_refused() {
     if !Device::Cuda.is_built() {
         let refused = load(EngineKind::Candle, Device::Cuda).err().unwrap().to_string();
         assert!(refused.contains("scripts/build-cuda"), "{refused}");
+    }
+}
+
+#[test]
+fn a_device_that_cannot_be_had_is_refused_when_a_run_is_planned() {
+    let plan = |kernels: serde_json::Value| {
+        let recipe = json!({"schema": "ruvlab/v1", "name": "x", "model": {"source": "builtin:pico"}, "kernels": kernels,
+            "workloads": [{"decode": {}}]});
+        plan::single(serde_json::from_value(recipe).unwrap(), &mut Locator::new(Fetch::Offline, |_| {}))
+    };
+    let plain = plan(json!({"set": "candle"})).unwrap();
+    assert_eq!(plain.hash, plan(json!({"set": "candle", "device": "cpu"})).unwrap().hash);
+    let Err(PlanError::Recipe(problems)) = plan(json!({"set": "scalar", "device": "cuda"})) else { panic!() };
+    assert_eq!(problems[0].code, "unsupported-device");
+    match plan(json!({"set": "candle", "device": "cuda"})) {
+        Ok(cell) => assert!(Device::Cuda.check().is_ok() && cell.hash != plain.hash),
+        Err(PlanError::Resource(problems)) => assert_eq!(problems[0].code, "device-unavailable"),
+        Err(error) => panic!("{error:?}"),
     }
 }
