@@ -9,6 +9,7 @@ mod cli;
 mod continual;
 mod divergence;
 mod engines;
+mod generation;
 mod hub;
 mod kv;
 mod launches;
