@@ -1,4 +1,6 @@
 //! Tasks learned one after the other, by every method, in every order.
+mod arm;
+
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
@@ -8,8 +10,8 @@ use super::{
 };
 use crate::{
     adapt::{
-        continual::{ContinualTrainer, Geometry, Matrix, Protection, Source, Updates},
-        ewc::{Convention, Method, Strength},
+        continual::{ContinualTrainer, Matrix, Updates},
+        data::Example,
         optim::AdamW,
         train::Rule,
     },
@@ -18,20 +20,15 @@ use crate::{
     host::Load,
     model::{tokenizer::Tokenizer, weights::Weights},
     plan::{self, Cell},
-    recipe::schema::{
-        ContinualLearning, ContinualMethod, EwcSpace, FisherKind, MethodName, Optimizer, PenaltyConvention, Task,
-        Training,
-    },
+    recipe::schema::{ContinualLearning, MethodName, Optimizer, Task, Training},
 };
-
-/// Steps between two looks at the path of `RWalk`.
-const PATH_STEPS: u32 = 10;
+use arm::Arm;
 
 /// A task, in tokens.
 struct Lesson {
     name: String,
-    train: Vec<Vec<u32>>,
-    test: Vec<Vec<u32>>,
+    train: Vec<Example>,
+    test: Vec<Example>,
 }
 
 /// All that arms have in common.
@@ -41,87 +38,28 @@ struct Course<'a> {
     adapter: Adapter,
     held: TraineeSettings,
     updates: Updates,
+    /// Updates a task.
+    steps: u64,
     lessons: Vec<Lesson>,
-    general: Vec<Vec<u32>>,
-}
-
-/// One method at one strength.
-struct Arm {
-    method: ContinualMethod,
-    lambda: f64,
-}
-
-impl Arm {
-    fn label(&self, order: usize) -> String {
-        let name = serde_json::to_value(self.method.method).ok();
-        let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or_default();
-        let strength = if self.method.method.is_penalty() { format!(",l{}", self.lambda) } else { String::new() };
-        format!("continual({name}{strength},o{order})")
-    }
-
-    fn protection(&self) -> Protection {
-        let ContinualMethod {
-            method,
-            lambda: _,
-            fisher_decay,
-            fisher,
-            fisher_batches,
-            normalize_fisher,
-            space,
-            penalty_convention,
-            replay_sequences,
-        } = &self.method;
-        let rate = 1.0 - fisher_decay;
-        Protection {
-            method: match method {
-                MethodName::Sequential | MethodName::Replay | MethodName::Joint => Method::Sequential,
-                MethodName::L2 => Method::Anchored,
-                MethodName::Ewc => Method::Ewc,
-                MethodName::Online => Method::Online { decay: *fisher_decay },
-                MethodName::EwcPp => Method::EwcPlusPlus { rate },
-                MethodName::Rwalk => Method::RWalk { rate, every: PATH_STEPS },
-            },
-            strength: Strength {
-                lambda: self.lambda,
-                convention: match penalty_convention {
-                    PenaltyConvention::Half => Convention::Half,
-                    PenaltyConvention::Full => Convention::Full,
-                },
-            },
-            geometry: match space {
-                EwcSpace::DeltaW => Geometry::Product,
-                EwcSpace::DeltaWRank1 => Geometry::Outer,
-                EwcSpace::Factors => Geometry::Factors,
-            },
-            source: match fisher {
-                // A recipe with `exact` is refused before it is planned.
-                FisherKind::Sampled | FisherKind::Exact => Source::Sampled,
-                FisherKind::Empirical => Source::Empirical,
-                FisherKind::Batched => Source::Batched,
-            },
-            batches: *fisher_batches,
-            normalized: *normalize_fisher,
-            replayed: if *method == MethodName::Replay { *replay_sequences as usize } else { 0 },
-        }
-    }
+    general: Vec<Example>,
 }
 
 /// Returns a text in sequences of so many tokens, each beginning as the model wants.
-fn sequences(tokenizer: &Tokenizer, cell: &Cell, text: &str, length: usize) -> Result<Vec<Vec<u32>>, LaunchError> {
+fn sequences(tokenizer: &Tokenizer, cell: &Cell, text: &str, length: usize) -> Result<Vec<Example>, LaunchError> {
     let content = open_text(cell, text)?.content;
     let wrong = |error| LaunchError::Tokenizer { source_name: cell.model.source.clone(), error };
     let tokens = tokenizer.encode(&content, false).map_err(wrong)?;
     let begin = tokenizer.bos_to_add();
     let own = length - usize::from(begin.is_some());
-    let sequences: Vec<Vec<u32>> =
-        tokens.chunks_exact(own).map(|part| begin.into_iter().chain(part.iter().copied()).collect()).collect();
+    let example = |part: &[u32]| Example { tokens: begin.into_iter().chain(part.iter().copied()).collect(), prompt: 0 };
+    let sequences: Vec<Example> = tokens.chunks_exact(own).map(example).collect();
     if sequences.is_empty() {
         return Err(LaunchError::TextTooShort { name: text.to_owned(), found: tokens.len(), needed: own });
     }
     Ok(sequences)
 }
 
-fn updates(training: &Training, steps: u64) -> Updates {
+fn updates(training: &Training) -> Updates {
     Updates {
         schedule: plan::schedule(training),
         rule: match training.optimizer {
@@ -130,7 +68,6 @@ fn updates(training: &Training, steps: u64) -> Updates {
         },
         weight_decay: training.weight_decay,
         max_grad_norm: training.max_grad_norm,
-        steps,
         batch: training.batch_size as usize,
     }
 }
@@ -183,17 +120,12 @@ pub(super) fn run(learning: &ContinualLearning, cell: &Cell, recorder: &mut Reco
         // Half of what is free: activations need room, too.
         held: TraineeSettings { widen: weights.parameters() * 8 <= free / 2, recompute: false },
         general: tested(&learning.general)?,
-        updates: updates(training, steps),
+        updates: updates(training),
+        steps,
         lessons,
         weights,
     };
-    let mut arms: Vec<Arm> = Vec::new();
-    for method in continual.arms() {
-        let strengths = if method.lambda.is_empty() { vec![0.0] } else { method.lambda.clone() };
-        arms.extend(strengths.into_iter().map(|lambda| Arm { method: method.clone(), lambda }));
-    }
-    // What could be had at best is compared with, so it comes before what is.
-    arms.sort_by_key(|arm| (arm.method.method != MethodName::Joint, arm.method.method != MethodName::Sequential));
+    let arms = Arm::all(continual);
     let orders = orders(course.lessons.len(), continual.task_orders, cell.seed);
     let total = (orders.len() * arms.len()) as u64;
     for (at, order) in orders.iter().enumerate() {
@@ -230,7 +162,7 @@ impl Course<'_> {
     fn begin(&self, arm: &Arm) -> Result<ContinualTrainer, LaunchError> {
         let Self { weights, adapter, held, updates, cell, .. } = self;
         let trainee = load_trainee(cell, weights, adapter, *held)?;
-        Ok(ContinualTrainer::of(trainee, adapter, arm.protection(), *updates, cell.seed)?)
+        Ok(ContinualTrainer::new(trainee, adapter, arm.protection(), *updates, cell.seed)?)
     }
 
     fn numerics(recorder: &Recorder<'_>, nll: f64) -> LaunchError {
@@ -263,17 +195,17 @@ impl Course<'_> {
     fn sequence(&self, arm: &Arm, order: &[usize], recorder: &mut Recorder<'_>) -> Result<Matrix, LaunchError> {
         let mut trainer = self.begin(arm)?;
         let (before, n) = trainer.score(&self.general)?;
-        let mut matrix = Matrix { nll: vec![self.row(&trainer, order, 0, recorder)?] };
+        let mut matrix = Matrix { loss: vec![self.row(&trainer, order, 0, recorder)?] };
         for (at, task) in order.iter().enumerate() {
             let lesson = &self.lessons[*task];
             let seed = self.cell.seed.wrapping_mul(1000).wrapping_add(*task as u64);
-            trainer.learn(&lesson.train, self.updates.steps, seed)?;
+            trainer.learn(&lesson.train, self.steps, seed)?;
             if let Some(statistics) = trainer.finish(&lesson.train, seed)? {
                 for (metric, value) in [("fisher_mean", statistics.mean), ("fisher_max", statistics.most)] {
                     recorder.of_task(metric, value, 1, (lesson.name.as_str(), at as u32 + 1), at as u64);
                 }
             }
-            matrix.nll.push(self.row(&trainer, order, at + 1, recorder)?);
+            matrix.loss.push(self.row(&trainer, order, at + 1, recorder)?);
         }
         recorder.once("general_drift", Phase::Eval, trainer.score(&self.general)?.0 - before, n as u64);
         Ok(matrix)
@@ -282,8 +214,8 @@ impl Course<'_> {
     fn together(&self, arm: &Arm, order: &[usize], recorder: &mut Recorder<'_>) -> Result<Vec<f64>, LaunchError> {
         let mut trainer = self.begin(arm)?;
         let (before, n) = trainer.score(&self.general)?;
-        let all: Vec<Vec<u32>> = self.lessons.iter().flat_map(|lesson| lesson.train.iter().cloned()).collect();
-        trainer.learn(&all, self.updates.steps * order.len() as u64, self.cell.seed)?;
+        let all: Vec<Example> = self.lessons.iter().flat_map(|lesson| lesson.train.iter().cloned()).collect();
+        trainer.learn(&all, self.steps * order.len() as u64, self.cell.seed)?;
         let row = self.row(&trainer, order, order.len(), recorder)?;
         let mean = row.iter().sum::<f64>() / row.len() as f64;
         recorder.once("average_nll", Phase::Eval, mean, row.len() as u64);

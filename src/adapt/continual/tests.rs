@@ -1,26 +1,24 @@
 use super::*;
 use crate::{
-    adapt::{ewc::Convention, optim::AdamW, schedule::Shape, train::fresh},
-    engine::Target,
+    adapt::{
+        data::Example,
+        ewc::{Convention, Method, Needs, Strength},
+        optim::AdamW,
+        schedule::{Schedule, Shape},
+        train::{Rule, fresh},
+    },
+    engine::{Gradients, Labels, Noted, Scored, Target, Trainee, TraineeSettings},
+    model::weights::Weights,
 };
 
-#[test]
-fn the_matrix_tells_what_was_learned_and_what_forgotten() {
-    let nll = vec![vec![4.0, 5.0, 6.0], vec![2.0, 4.5, 6.0], vec![3.0, 3.0, 5.5], vec![3.5, 3.5, 4.0]];
-    let matrix = Matrix { nll };
-    let close = |found: f64, expected: f64| assert!((found - expected).abs() <= 1.0e-12, "{found} for {expected}");
-    close(matrix.average(), 11.0 / 3.0);
-    close(matrix.backward_transfer(), -1.0);
-    close(matrix.forgetting(), 1.0);
-    close(matrix.forward_transfer(), 0.5);
-    close(matrix.gain(), 2.0);
-    close(matrix.retained_gain(), 2.0 / 4.0);
-    close(matrix.intransigence(&[1.0, 2.0, 3.0]), 1.0);
+/// Returns sequences of 40 tokens from `first` on: tasks of other tokens take likelihood from each other.
+fn sequences(first: u32) -> Vec<Example> {
+    let tokens = |row: u32| (0..16).map(|at| first + (at * 7 + row * 3) % 40).collect();
+    (0..4).map(|row| Example { tokens: tokens(row), prompt: 0 }).collect()
 }
 
-/// Returns sequences of 40 tokens from `first` on: tasks of other tokens take likelihood from each other.
-fn sequences(first: u32) -> Vec<Vec<u32>> {
-    (0..4).map(|row| (0..16).map(|at| first + (at * 7 + row * 3) % 40).collect()).collect()
+fn scored(examples: &[Example]) -> Vec<Scored<'_>> {
+    examples.iter().map(Example::scored).collect()
 }
 
 fn trainer(weights: &Weights, protection: Protection) -> ContinualTrainer {
@@ -30,22 +28,27 @@ fn trainer(weights: &Weights, protection: Protection) -> ContinualTrainer {
         rule: Rule::AdamW(AdamW::default()),
         weight_decay: 0.0,
         max_grad_norm: Some(1.0),
-        steps: 4,
         batch: 2,
     };
     let held = TraineeSettings { widen: true, recompute: false };
-    ContinualTrainer::new(weights, &adapter, held, protection, updates, 1).unwrap()
+    let trainee = Trainee::load(weights, &adapter, held).unwrap();
+    ContinualTrainer::new(trainee, &adapter, protection, updates, 1).unwrap()
 }
 
-const NOTHING: Protection = Protection {
+const NO_PENALTY: Penalty = Penalty {
     method: Method::Sequential,
     strength: Strength { lambda: 0.0, convention: Convention::Half },
     geometry: Geometry::Outer,
     source: Source::Sampled,
     batches: 2,
     normalized: true,
-    replayed: 0,
 };
+const NOTHING: Protection = Protection { penalty: NO_PENALTY, rehearsal: None };
+
+fn pulled(method: Method, lambda: f64, geometry: Geometry) -> Protection {
+    let strength = Strength { lambda, convention: Convention::Half };
+    Protection { penalty: Penalty { method, strength, geometry, ..NO_PENALTY }, ..NOTHING }
+}
 
 /// Returns the losses of both tasks after both.
 fn losses(weights: &Weights, protection: Protection) -> (f64, f64) {
@@ -65,7 +68,6 @@ fn losses(weights: &Weights, protection: Protection) -> (f64, f64) {
 fn every_method_keeps_more_of_the_first_task_than_nothing_does() {
     let weights = Weights::open("builtin:pico").unwrap();
     let (forgot, _) = losses(&weights, NOTHING);
-    let strength = Strength { lambda: 1.0e4, convention: Convention::Half };
     for (method, geometry) in [
         (Method::Anchored, Geometry::Outer),
         (Method::Ewc, Geometry::Outer),
@@ -75,13 +77,13 @@ fn every_method_keeps_more_of_the_first_task_than_nothing_does() {
         (Method::EwcPlusPlus { rate: 0.1 }, Geometry::Outer),
         (Method::RWalk { rate: 0.1, every: 2 }, Geometry::Product),
     ] {
-        let (kept, _) = losses(&weights, Protection { method, strength, geometry, ..NOTHING });
+        let (kept, _) = losses(&weights, pulled(method, 1.0e4, geometry));
         assert!(kept < forgot, "{method:?} in {geometry:?}: {kept}, {forgot} without");
     }
-    let (replayed, _) = losses(&weights, Protection { replayed: 4, ..NOTHING });
-    assert!(replayed < forgot, "{replayed}, {forgot} without");
+    let (kept, _) = losses(&weights, Protection { rehearsal: Some(Rehearsal { kept: 4 }), ..NOTHING });
+    assert!(kept < forgot, "replay: {kept}, {forgot} without");
     // No strength, no protection, bit for bit.
-    let (weak, _) = losses(&weights, Protection { method: Method::Ewc, ..NOTHING });
+    let (weak, _) = losses(&weights, pulled(Method::Ewc, 0.0, Geometry::Outer));
     assert_eq!(weak.to_bits(), forgot.to_bits());
 }
 

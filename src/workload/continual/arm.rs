@@ -1,0 +1,87 @@
+//! What a recipe's method means in plain values.
+use crate::{
+    adapt::{
+        continual::{Geometry, Penalty, Protection, Rehearsal, Source},
+        ewc::{Convention, Method, Strength},
+    },
+    recipe::schema::{Continual, ContinualMethod, EwcSpace, FisherKind, MethodName, PenaltyConvention},
+};
+
+/// Steps between two looks at the path of `RWalk`.
+const PATH_STEPS: u32 = 10;
+
+/// One method at one strength.
+pub(super) struct Arm {
+    pub(super) method: ContinualMethod,
+    pub(super) lambda: f64,
+}
+
+impl Arm {
+    /// Returns every method at each of its strengths: first `joint`, since what could be had at best is compared
+    /// with, then `sequential`, for the same reason.
+    pub(super) fn all(continual: &Continual) -> Vec<Self> {
+        let mut arms: Vec<Self> = Vec::new();
+        for method in continual.arms() {
+            let strengths = if method.lambda.is_empty() { vec![0.0] } else { method.lambda.clone() };
+            arms.extend(strengths.into_iter().map(|lambda| Self { method: method.clone(), lambda }));
+        }
+        arms.sort_by_key(|arm| (arm.method.method != MethodName::Joint, arm.method.method != MethodName::Sequential));
+        arms
+    }
+
+    /// Returns what results call it, in an order of the tasks.
+    pub(super) fn label(&self, order: usize) -> String {
+        let name = serde_json::to_value(self.method.method).ok();
+        let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or_default();
+        let strength = if self.method.method.is_penalty() { format!(",l{}", self.lambda) } else { String::new() };
+        format!("continual({name}{strength},o{order})")
+    }
+
+    /// Returns what it does against forgetting.
+    pub(super) fn protection(&self) -> Protection {
+        let ContinualMethod {
+            method,
+            lambda: _,
+            fisher_decay,
+            fisher,
+            fisher_batches,
+            normalize_fisher,
+            space,
+            penalty_convention,
+            replay_sequences,
+        } = &self.method;
+        let rate = 1.0 - fisher_decay;
+        let penalty = Penalty {
+            method: match method {
+                MethodName::Sequential | MethodName::Replay | MethodName::Joint => Method::Sequential,
+                MethodName::L2 => Method::Anchored,
+                MethodName::Ewc => Method::Ewc,
+                MethodName::Online => Method::Online { decay: *fisher_decay },
+                MethodName::EwcPp => Method::EwcPlusPlus { rate },
+                MethodName::Rwalk => Method::RWalk { rate, every: PATH_STEPS },
+            },
+            strength: Strength {
+                lambda: self.lambda,
+                convention: match penalty_convention {
+                    PenaltyConvention::Half => Convention::Half,
+                    PenaltyConvention::Full => Convention::Full,
+                },
+            },
+            geometry: match space {
+                EwcSpace::DeltaW => Geometry::Product,
+                EwcSpace::DeltaWRank1 => Geometry::Outer,
+                EwcSpace::Factors => Geometry::Factors,
+            },
+            source: match fisher {
+                // A recipe with `exact` is refused before it is planned.
+                FisherKind::Sampled | FisherKind::Exact => Source::Sampled,
+                FisherKind::Empirical => Source::Empirical,
+                FisherKind::Batched => Source::Batched,
+            },
+            batches: *fisher_batches,
+            normalized: *normalize_fisher,
+        };
+        let replays = *method == MethodName::Replay;
+        Protection { penalty, rehearsal: replays.then_some(Rehearsal { kept: *replay_sequences as usize }) }
+    }
+}
