@@ -2,16 +2,18 @@
 //! forgetting the earlier ones.
 //!
 //! A [`ContinualTrainer`] learns a task and is told where it ends ([`ContinualTrainer::finish`]). What it does
-//! there is its [`Protection`]: a penalty (EWC and its relatives, [`super::ewc`]), or examples of earlier
-//! tasks that are learned again.
+//! there is its [`Protection`]: a penalty (EWC and its relatives, [`super::ewc`]), examples of earlier tasks
+//! that are learned again (replay, DER++), or factors of its own for each task (O-LoRA).
 mod importance;
 mod matrix;
 mod memory;
 mod protection;
+mod subspaces;
 mod trainer;
 
 pub use matrix::Matrix;
-pub use protection::{Geometry, Penalty, Protection, Rehearsal, Source};
+pub use protection::{Distillation, Geometry, Orthogonality, Penalty, Protection, Rehearsal, Source};
+pub use subspaces::widened;
 pub use trainer::{ContinualTrainer, Updates};
 
 #[cfg(test)]

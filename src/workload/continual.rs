@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     adapt::{
-        continual::{ContinualTrainer, Matrix, Updates},
+        continual::{ContinualTrainer, Matrix, Orthogonality, Updates, widened},
         data::Example,
         optim::AdamW,
         train::Rule,
@@ -161,8 +161,13 @@ pub(super) fn run(learning: &ContinualLearning, cell: &Cell, recorder: &mut Reco
 impl Course<'_> {
     fn begin(&self, arm: &Arm) -> Result<ContinualTrainer, LaunchError> {
         let Self { weights, adapter, held, updates, cell, .. } = self;
-        let trainee = load_trainee(cell, weights, adapter, *held)?;
-        Ok(ContinualTrainer::new(trainee, adapter, arm.protection(), *updates, cell.seed)?)
+        let protection = arm.protection(self.lessons.len());
+        let adapter = match protection.orthogonality {
+            Some(Orthogonality { tasks, .. }) => widened(adapter, tasks, cell.seed),
+            None => adapter.clone(),
+        };
+        let trainee = load_trainee(cell, weights, &adapter, *held)?;
+        Ok(ContinualTrainer::new(trainee, &adapter, protection, *updates, cell.seed)?)
     }
 
     fn numerics(recorder: &Recorder<'_>, nll: f64) -> LaunchError {

@@ -42,10 +42,36 @@ pub struct Penalty {
 }
 
 /// Examples of earlier tasks that are kept, and learned again beside new ones, as many as those.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rehearsal {
     /// How many are kept, of all tasks together.
     pub kept: usize,
+    /// What else they are held to than their labels; replay has nothing else.
+    pub distillation: Option<Distillation>,
+}
+
+/// DER++ (arXiv 2004.07211): kept examples add `α` times the mean square distance of their logits from those
+/// at the end of their task, and others of them `β` times their loss. Of a vocabulary only the greatest
+/// logits of a position are kept, and the distance is that of these.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Distillation {
+    /// α.
+    pub logits_weight: f64,
+    /// β.
+    pub labels_weight: f64,
+    /// Logits kept of a position.
+    pub logits: usize,
+}
+
+/// How tasks are kept apart (O-LoRA, arXiv 2310.14152): every task learns factors of its own beside those of
+/// earlier ones, with `λ₁ Σ |A_i Aᵀ|` over earlier tasks i added to its loss. The adapter is one that
+/// [`super::widened`] made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Orthogonality {
+    /// λ₁.
+    pub weight: f64,
+    /// Tasks the adapter has room for; those beyond share the last one's.
+    pub tasks: usize,
 }
 
 /// What protects earlier tasks.
@@ -55,4 +81,6 @@ pub struct Protection {
     pub penalty: Penalty,
     /// What is learned again.
     pub rehearsal: Option<Rehearsal>,
+    /// Factors of its own for every task.
+    pub orthogonality: Option<Orthogonality>,
 }

@@ -22,7 +22,10 @@ fn scored(examples: &[Example]) -> Vec<Scored<'_>> {
 }
 
 fn trainer(weights: &Weights, protection: Protection) -> ContinualTrainer {
-    let adapter = fresh(weights.spec(), &[Target::Query, Target::Down], 4, 2.0, 3);
+    let mut adapter = fresh(weights.spec(), &[Target::Query, Target::Down], 4, 2.0, 3);
+    if let Some(Orthogonality { tasks, .. }) = protection.orthogonality {
+        adapter = widened(&adapter, tasks, 4);
+    }
     let updates = Updates {
         schedule: Schedule { shape: Shape::Constant { warmup: 0 }, peak: 5.0e-3, total: 0 },
         rule: Rule::AdamW(AdamW::default()),
@@ -43,7 +46,7 @@ const NO_PENALTY: Penalty = Penalty {
     batches: 2,
     normalized: true,
 };
-const NOTHING: Protection = Protection { penalty: NO_PENALTY, rehearsal: None };
+const NOTHING: Protection = Protection { penalty: NO_PENALTY, rehearsal: None, orthogonality: None };
 
 fn pulled(method: Method, lambda: f64, geometry: Geometry) -> Protection {
     let strength = Strength { lambda, convention: Convention::Half };
@@ -80,11 +83,49 @@ fn every_method_keeps_more_of_the_first_task_than_nothing_does() {
         let (kept, _) = losses(&weights, pulled(method, 1.0e4, geometry));
         assert!(kept < forgot, "{method:?} in {geometry:?}: {kept}, {forgot} without");
     }
-    let (kept, _) = losses(&weights, Protection { rehearsal: Some(Rehearsal { kept: 4 }), ..NOTHING });
-    assert!(kept < forgot, "replay: {kept}, {forgot} without");
+    let distillation = Distillation { logits_weight: 0.5, labels_weight: 0.5, logits: 16 };
+    let mut kept_by = Vec::new();
+    for distillation in [None, Some(distillation), Some(Distillation { logits_weight: 0.0, ..distillation })] {
+        let rehearsal = Some(Rehearsal { kept: 4, distillation });
+        let (kept, _) = losses(&weights, Protection { rehearsal, ..NOTHING });
+        assert!(kept < forgot, "{rehearsal:?}: {kept}, {forgot} without");
+        kept_by.push(kept);
+    }
+    // Both of DER++'s terms act.
+    assert!(kept_by[0] != kept_by[1] && kept_by[1] != kept_by[2], "{kept_by:?}");
     // No strength, no protection, bit for bit.
     let (weak, _) = losses(&weights, pulled(Method::Ewc, 0.0, Geometry::Outer));
     assert_eq!(weak.to_bits(), forgot.to_bits());
+}
+
+#[test]
+fn every_task_has_factors_of_its_own_that_others_leave_alone() {
+    let weights = Weights::open("builtin:pico").unwrap();
+    let run = |weight: f64| {
+        let orthogonality = Some(Orthogonality { weight, tasks: 2 });
+        trainer(&weights, Protection { orthogonality, ..NOTHING })
+    };
+    let mut trainer = run(0.5);
+    let begin = trainer.parameters.clone();
+    let (first, second) = (sequences(5), sequences(60));
+    let before = trainer.score(&second).unwrap().0;
+    trainer.learn(&first, 2, 2).unwrap();
+    trainer.finish(&first, 2).unwrap();
+    let learned = trainer.parameters.clone();
+    trainer.learn(&second, 2, 2).unwrap();
+    assert!(trainer.score(&second).unwrap().0 < before);
+    // Rows of A and columns of B that either task moved: none that both did.
+    let moved = |from: &[f32], to: &[f32]| from.iter().zip(to).map(|(a, b)| a != b).collect::<Vec<bool>>();
+    let (one, two) = (moved(&begin, &learned), moved(&learned, &trainer.parameters));
+    assert!(one.iter().any(|moved| *moved) && two.iter().any(|moved| *moved));
+    assert!(one.iter().zip(&two).all(|(one, two)| !(*one && *two)));
+    // Their strength changes what the second task learns, and not the first, which has nothing to avoid.
+    let mut free = run(0.0);
+    free.learn(&first, 2, 2).unwrap();
+    free.finish(&first, 2).unwrap();
+    assert_eq!(free.parameters, learned);
+    free.learn(&second, 2, 2).unwrap();
+    assert_ne!(free.parameters, trainer.parameters);
 }
 
 #[test]

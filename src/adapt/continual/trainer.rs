@@ -3,8 +3,9 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    memory::Memory,
-    protection::{Geometry, Protection, Source},
+    memory::{Kept, Memory},
+    protection::{Distillation, Geometry, Protection, Source},
+    subspaces::{Factors, Subspaces},
 };
 use crate::{
     adapt::{
@@ -32,15 +33,6 @@ pub struct Updates {
     pub batch: usize,
 }
 
-/// The shape of one place's factors, in a list of A and B of all places.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Factors {
-    /// Numbers of A.
-    pub(super) a: usize,
-    /// Numbers of B.
-    pub(super) b: usize,
-}
-
 /// An adapter on its way through the tasks.
 pub struct ContinualTrainer {
     pub(super) trainee: Box<dyn Trainable>,
@@ -53,6 +45,7 @@ pub struct ContinualTrainer {
     pub(super) updates: Updates,
     pub(super) random: ChaCha8Rng,
     memory: Option<Memory>,
+    subspaces: Option<Subspaces>,
     moments: Moments<f32>,
     /// Updates since the task began.
     step: u64,
@@ -85,18 +78,21 @@ impl ContinualTrainer {
                 Geometry::Outer => Block::Outer { outputs, inputs, rank, scale },
             }
         };
-        let factors = |change: &LowRank| Factors { a: change.a.len(), b: change.b.len() };
+        let factors = |change: &LowRank| Factors { rank: change.rank, a: change.a.len(), b: change.b.len() };
+        let places: Vec<_> = adapter.iter().map(|(place, change)| (*place, factors(change))).collect();
+        let shapes = || places.iter().map(|(_, factors)| *factors).collect();
         let parameters: Vec<f32> =
             adapter.values().flat_map(|change| change.a.iter().chain(&change.b)).copied().collect();
         let mut trainer = Self {
             space: Space { blocks: adapter.iter().map(block).collect() },
-            places: adapter.iter().map(|(place, change)| (*place, factors(change))).collect(),
             regularizer: penalty.method.begin(penalty.normalized),
             memory: protection.rehearsal.map(Memory::new),
+            subspaces: protection.orthogonality.map(|orthogonality| Subspaces::new(orthogonality, shapes())),
             moments: Moments::new(parameters.len()),
             step: 0,
             random: ChaCha8Rng::seed_from_u64(seed),
             trainee,
+            places,
             parameters,
             protection,
             updates,
@@ -163,6 +159,10 @@ impl ContinualTrainer {
 
     /// Moves parameters down a gradient, and to where earlier tasks had been.
     fn descend(&mut self, mut gradient: Vec<f32>) {
+        let before = self.subspaces.as_ref().map(|subspaces| {
+            subspaces.constrain(&self.parameters, &mut gradient);
+            self.parameters.clone()
+        });
         if let Some(most) = self.updates.max_grad_norm {
             let factor = clip_factor(global_norm([gradient.as_slice()]), most) as f32;
             gradient.iter_mut().for_each(|value| *value *= factor);
@@ -174,28 +174,54 @@ impl ContinualTrainer {
             Rule::AdamW(adam) => adam.step(self.step + 1, rates, &mut self.parameters, &gradient, &mut self.moments),
         }
         self.step += 1;
-        let Self { regularizer, space, protection, parameters, .. } = self;
+        let Self { regularizer, space, protection, parameters, subspaces, .. } = self;
+        if let Some((subspaces, before)) = subspaces.as_ref().zip(before) {
+            subspaces.restore(&before, parameters);
+        }
         regularizer.pull(space, protection.penalty.strength, rate.learning_rate, parameters);
     }
 
     /// Returns the gradients of the mean loss of these examples, and of as many of earlier tasks where such are
     /// kept.
     fn gradients(&mut self, batch: &[&Example]) -> Result<Gradients, EngineError> {
-        let again = self.memory.as_ref().map_or_else(Vec::new, |memory| memory.draw(batch.len(), &mut self.random));
-        let all: Vec<&Example> = batch.iter().chain(&again).copied().collect();
+        let Self { memory, trainee, random, .. } = self;
         let mut gradients = Gradients::new();
-        self.trainee.accumulate(&scored(&all), 1.0 / tokens(&all), &mut gradients)?;
+        let mut add = |batch: &[&Example], labels: Labels<'_>, weight: f64| match batch {
+            [] => Ok(0.0),
+            batch => trainee.accumulate_of(&scored(batch), labels, weight, &mut gradients),
+        };
+        let Some(memory) = memory else {
+            add(batch, Labels::Data, 1.0 / tokens(batch))?;
+            return Ok(gradients);
+        };
+        let again = memory.draw(batch.len(), random);
+        let old = examples(&again);
+        if let Some(Distillation { logits_weight, labels_weight, .. }) = memory.rehearsal.distillation {
+            let others = examples(&memory.draw(batch.len(), random));
+            let logits: Vec<_> = again.iter().flat_map(|kept| &kept.logits).cloned().collect();
+            add(batch, Labels::Data, 1.0 / tokens(batch))?;
+            add(&old, Labels::Kept(&logits), logits_weight / tokens(&old))?;
+            add(&others, Labels::Data, labels_weight / tokens(&others))?;
+        } else {
+            let all = batch.iter().chain(&old).copied().collect::<Vec<_>>();
+            add(&all, Labels::Data, 1.0 / tokens(&all))?;
+        }
         Ok(gradients)
     }
 
-    /// Ends a task that was learned from this data: makes its importances, and keeps some of its examples.
+    /// Ends a task that was learned from this data: makes its importances, keeps some of its examples, and goes
+    /// on to other factors, as the protection wants.
     ///
     /// # Errors
     ///
     /// As [`Trainable::accumulate`].
     pub fn finish(&mut self, data: &[Example], order: u64) -> Result<Option<Statistics>, EngineError> {
         if let Some(memory) = &mut self.memory {
-            memory.keep((0..data.len() as u64).map(|at| data[drawn(data.len(), order, at)].clone()));
+            let own = (0..data.len() as u64).map(|at| data[drawn(data.len(), order, at)].clone());
+            memory.keep(own, self.trainee.as_ref())?;
+        }
+        if let Some(subspaces) = &mut self.subspaces {
+            subspaces.advance();
         }
         let fisher =
             if self.regularizer.needs() == Needs::AtTheEnd { self.importance(data, order)? } else { Vec::new() };
@@ -217,6 +243,10 @@ impl ContinualTrainer {
 
 pub(super) fn scored<'a>(examples: &[&'a Example]) -> Vec<Scored<'a>> {
     examples.iter().map(|example| example.scored()).collect()
+}
+
+fn examples<'a>(kept: &[&'a Kept]) -> Vec<&'a Example> {
+    kept.iter().map(|kept| &kept.example).collect()
 }
 
 /// Returns how many tokens are scored, at least one.

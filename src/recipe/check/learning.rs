@@ -91,20 +91,42 @@ fn check_workload(recipe: &Recipe, report: &mut Report<'_>) {
 }
 
 fn check_methods(continual: &Continual, report: &mut Report<'_>) {
-    for (index, arm) in continual.arms().iter().skip(1).enumerate() {
+    let arms = continual.arms();
+    for (index, arm) in arms.iter().skip(1).enumerate() {
         // The first is `sequential`, which is always there.
         let path = if continual.methods.is_empty() {
             "continual.ewc".to_owned()
         } else {
             format!("continual.methods[{index}]")
         };
-        if arm.method.is_penalty() == arm.lambda.is_empty() {
-            let (message, hint) = if arm.method.is_penalty() {
-                ("a penalty needs at least one strength", "add `lambda: [10, 100]`")
+        let label = arm.label();
+        if !label.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-.+".contains(letter)) || label.is_empty() {
+            let message = format!("`name` is {label:?}, and labels of results are made of it");
+            report.error(&[&format!("{path}.name")], "method", message, "take letters, digits, `_`, `-`, `.` and `+`");
+        }
+        if arms[..=index].iter().any(|earlier| earlier.label() == label) {
+            let message = format!("two methods are called `{label}`");
+            let hint = "results are stored by that name; give one a `name` of its own";
+            report.error(&[&format!("{path}.name"), &path], "duplicate-name", message, hint);
+        }
+        if arm.method.has_strength() == arm.lambda.is_empty() {
+            let (message, hint) = if arm.method.has_strength() {
+                ("the method needs at least one strength", "add `lambda: [10, 100]`")
             } else {
-                ("`lambda` says nothing to a method without a penalty", "leave it out")
+                ("`lambda` says nothing to a method without a strength", "leave it out")
             };
             report.error(&[&format!("{path}.lambda"), &path], "method", message, hint);
+        }
+        for (at, lambda) in arm.lambda.iter().enumerate() {
+            if arm.lambda[..at].contains(lambda) || !(lambda.is_finite() && *lambda >= 0.0) {
+                let message = format!("`lambda` has {lambda} twice, or it is no strength");
+                report.error(
+                    &[&format!("{path}.lambda"), &path],
+                    "method",
+                    message,
+                    "strengths are at least 0, each once",
+                );
+            }
         }
         if arm.method.is_penalty() && arm.fisher == FisherKind::Exact {
             let message = "`exact` takes a backward pass for each token of the vocabulary at each position";

@@ -1,7 +1,7 @@
 //! What a recipe's method means in plain values.
 use crate::{
     adapt::{
-        continual::{Geometry, Penalty, Protection, Rehearsal, Source},
+        continual::{Distillation, Geometry, Orthogonality, Penalty, Protection, Rehearsal, Source},
         ewc::{Convention, Method, Strength},
     },
     recipe::schema::{Continual, ContinualMethod, EwcSpace, FisherKind, MethodName, PenaltyConvention},
@@ -31,16 +31,15 @@ impl Arm {
 
     /// Returns what results call it, in an order of the tasks.
     pub(super) fn label(&self, order: usize) -> String {
-        let name = serde_json::to_value(self.method.method).ok();
-        let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or_default();
-        let strength = if self.method.method.is_penalty() { format!(",l{}", self.lambda) } else { String::new() };
-        format!("continual({name}{strength},o{order})")
+        let strength = if self.method.method.has_strength() { format!(",l{}", self.lambda) } else { String::new() };
+        format!("continual({}{strength},o{order})", self.method.label())
     }
 
-    /// Returns what it does against forgetting.
-    pub(super) fn protection(&self) -> Protection {
+    /// Returns what it does against forgetting in a sequence of so many tasks.
+    pub(super) fn protection(&self, tasks: usize) -> Protection {
         let ContinualMethod {
             method,
+            name: _,
             lambda: _,
             fisher_decay,
             fisher,
@@ -49,11 +48,18 @@ impl Arm {
             space,
             penalty_convention,
             replay_sequences,
+            logits_weight,
+            labels_weight,
+            kept_logits,
         } = &self.method;
         let rate = 1.0 - fisher_decay;
         let penalty = Penalty {
             method: match method {
-                MethodName::Sequential | MethodName::Replay | MethodName::Joint => Method::Sequential,
+                MethodName::Sequential
+                | MethodName::Replay
+                | MethodName::DerPp
+                | MethodName::OLora
+                | MethodName::Joint => Method::Sequential,
                 MethodName::L2 => Method::Anchored,
                 MethodName::Ewc => Method::Ewc,
                 MethodName::Online => Method::Online { decay: *fisher_decay },
@@ -81,7 +87,20 @@ impl Arm {
             batches: *fisher_batches,
             normalized: *normalize_fisher,
         };
-        let replays = *method == MethodName::Replay;
-        Protection { penalty, rehearsal: replays.then_some(Rehearsal { kept: *replay_sequences as usize }) }
+        let distillation = Distillation {
+            logits_weight: *logits_weight,
+            labels_weight: *labels_weight,
+            logits: *kept_logits as usize,
+        };
+        let rehearsal = |distillation| Some(Rehearsal { kept: *replay_sequences as usize, distillation });
+        Protection {
+            penalty,
+            rehearsal: match method {
+                MethodName::Replay => rehearsal(None),
+                MethodName::DerPp => rehearsal(Some(distillation)),
+                _ => None,
+            },
+            orthogonality: (*method == MethodName::OLora).then_some(Orthogonality { weight: self.lambda, tasks }),
+        }
     }
 }
