@@ -5,12 +5,14 @@
 //! there is its [`Protection`]: a penalty (EWC and its relatives, [`super::ewc`]), examples of earlier tasks
 //! that are learned again (replay, DER++), or factors of its own for each task (O-LoRA).
 mod importance;
+mod labels;
 mod matrix;
 mod memory;
 mod protection;
 mod subspaces;
 mod trainer;
 
+pub use labels::{Answer, Choices, Question};
 pub use matrix::Matrix;
 pub use protection::{Distillation, Geometry, Orthogonality, Penalty, Protection, Rehearsal, Source};
 pub use subspaces::widened;

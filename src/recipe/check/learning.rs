@@ -1,8 +1,8 @@
 //! Rules of adapters, training and continual learning.
 use super::Report;
 use crate::recipe::schema::{
-    Adapter, AdapterType, Continual, EwcSpace, FisherKind, KernelSet, LrScheduler, LrSchedulerType, MethodName,
-    MicroOptimizer, Recipe, TargetModule, Training, Workload,
+    Adapter, AdapterType, Continual, DEFAULT_PROMPT, EwcSpace, FisherKind, KernelSet, LrScheduler, LrSchedulerType,
+    MethodName, MicroOptimizer, Recipe, TargetModule, Task, Training, Workload,
 };
 
 pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
@@ -271,5 +271,31 @@ fn check_tasks(continual: &Continual, report: &mut Report<'_>) {
             let hint = "results are stored by that name; give each its own";
             report.error(&[&format!("continual.tasks[{index}].name")], "duplicate-name", message, hint);
         }
+        check_prompt(task, &format!("continual.tasks[{index}]"), report);
+    }
+    for (index, order) in continual.orders.iter().enumerate() {
+        let mut named: Vec<&String> = order.iter().collect();
+        let mut known: Vec<&String> = tasks.iter().map(|task| &task.name).collect();
+        named.sort_unstable();
+        known.sort_unstable();
+        if named != known {
+            let message = format!("the order [{}] does not name every task once", order.join(", "));
+            let hint =
+                format!("the tasks are {}", known.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", "));
+            report.error(&[&format!("continual.orders[{index}]"), "continual.orders"], "order", message, &hint);
+        }
+    }
+}
+
+/// What labels follow must have a place for the text, and labels.
+fn check_prompt(task: &Task, path: &str, report: &mut Report<'_>) {
+    let at = format!("{path}.prompt");
+    if task.prompt.matches("{text}").count() != 1 {
+        let message = format!("`prompt` is {:?}, and needs `{{text}}` once, where the text stands", task.prompt);
+        report.error(&[&at, path], "prompt", message, "write it such as \"{text}\\nTopic:\"");
+    }
+    if task.labels.is_none() && task.prompt != DEFAULT_PROMPT {
+        let message = "`prompt` says nothing to a task without labels";
+        report.error(&[&at, path], "no-effect", message, "name a file of `labels`, or leave it out");
     }
 }

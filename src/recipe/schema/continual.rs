@@ -11,7 +11,13 @@ use serde::{Deserialize, Serialize};
 pub struct Continual {
     /// The tasks, in order.
     pub tasks: Vec<Task>,
-    /// Random orders of the tasks to run; 0 keeps only the written one.
+    /// The folder that paths of the tasks begin in; absent, the recipe's own.
+    #[serde(default)]
+    pub data_folder: Option<String>,
+    /// Orders to run, each naming every task; the written one where there are none.
+    #[serde(default)]
+    pub orders: Vec<Vec<String>>,
+    /// Random orders of the tasks to run besides.
     #[serde(default)]
     pub task_orders: u32,
     /// Elastic weight consolidation: beside `sequential`, the one method that runs where `methods` is empty.
@@ -41,7 +47,7 @@ impl Continual {
     }
 }
 
-/// One task.
+/// One task: a text, or texts with labels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
@@ -51,6 +57,30 @@ pub struct Task {
     pub train: String,
     /// What it is tested on.
     pub test: String,
+    /// A JSON array of labels, by path. With it, `train` and `test` are texts with labels: JSON, JSON lines or
+    /// CSV with `text` (or `sentence`) and `label`. Only the label is learned and scored, and the model's
+    /// answer is the label whose tokens it holds likeliest after the text.
+    #[serde(default)]
+    pub labels: Option<String>,
+    /// What a label follows; `{text}` stands for the text, which is cut where the whole would be longer than
+    /// `training.sequence_length`.
+    #[serde(default = "default_prompt")]
+    pub prompt: String,
+}
+
+/// What labels follow where a task does not say.
+pub const DEFAULT_PROMPT: &str = "{text}\nLabel:";
+
+fn default_prompt() -> String {
+    DEFAULT_PROMPT.to_owned()
+}
+
+impl Task {
+    /// Returns every text it names, with its key.
+    pub(super) fn texts_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut String)> {
+        let labels = self.labels.iter_mut().map(|labels| ("labels", labels));
+        [("train", &mut self.train), ("test", &mut self.test)].into_iter().chain(labels)
+    }
 }
 
 /// Elastic weight consolidation (arXiv 1612.00796): a quadratic pull to earlier optima, weighted
