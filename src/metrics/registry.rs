@@ -765,6 +765,33 @@ pub const METRICS: &[Metric] = &[
         None,
         "greatest of the importances of a task as estimated; one value a task",
     ),
+    metric(
+        "boundaries_found",
+        "ends of tasks found",
+        "",
+        Higher,
+        Deterministic,
+        None,
+        "ends of tasks that a test of the losses found while the next task was learned; all but the last task end",
+    ),
+    metric(
+        "boundaries_false",
+        "false ends of tasks",
+        "",
+        Lower,
+        Deterministic,
+        None,
+        "ends of tasks that a test of the losses found where none was, or a second time",
+    ),
+    metric(
+        "boundary_delay",
+        "delay of found ends",
+        "updates",
+        Lower,
+        Deterministic,
+        None,
+        "mean over the ends that were found of how many updates of the next task that took",
+    ),
     metric("weights_bytes", "weights", "bytes", Lower, Deterministic, None, "bytes of all tensors as they run"),
 ];
 

@@ -104,6 +104,29 @@ fn every_method_of_a_recipe_changes_what_is_left() {
     assert_eq!(first.task.as_deref(), Some("french"));
 }
 
+#[test]
+fn a_method_that_is_not_told_where_tasks_end_finds_it_and_protects_them() {
+    let training = serde_json::json!({"learning_rate": 3e-3, "batch_size": 2, "sequence_length": 24, "max_steps": 20});
+    let online = |name: &str, boundaries: &str| {
+        serde_json::json!({"method": "online", "name": name, "lambda": [1e3], "fisher_batches": 4,
+            "space": "delta_w_rank1", "boundaries": boundaries, "false_alarm_steps": 1e4})
+    };
+    let continual = serde_json::json!({
+        "tasks": [
+            {"name": "kjv", "train": "builtin:kjv.train", "test": "builtin:kjv.test"},
+            {"name": "python", "train": "builtin:python.train", "test": "builtin:python.test"},
+        ],
+        "methods": [online("told", "given"), online("detecting", "detected")],
+    });
+    let events = run(&spec(&serde_json::json!({"eval_sequences": 4}), &training, continual)).unwrap();
+    let of = |metric: &str, name: &str| value(&events, metric, &format!("continual({name},o0)"));
+    assert_eq!(of("boundaries_found", "detecting,l1000"), 1.0);
+    assert_eq!(of("boundaries_false", "detecting,l1000"), 0.0);
+    assert!((1.0..=6.0).contains(&of("boundary_delay", "detecting,l1000")));
+    let [plain, told, found] = ["sequential", "told,l1000", "detecting,l1000"].map(|name| of("forgetting", name));
+    assert!(told < plain && found < plain && found != told, "{plain} {told} {found}");
+}
+
 /// Writes texts of two kinds with their labels: JSON, JSON lines or CSV, by the name's end.
 fn write_labelled(path: &Path, kinds: [(&str, &str); 2], count: usize) {
     let texts = kinds.map(|(source, _)| text::load(source).unwrap().content);

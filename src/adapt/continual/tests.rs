@@ -129,6 +129,30 @@ fn every_task_has_factors_of_its_own_that_others_leave_alone() {
 }
 
 #[test]
+fn a_task_that_ends_without_a_word_is_found_and_protected() {
+    let weights = Weights::open("builtin:pico").unwrap();
+    let (first, second) = (sequences(5), sequences(60));
+    let run = |watches: bool| {
+        let mut trainer = trainer(&weights, pulled(Method::Online { decay: 1.0 }, 1.0e5, Geometry::Outer));
+        if watches {
+            trainer.watch(MeanShift::new(2.0, 1.0e4));
+        }
+        trainer.learn(&first, 60, 2).unwrap();
+        // Told of an end, one that watches does nothing.
+        if watches {
+            trainer.finish(&first, 2).unwrap();
+            assert!(trainer.regularizer.terms().is_empty());
+        }
+        trainer.learn(&second, 6, 2).unwrap();
+        (trainer.found().to_vec(), trainer.score(&first).unwrap().0)
+    };
+    let ((none, forgot), (found, kept)) = (run(false), run(true));
+    assert!(none.is_empty());
+    assert!(matches!(found[..], [61..=64]), "{found:?}");
+    assert!(kept < forgot, "{kept}, {forgot} without");
+}
+
+#[test]
 fn what_passes_a_matrix_makes_the_gradients_of_its_factors() {
     let weights = Weights::open("builtin:pico").unwrap();
     let mut adapter = fresh(weights.spec(), &[Target::Value, Target::Down], 3, 2.0, 3);

@@ -3,6 +3,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
+    boundary::{MeanShift, Watch},
     memory::{Kept, Memory},
     protection::{Distillation, Geometry, Protection, Source},
     subspaces::{Factors, Subspaces},
@@ -46,6 +47,7 @@ pub struct ContinualTrainer {
     pub(super) random: ChaCha8Rng,
     memory: Option<Memory>,
     subspaces: Option<Subspaces>,
+    watch: Option<Watch>,
     moments: Moments<f32>,
     /// Updates since the task began.
     step: u64,
@@ -88,6 +90,7 @@ impl ContinualTrainer {
             regularizer: penalty.method.begin(penalty.normalized),
             memory: protection.rehearsal.map(Memory::new),
             subspaces: protection.orthogonality.map(|orthogonality| Subspaces::new(orthogonality, shapes())),
+            watch: None,
             moments: Moments::new(parameters.len()),
             step: 0,
             random: ChaCha8Rng::seed_from_u64(seed),
@@ -99,6 +102,17 @@ impl ContinualTrainer {
         };
         trainer.note(trainer.regularizer.needs() == Needs::EveryStep);
         Ok(trainer)
+    }
+
+    /// Ends tasks by itself from now on, where losses say that another one has begun.
+    pub fn watch(&mut self, shift: MeanShift) {
+        self.watch = Some(Watch::new(shift, &self.parameters));
+    }
+
+    /// Returns the updates, counted from 1, after which it found that a task had ended.
+    #[must_use]
+    pub fn found(&self) -> &[u64] {
+        self.watch.as_ref().map_or(&[], Watch::found)
     }
 
     /// Returns the mean negative log-likelihood of all scored tokens, and how many they are.
@@ -125,13 +139,29 @@ impl ContinualTrainer {
         for step in 0..steps {
             let draws = (step * self.updates.batch as u64..).take(self.updates.batch);
             let batch: Vec<&Example> = draws.map(|at| &data[drawn(data.len(), order, at)]).collect();
-            self.update(&batch)?;
+            let loss = self.update(&batch)?;
+            self.look(loss, &batch, order)?;
         }
         Ok(())
     }
 
-    fn update(&mut self, batch: &[&Example]) -> Result<(), EngineError> {
-        let gradients = self.gradients(batch)?;
+    /// Takes note of a loss, and ends the task where it says so: as it was before losses began to rise, and not
+    /// where that was noticed.
+    fn look(&mut self, loss: f64, batch: &[&Example], order: u64) -> Result<(), EngineError> {
+        let Some(watch) = &mut self.watch else { return Ok(()) };
+        let Some((task, before)) = watch.look(loss, batch, &self.parameters) else { return Ok(()) };
+        let now = std::mem::replace(&mut self.parameters, before);
+        self.put()?;
+        if !task.is_empty() {
+            self.end(&task, order)?;
+        }
+        self.parameters = now;
+        self.put()
+    }
+
+    /// Makes an update, and returns the mean loss of these examples before it.
+    fn update(&mut self, batch: &[&Example]) -> Result<f64, EngineError> {
+        let (gradients, loss) = self.gradients(batch)?;
         let flows = self.flows()?;
         let seen = if self.regularizer.needs() == Needs::EveryStep {
             let fisher = match self.protection.penalty.source {
@@ -154,7 +184,7 @@ impl ContinualTrainer {
             moved.iter_mut().zip(&before).for_each(|(now, before)| *now -= before);
             self.regularizer.observe(&Observation { fisher: &fisher, gradient: &gradient, moved: &moved });
         }
-        Ok(())
+        Ok(loss)
     }
 
     /// Moves parameters down a gradient, and to where earlier tasks had been.
@@ -182,40 +212,46 @@ impl ContinualTrainer {
     }
 
     /// Returns the gradients of the mean loss of these examples, and of as many of earlier tasks where such are
-    /// kept.
-    fn gradients(&mut self, batch: &[&Example]) -> Result<Gradients, EngineError> {
+    /// kept; and the loss of these alone.
+    fn gradients(&mut self, batch: &[&Example]) -> Result<(Gradients, f64), EngineError> {
         let Self { memory, trainee, random, .. } = self;
         let mut gradients = Gradients::new();
         let mut add = |batch: &[&Example], labels: Labels<'_>, weight: f64| match batch {
             [] => Ok(0.0),
             batch => trainee.accumulate_of(&scored(batch), labels, weight, &mut gradients),
         };
+        let new = tokens(batch);
         let Some(memory) = memory else {
-            add(batch, Labels::Data, 1.0 / tokens(batch))?;
-            return Ok(gradients);
+            let loss = add(batch, Labels::Data, 1.0 / new)?;
+            return Ok((gradients, loss / new));
         };
         let again = memory.draw(batch.len(), random);
         let old = examples(&again);
-        if let Some(Distillation { logits_weight, labels_weight, .. }) = memory.rehearsal.distillation {
+        let loss = if let Some(Distillation { logits_weight, labels_weight, .. }) = memory.rehearsal.distillation {
             let others = examples(&memory.draw(batch.len(), random));
             let logits: Vec<_> = again.iter().flat_map(|kept| &kept.logits).cloned().collect();
-            add(batch, Labels::Data, 1.0 / tokens(batch))?;
             add(&old, Labels::Kept(&logits), logits_weight / tokens(&old))?;
             add(&others, Labels::Data, labels_weight / tokens(&others))?;
+            add(batch, Labels::Data, 1.0 / new)?
         } else {
-            let all = batch.iter().chain(&old).copied().collect::<Vec<_>>();
-            add(&all, Labels::Data, 1.0 / tokens(&all))?;
-        }
-        Ok(gradients)
+            let all = if old.is_empty() { new } else { new + tokens(&old) };
+            add(&old, Labels::Data, 1.0 / all)?;
+            add(batch, Labels::Data, 1.0 / all)?
+        };
+        Ok((gradients, loss / new))
     }
 
     /// Ends a task that was learned from this data: makes its importances, keeps some of its examples, and goes
-    /// on to other factors, as the protection wants.
+    /// on to other factors, as the protection wants. Where tasks end by themselves this does nothing.
     ///
     /// # Errors
     ///
     /// As [`Trainable::accumulate`].
     pub fn finish(&mut self, data: &[Example], order: u64) -> Result<Option<Statistics>, EngineError> {
+        if self.watch.is_some() { Ok(None) } else { self.end(data, order) }
+    }
+
+    fn end(&mut self, data: &[Example], order: u64) -> Result<Option<Statistics>, EngineError> {
         if let Some(memory) = &mut self.memory {
             let own = (0..data.len() as u64).map(|at| data[drawn(data.len(), order, at)].clone());
             memory.keep(own, self.trainee.as_ref())?;

@@ -1,7 +1,7 @@
 //! Learning a sequence of tasks without forgetting.
 mod method;
 
-pub use method::{ContinualMethod, MethodName, PenaltyConvention};
+pub use method::{Boundaries, ContinualMethod, MethodName, PenaltyConvention};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub use adapter::{Adapter, AdapterType, MicroLora, MicroOptimizer, TargetModule};
 pub use continual::{
-    Continual, ContinualMethod, DEFAULT_PROMPT, Ewc, EwcMode, EwcSpace, FisherKind, MethodName, PenaltyConvention, Task,
+    Boundaries, Continual, ContinualMethod, DEFAULT_PROMPT, Ewc, EwcMode, EwcSpace, FisherKind, MethodName,
+    PenaltyConvention, Task,
 };
 pub use kv_cache::{CacheTier, KvCache, KvType, Pressure, PressurePolicy};
 pub use matrix::{AxisPoint, Matrix, same_value};

@@ -1,14 +1,17 @@
 //! What a recipe's method means in plain values.
 use crate::{
     adapt::{
-        continual::{Distillation, Geometry, Orthogonality, Penalty, Protection, Rehearsal, Source},
+        continual::{Distillation, Geometry, MeanShift, Orthogonality, Penalty, Protection, Rehearsal, Source},
         ewc::{Convention, Method, Strength},
     },
-    recipe::schema::{Continual, ContinualMethod, EwcSpace, FisherKind, MethodName, PenaltyConvention},
+    recipe::schema::{Boundaries, Continual, ContinualMethod, EwcSpace, FisherKind, MethodName, PenaltyConvention},
 };
 
 /// Steps between two looks at the path of `RWalk`.
 const PATH_STEPS: u32 = 10;
+/// How far losses of another task are taken to be above those of the one before, in standard deviations of
+/// these.
+const RISE: f64 = 2.0;
 
 /// One method at one strength.
 pub(super) struct Arm {
@@ -35,6 +38,12 @@ impl Arm {
         format!("continual({}{strength},o{order})", self.method.label())
     }
 
+    /// Returns the test that says where tasks end, if not the recipe does.
+    pub(super) fn detector(&self) -> Option<MeanShift> {
+        let detects = self.method.boundaries == Boundaries::Detected;
+        detects.then(|| MeanShift::new(RISE, self.method.false_alarm_steps))
+    }
+
     /// Returns what it does against forgetting in a sequence of so many tasks.
     pub(super) fn protection(&self, tasks: usize) -> Protection {
         let ContinualMethod {
@@ -51,6 +60,8 @@ impl Arm {
             logits_weight,
             labels_weight,
             kept_logits,
+            boundaries: _,
+            false_alarm_steps: _,
         } = &self.method;
         let rate = 1.0 - fisher_decay;
         let penalty = Penalty {

@@ -101,7 +101,11 @@ impl Course<'_> {
             None => adapter.clone(),
         };
         let trainee = load_trainee(cell, weights, &adapter, *held)?;
-        Ok(ContinualTrainer::new(trainee, &adapter, protection, *updates, cell.seed)?)
+        let mut trainer = ContinualTrainer::new(trainee, &adapter, protection, *updates, cell.seed)?;
+        if let Some(shift) = arm.detector() {
+            trainer.watch(shift);
+        }
+        Ok(trainer)
     }
 
     fn score(trainer: &ContinualTrainer, test: &Test) -> Result<Score, LaunchError> {
@@ -171,7 +175,32 @@ impl Course<'_> {
             rows.push(self.row(&trainer, order, at + 1, recorder)?);
         }
         recorder.once("general_drift", Phase::Eval, trainer.score(&self.general)?.0 - before, n as u64);
+        if arm.detector().is_some() {
+            self.report_ends(&trainer, order.len(), recorder);
+        }
         Ok(Record { rows })
+    }
+
+    /// Records how many ends of tasks were found, how late, and how many where there are none.
+    fn report_ends(&self, trainer: &ContinualTrainer, tasks: usize, recorder: &mut Recorder<'_>) {
+        // The first that is found while a task is learned is the end of the one before.
+        let mut late: Vec<Option<u64>> = vec![None; tasks];
+        let mut falsely = 0;
+        for update in trainer.found() {
+            let (task, delay) = (((update - 1) / self.steps) as usize, (update - 1) % self.steps + 1);
+            match late.get_mut(task).filter(|late| task > 0 && late.is_none()) {
+                Some(late) => *late = Some(delay),
+                None => falsely += 1,
+            }
+        }
+        let found: Vec<f64> = late.iter().flatten().map(|delay| *delay as f64).collect();
+        let ends = tasks as u64 - 1;
+        recorder.once("boundaries_found", Phase::Eval, found.len() as f64, ends);
+        recorder.once("boundaries_false", Phase::Eval, f64::from(falsely), self.steps * tasks as u64);
+        if !found.is_empty() {
+            let delay = found.iter().sum::<f64>() / found.len() as f64;
+            recorder.once("boundary_delay", Phase::Eval, delay, found.len() as u64);
+        }
     }
 
     /// Learns all tasks at once, and returns their losses.

@@ -55,6 +55,13 @@ pub struct ContinualMethod {
     #[serde(default = "default_kept_logits")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub kept_logits: u32,
+    /// Who says where a task ends.
+    #[serde(default)]
+    pub boundaries: Boundaries,
+    /// `detected`: updates within which, on average, one end is found where there is none.
+    #[serde(default = "default_false_alarm_steps")]
+    #[schemars(range(min = 10.0))]
+    pub false_alarm_steps: f64,
 }
 
 fn default_fisher_batches() -> u32 {
@@ -67,6 +74,10 @@ fn default_replay_sequences() -> u32 {
 
 fn default_kept_logits() -> u32 {
     64
+}
+
+fn default_false_alarm_steps() -> f64 {
+    1.0e4
 }
 
 fn half() -> f64 {
@@ -95,6 +106,8 @@ impl ContinualMethod {
             logits_weight: half(),
             labels_weight: half(),
             kept_logits: default_kept_logits(),
+            boundaries: Boundaries::default(),
+            false_alarm_steps: default_false_alarm_steps(),
         }
     }
 
@@ -103,6 +116,17 @@ impl ContinualMethod {
     pub fn label(&self) -> &str {
         self.name.as_deref().unwrap_or_else(|| self.method.name())
     }
+}
+
+/// Who says where a task ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Boundaries {
+    /// The recipe: every task ends after `training.max_steps`.
+    #[default]
+    Given,
+    /// A test of the losses for a rise of their mean (a self-starting CUSUM), after every update.
+    Detected,
 }
 
 /// What is done against forgetting.
