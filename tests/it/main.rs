@@ -7,6 +7,7 @@ mod autograd;
 mod chat_templates;
 mod cli;
 mod continual;
+mod digits;
 mod divergence;
 mod engines;
 mod generation;

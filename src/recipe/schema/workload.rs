@@ -318,9 +318,10 @@ impl fmt::Display for Workload {
                 let state = if *state == AdaptState::Shared { ",shared" } else { "" };
                 write!(f, "adapt({}x{requests},p{prompt_tokens},n{output_tokens},{order}{state}", domains.len())?;
             }
-            Self::Continual(ContinualLearning { eval_sequences, general }) => {
+            Self::Continual(ContinualLearning { eval_sequences, train_sequences, general }) => {
                 let name = general.rsplit(['/', ':']).next().unwrap_or(general);
-                write!(f, "continual(e{eval_sequences},{name}")?;
+                let train = train_sequences.map_or_else(String::new, |count| format!("t{count},"));
+                write!(f, "continual(e{eval_sequences},{train}{name}")?;
             }
         }
         f.write_str(")")
