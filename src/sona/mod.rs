@@ -1,15 +1,38 @@
 //! Loops that learn while a model answers requests.
 //!
+//! | loop | when | what moves | what decides |
+//! | --- | --- | --- | --- |
+//! | [`Instant`] | at the end of a request, under a millisecond | a rank-2 addition to the head, and a neural cache | the step's own loss (Armijo), recent requests |
+//!
 //! Complementary learning systems: a fast and forgetful store is replayed into a slow one (`McClelland` et al.
 //! 1995; CLS-ER, arXiv 2201.12604). A request leaves a [`Trajectory`]; a [`Reservoir`] keeps a fair sample of
-//! those, and a [`Bank`] finds what kinds of them there are.
+//! those, and a [`Bank`] finds what kinds of them there are. All loops publish through one
+//! [`Registry`](crate::adapt::registry): a request pins what it is served with, and what is learned meanwhile
+//! is for later ones. Every step gives account of itself ([`Account`]). [`Sona`] holds them together.
+mod coordinator;
+mod instant;
+mod passage;
 mod patterns;
 mod replay;
+mod serving;
+#[cfg(test)]
+mod tests;
 mod trajectory;
 
+use std::time::Duration;
+
+pub use coordinator::{Sona, SonaSettings};
+pub use instant::{CacheSettings, Evidence, Instant};
+pub use passage::{KEY_TOKENS, Passage};
 pub use patterns::{Bank, Pattern};
 pub use replay::Reservoir;
+pub use serving::{Addition, Served};
 pub use trajectory::{Baseline, Feedback, Trajectory};
+
+use crate::{
+    adapt::{micro_lora::MicroLoraError, registry::RegistryError},
+    engine::EngineError,
+};
 
 /// Why a loop could not learn.
 #[derive(Debug, thiserror::Error)]
@@ -30,4 +53,78 @@ pub enum SonaError {
     /// An outcome that is no number.
     #[error("the reward is {0}: give every request that is learned from a finite one")]
     Reward(f64),
+    /// A request without a prompt or an answer.
+    #[error("a request needs a prompt and an answer of one token at least each")]
+    Empty,
+    /// A micro adapter refused.
+    #[error(transparent)]
+    MicroLora(#[from] MicroLoraError),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The registry refused.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// A loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoopKind {
+    /// After every request.
+    Instant,
+}
+
+impl LoopKind {
+    /// Returns its name, as recipes and the journal write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Instant => "instant",
+        }
+    }
+}
+
+/// What came of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is published.
+    Applied,
+    /// It was taken back, or there was nothing to learn.
+    Rejected,
+    /// What had been learned was forgotten: it had made recent requests worse.
+    Reset,
+}
+
+impl Decision {
+    /// Returns its name, as the journal writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Rejected => "rejected",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+/// The account of a step. Losses are mean negative log-likelihoods a token, in nats: in the instant loop of the
+/// request itself, times its weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Account {
+    /// Whose step it was.
+    pub of: LoopKind,
+    /// What came of it.
+    pub decision: Decision,
+    /// Before it.
+    pub loss_before: f64,
+    /// After it, had it been taken.
+    pub loss_after: f64,
+    /// What the gradients promise of the loss that was descended: `Σ g · Δθ`, which is η ‖g‖² of one step.
+    pub predicted_decrease: f64,
+    /// Of the last gradient, before any cap.
+    pub grad_norm: f64,
+    /// Wall time, publishing included.
+    pub time: Duration,
+    /// The registry's version after it: what the next request sees.
+    pub version: u64,
 }

@@ -21,7 +21,7 @@ fn yaml_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-const SHIPPED: [&str; 23] = [
+const SHIPPED: [&str; 24] = [
     "base/cpu.yaml",
     "continual/pico.yaml",
     "kernels/pico.yaml",
@@ -44,6 +44,7 @@ const SHIPPED: [&str; 23] = [
     "quickstart.yaml",
     "qwen14b-q8.yaml",
     "smollm2.yaml",
+    "sona/pico.yaml",
     "threads.yaml",
 ];
 

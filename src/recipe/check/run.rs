@@ -2,7 +2,7 @@
 use super::Report;
 use crate::recipe::schema::{
     Adapt, Decode, KlDivergence, KvPressure, Perplexity, Prefill, Pressure, PressurePolicy, Recipe, RopeScaling,
-    Workload,
+    SonaStream, Workload,
 };
 
 /// Bytes of cache a token takes in the smallest model there could be: one layer, one head of 64,
@@ -113,6 +113,11 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
                 let words = format!("requests of {} tokens are longer than", adapt.tokens());
                 (adapt.tokens() as u64, words, format!("{path}.adapt.prompt_tokens"))
             }
+            Workload::Sona(stream) => {
+                check_sona(stream, &path, recipe, report);
+                let words = format!("requests of {} tokens are longer than", stream.tokens());
+                (stream.tokens() as u64, words, format!("{path}.sona.prompt_tokens"))
+            }
             Workload::Continual(_) => {
                 let tokens = recipe.training.as_ref().map_or(0, |training| u64::from(training.sequence_length));
                 let words = format!("a sequence of {tokens} tokens is longer than");
@@ -137,7 +142,24 @@ fn check_adapt(adapt: &Adapt, path: &str, recipe: &Recipe, report: &mut Report<'
         let message = "`adapt` needs two domains at least: the placebo learns each from another";
         report.error(&[&domains, path], "needs", message, "add a text such as `builtin:kjv.test`");
     }
-    let names: Vec<&str> = adapt.domains.iter().map(|text| Adapt::short(text)).collect();
+    check_domain_names(&adapt.domains, &domains, path, report);
+}
+
+fn check_sona(stream: &SonaStream, path: &str, recipe: &Recipe, report: &mut Report<'_>) {
+    let domains = format!("{path}.sona.domains");
+    if recipe.sona.is_none() {
+        let message = "the workload `sona` runs the recipe's learning loops, and there is no section `sona`";
+        report.error(&["sona", path], "needs", message, "add `sona: {instant: {}}`");
+    }
+    if stream.domains.len() < 2 {
+        let message = "`sona` needs two domains at least: wrong answers are those of another";
+        report.error(&[&domains, path], "needs", message, "add a text such as `builtin:kjv.test`");
+    }
+    check_domain_names(&stream.domains, &domains, path, report);
+}
+
+fn check_domain_names(texts: &[String], domains: &str, path: &str, report: &mut Report<'_>) {
+    let names: Vec<&str> = texts.iter().map(|text| Adapt::short(text)).collect();
     for (index, name) in names.iter().enumerate() {
         if names[..index].contains(name) {
             let message = format!("two domains are called `{name}`");

@@ -2,11 +2,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The three learning loops: instant, background, deep.
+/// The three learning loops: instant, background, deep. One that is absent, or not enabled, is off.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sona {
-    /// After every request.
+    /// After every request: `micro_lora`, and a neural cache.
     pub instant: Option<SonaInstant>,
     /// In slices beside the requests.
     pub background: Option<SonaBackground>,
@@ -20,11 +20,17 @@ pub struct Sona {
 pub struct SonaInstant {
     /// Whether it runs.
     pub enabled: bool,
+    /// Tokens the neural cache holds.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub cache_tokens: u32,
+    /// How much the neural cache counts for in a prediction.
+    #[schemars(range(min = 0.0, max = 0.99))]
+    pub cache_share: f64,
 }
 
 impl Default for SonaInstant {
     fn default() -> Self {
-        Self { enabled: true }
+        Self { enabled: true, cache_tokens: 1536, cache_share: 0.1 }
     }
 }
 
