@@ -254,6 +254,9 @@ pub struct LearningRequest {
     pub domain: String,
     /// The version of the adapters it was served with.
     pub version: u64,
+    /// The pattern whose adapter was among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<u64>,
     /// What came back: `accepted`, `corrected` or `reward`.
     pub feedback: String,
     /// The reward, where that is what came back.

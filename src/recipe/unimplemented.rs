@@ -45,7 +45,6 @@ fn own(recipe: &Recipe) -> Vec<(String, String)> {
         ("training", recipe.training.is_some() && !training, "training without a workload that trains"),
         ("continual", recipe.continual.is_some() && !learns_tasks, "tasks without the workload `continual`"),
         ("sona", recipe.sona.is_some() && !streams, "learning loops without the workload `sona`"),
-        ("sona.background", loops.background.is_some_and(|own| own.enabled), "the background loop"),
         ("sona.deep", loops.deep.is_some_and(|own| own.enabled), "the deep loop"),
     ];
     let used = uses.into_iter().filter(|(_, used, _)| *used);

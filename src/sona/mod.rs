@@ -3,14 +3,17 @@
 //! | loop | when | what moves | what decides |
 //! | --- | --- | --- | --- |
 //! | [`Instant`] | at the end of a request, under a millisecond | a rank-2 addition to the head, and a neural cache | the step's own loss (Armijo), recent requests |
+//! | [`Background`] | between requests, a slice at a time | a rank-2 addition to the head for each kind of request | requests of that kind that are never learned again |
 //!
 //! Complementary learning systems: a fast and forgetful store is replayed into a slow one (`McClelland` et al.
 //! 1995; CLS-ER, arXiv 2201.12604). A request leaves a [`Trajectory`]; a [`Reservoir`] keeps a fair sample of
 //! those, and a [`Bank`] finds what kinds of them there are. All loops publish through one
 //! [`Registry`](crate::adapt::registry): a request pins what it is served with, and what is learned meanwhile
 //! is for later ones. Every step gives account of itself ([`Account`]). [`Sona`] holds them together.
+mod background;
 mod coordinator;
 mod instant;
+mod memory;
 mod passage;
 mod patterns;
 mod replay;
@@ -21,9 +24,11 @@ mod trajectory;
 
 use std::time::Duration;
 
+pub use background::{Background, BackgroundSettings};
 pub use coordinator::{Sona, SonaSettings};
 pub use instant::{CacheSettings, Evidence, Instant};
-pub use passage::{KEY_TOKENS, Passage};
+pub use memory::{Memory, MemorySettings};
+pub use passage::{KEY_TOKENS, Passage, read_prompt};
 pub use patterns::{Bank, Pattern};
 pub use replay::Reservoir;
 pub use serving::{Addition, Served};
@@ -56,6 +61,9 @@ pub enum SonaError {
     /// A request without a prompt or an answer.
     #[error("a request needs a prompt and an answer of one token at least each")]
     Empty,
+    /// A loop that is switched off was asked for.
+    #[error("the {0} loop is switched off")]
+    Off(&'static str),
     /// A micro adapter refused.
     #[error(transparent)]
     MicroLora(#[from] MicroLoraError),
@@ -72,6 +80,8 @@ pub enum SonaError {
 pub enum LoopKind {
     /// After every request.
     Instant,
+    /// In slices between requests.
+    Background,
 }
 
 impl LoopKind {
@@ -80,6 +90,7 @@ impl LoopKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Instant => "instant",
+            Self::Background => "background",
         }
     }
 }
@@ -107,8 +118,8 @@ impl Decision {
     }
 }
 
-/// The account of a step. Losses are mean negative log-likelihoods a token, in nats: in the instant loop of the
-/// request itself, times its weight.
+/// The account of a step. Losses are mean negative log-likelihoods a token, in nats: of the request
+/// itself, times its weight, in the instant loop; in the other of requests that are never learned again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Account {
     /// Whose step it was.
@@ -123,7 +134,7 @@ pub struct Account {
     pub predicted_decrease: f64,
     /// Of the last gradient, before any cap.
     pub grad_norm: f64,
-    /// Wall time, publishing included.
+    /// Wall time, publishing included; of the background loop that of all its slices.
     pub time: Duration,
     /// The registry's version after it: what the next request sees.
     pub version: u64,

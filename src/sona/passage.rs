@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::{Addition, SonaError};
 use crate::{
     adapt::micro_lora::{MicroLora, MicroLoraError, Request},
-    engine::{Adapter, Chunk, LanguageModel, LogitRows},
+    engine::{Adapter, Chunk, LanguageModel, LogitRows, SequenceId},
 };
 
 /// Tokens at the end of a prompt whose inputs of the head make its key.
@@ -42,15 +42,9 @@ impl Passage {
         let sequence = engine.open()?;
         let mut read = || {
             engine.attach(sequence, adapter.cloned())?;
-            let (begin, end) = prompt.split_at(prompt.len().saturating_sub(KEY_TOKENS));
-            if !begin.is_empty() {
-                engine.step(&[Chunk { sequence, tokens: begin, logits: LogitRows::Last }])?;
-            }
-            let first = engine.step(&[Chunk { sequence, tokens: end, logits: LogitRows::All }])?.remove(0);
-            let prompt = engine.hidden().to_vec();
-            let (vocab_size, hidden_size) = (first.vocab_size, engine.spec().hidden_size);
+            let (prompt, mut logits) = read_prompt(engine, sequence, prompt)?;
+            let (vocab_size, hidden_size) = (logits.len(), engine.spec().hidden_size);
             let mut hidden = prompt[prompt.len() - hidden_size..].to_vec();
-            let mut logits = first.values[(first.rows - 1) * vocab_size..].to_vec();
             if !answered.is_empty() {
                 let rest = engine.step(&[Chunk { sequence, tokens: answered, logits: LogitRows::All }])?.remove(0);
                 logits.extend(rest.values);
@@ -87,13 +81,35 @@ impl Passage {
         Ok(())
     }
 
-    /// Returns the mean loss of the answer as the model has it, without any addition.
+    /// Returns the mean loss of the answer under an addition with the directions of `micro`.
     #[must_use]
-    pub fn loss(&self, answer: &[u32]) -> f64 {
-        let loss = |(logits, token): (&[f32], &u32)| {
-            ruvlab_kernels::log_sum_exp_f32(logits) - f64::from(logits[*token as usize])
+    pub fn loss(&self, micro: &MicroLora, addition: &Addition, answer: &[u32]) -> f64 {
+        let mut row = vec![0.0; self.vocab_size];
+        let loss = |((hidden, logits), token): ((&[f32], &[f32]), &u32)| {
+            row.copy_from_slice(logits);
+            addition.apply(micro.project(hidden), &mut row);
+            ruvlab_kernels::log_sum_exp_f32(&row) - f64::from(row[*token as usize])
         };
-        let rows = self.logits.chunks_exact(self.vocab_size);
-        rows.zip(answer).map(loss).sum::<f64>() / answer.len() as f64
+        let positions = self.hidden.chunks_exact(self.hidden_size).zip(self.logits.chunks_exact(self.vocab_size));
+        positions.zip(answer).map(loss).sum::<f64>() / answer.len() as f64
     }
+}
+
+/// Reads a prompt into an empty sequence of an engine that keeps the inputs of its head; returns those at its last
+/// tokens, `[rows, E]`, and the logits of its last, `[V]`.
+///
+/// # Errors
+///
+/// If the prompt is empty or does not fit the context.
+pub fn read_prompt(
+    engine: &mut dyn LanguageModel,
+    sequence: SequenceId,
+    prompt: &[u32],
+) -> Result<(Vec<f32>, Vec<f32>), SonaError> {
+    let (begin, end) = prompt.split_at(prompt.len().saturating_sub(KEY_TOKENS));
+    if !begin.is_empty() {
+        engine.step(&[Chunk { sequence, tokens: begin, logits: LogitRows::Last }])?;
+    }
+    let logits = engine.step(&[Chunk { sequence, tokens: end, logits: LogitRows::All }])?.remove(0);
+    Ok((engine.hidden().to_vec(), logits.row(logits.rows - 1).to_vec()))
 }

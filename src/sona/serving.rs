@@ -14,6 +14,11 @@ use crate::{
 /// The name under which the instant loop publishes.
 pub(super) const INSTANT: &str = "instant";
 
+/// Returns the name under which the background loop publishes what it learned of a pattern.
+pub(super) fn pattern(at: usize) -> String {
+    format!("pattern-{at}")
+}
+
 /// Returns the head, where micro adapters add.
 fn head(spec: &ModelSpec) -> Place {
     Place { layer: spec.layers, target: Target::Head }
@@ -94,19 +99,27 @@ impl Addition {
 pub struct Served {
     base: Pinned,
     instant: Option<Pinned>,
+    pattern: Option<(usize, Pinned)>,
 }
 
 impl Served {
     /// Pins the active adapter and the instant loop's for a request.
     pub(super) fn pin(registry: &Registry, with_instant: bool) -> Result<Self, SonaError> {
         let instant = with_instant.then(|| registry.pin(INSTANT)).transpose()?;
-        Ok(Self { base: registry.pin_active(), instant })
+        Ok(Self { base: registry.pin_active(), instant, pattern: None })
+    }
+
+    /// Pins what was learned of a pattern, besides.
+    pub(super) fn pin_pattern(&mut self, registry: &Registry, at: usize) -> Result<(), SonaError> {
+        self.pattern = Some((at, registry.pin(&pattern(at))?));
+        Ok(())
     }
 
     /// Returns the registry's version it was pinned at: what goes back with the response.
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.instant.as_ref().map_or(0, Pinned::version).max(self.base.version())
+        let parts = [self.instant.as_ref(), self.pattern.as_ref().map(|(_, pinned)| pinned)];
+        parts.into_iter().flatten().map(Pinned::version).fold(self.base.version(), u64::max)
     }
 
     /// Returns the adapter of the model, for the engine to attach.
@@ -115,13 +128,26 @@ impl Served {
         self.base.adapter()
     }
 
+    /// Returns the pattern whose adapter is among what it is served with.
+    #[must_use]
+    pub fn pattern(&self) -> Option<usize> {
+        self.pattern.as_ref().map(|(at, _)| *at)
+    }
+
     /// Returns the additions to the head, as one.
     ///
     /// # Errors
     ///
     /// If they are not of this model.
     pub fn addition(&self, spec: &ModelSpec) -> Result<Addition, SonaError> {
+        self.addition_with(spec, None)
+    }
+
+    /// Returns the additions to the head and one more, as one.
+    pub(super) fn addition_with(&self, spec: &ModelSpec, more: Option<&LowRank>) -> Result<Addition, SonaError> {
         let place = head(spec);
-        Addition::of(self.instant.iter().filter_map(|pinned| pinned.adapter()?.get(&place)), spec.hidden_size)
+        let pinned = [self.instant.as_ref(), self.pattern.as_ref().map(|(_, pinned)| pinned)];
+        let parts = pinned.into_iter().flatten().filter_map(|pinned| pinned.adapter()?.get(&place));
+        Addition::of(parts.chain(more), spec.hidden_size)
     }
 }

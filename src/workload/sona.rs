@@ -4,15 +4,18 @@ mod feedback;
 mod results;
 mod speed;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use feedback::{Answer, Outcome, outcomes};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use results::Results;
 pub(super) use speed::run as run_speed;
 
 use super::{
     adapt::{Stream, settings},
     launch::{LaunchError, Loaded},
+    prompt::derive_seed,
     recorder::Recorder,
 };
 use crate::{
@@ -23,7 +26,10 @@ use crate::{
     event::LearningRequest,
     plan::Cell,
     recipe::schema::{Adapt, RequestOrder, Sona as Section, SonaControl, SonaStream},
-    sona::{CacheSettings, Evidence, Feedback, Passage, Sona, SonaSettings},
+    sona::{
+        Account, Addition, BackgroundSettings, CacheSettings, Evidence, Feedback, MemorySettings, Passage, Served,
+        Sona, SonaSettings,
+    },
 };
 
 /// What requests of the general text are for, in order: the directions of micro adapters, and how far the model
@@ -67,6 +73,12 @@ struct Course<'a> {
     sona: Sona,
     /// Room that is used again.
     request: Request,
+    /// Background steps after every request.
+    steps: u32,
+    /// From one slice of background work to the next at least, where time is measured.
+    interval: Duration,
+    /// Draws the patterns that retrieval is held against.
+    random: ChaCha8Rng,
 }
 
 /// A prompt and its answer.
@@ -78,8 +90,45 @@ fn pair(texts: &Stream, stream: &SonaStream, (domain, index): (usize, usize)) ->
     (prompt.to_vec(), texts.targets(domain, index).to_vec())
 }
 
+/// Returns which loops a recipe runs, and how.
+fn loops(section: &Section, cell: &Cell) -> SonaSettings {
+    let Section { instant, background, deep: _, replay_requests, held_out_requests } = section;
+    let background = background.as_ref().filter(|own| own.enabled);
+    SonaSettings {
+        micro: settings(cell),
+        instant: instant.as_ref().filter(|own| own.enabled).map(|own| CacheSettings {
+            tokens: own.cache_tokens as usize,
+            share: own.cache_share,
+            ..CacheSettings::default()
+        }),
+        background: background.map(|own| BackgroundSettings {
+            patterns: own.patterns as usize,
+            batch: own.batch_size as usize,
+            judges: own.judges as usize,
+            similarity: own.similarity,
+            slice: None,
+        }),
+        memory: MemorySettings {
+            replayed: *replay_requests as usize,
+            held_out: *held_out_requests as usize,
+            patterns: background.map_or(1, |own| own.patterns as usize),
+            extract_every: background.map_or(u64::MAX, |own| own.extract_every),
+            seed: derive_seed("sona", cell.seed, 0, 0),
+        },
+    }
+}
+
+/// Returns the mean of rows.
+fn mean_row(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0f64; width];
+    rows.chunks_exact(width).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x)));
+    let count = (rows.len() / width) as f64;
+    sums.into_iter().map(|sum| (sum / count) as f32).collect()
+}
+
 impl<'a> Course<'a> {
-    fn new(stream: &'a SonaStream, cell: &Cell, loaded: &'a mut Loaded) -> Result<Self, LaunchError> {
+    /// Returns loops that know nothing yet; slices are limited where time is measured.
+    fn new(stream: &'a SonaStream, cell: &Cell, loaded: &'a mut Loaded, is_timed: bool) -> Result<Self, LaunchError> {
         let texts = Texts::new(stream, cell, loaded)?;
         let mut inputs = Vec::new();
         for index in 0..CALIBRATION {
@@ -89,30 +138,46 @@ impl<'a> Course<'a> {
         let spec = loaded.engine.spec().clone();
         let nothing = || MicroLoraError::Setting("the head's inputs of the general text are all zero".to_owned());
         let directions = Directions::principal(&inputs, spec.hidden_size).ok_or_else(nothing)?;
-        let Section { instant, .. } = cell.recipe.sona.clone().unwrap_or_default();
-        let usual = CacheSettings::default();
-        let instant = instant.filter(|own| own.enabled).map(|own| CacheSettings {
-            tokens: own.cache_tokens as usize,
-            share: own.cache_share,
-            ..usual
-        });
-        let own = SonaSettings { micro: settings(cell), instant };
-        let sona = Sona::new(&own, &spec, &directions, Arc::new(Registry::new(LIMITS)))?;
+        let center = mean_row(&inputs, spec.hidden_size);
+        let section = cell.recipe.sona.clone().unwrap_or_default();
+        let background = section.background.clone().unwrap_or_default();
+        let mut own = loops(&section, cell);
+        if let Some(loops) = own.background.as_mut().filter(|_| is_timed) {
+            loops.slice = Some(Duration::from_millis(background.slice_ms));
+        }
+        let sona = Sona::new(&own, &spec, &directions, center, Arc::new(Registry::new(LIMITS)))?;
         let request = sona.request(stream.output_tokens as usize);
-        Ok(Self { stream, loaded, texts, sona, request })
+        let random = ChaCha8Rng::seed_from_u64(derive_seed("patterns", cell.seed, 0, 0));
+        let (steps, interval) = (background.steps_per_request, Duration::from_millis(background.interval_ms));
+        Ok(Self { stream, loaded, texts, sona, request, steps, interval, random })
     }
 
-    /// Returns a passage as the model with its adapter reads it, its mean loss as it is served now, and the version
-    /// of that, and leaves what can be learned of it in `request`.
-    fn serve(&mut self, (prompt, answer): &Pair) -> Result<(Passage, f64, u64), LaunchError> {
+    /// Returns a passage as the model with its adapter reads it, its mean loss as it is served now, and what that
+    /// is, and leaves what can be learned of it in `request`.
+    fn serve(&mut self, (prompt, answer): &Pair) -> Result<(Passage, f64, Served), LaunchError> {
+        let mut served = self.sona.serve()?;
+        let passage = Passage::read(self.loaded.engine.as_mut(), served.adapter(), prompt, answer)?;
+        self.sona.recognise(&mut served, &passage.prompt)?;
+        let loss = self.loss(&passage, &served, answer)?;
+        Ok((passage, loss, served))
+    }
+
+    fn loss(&mut self, passage: &Passage, served: &Served, answer: &[u32]) -> Result<f64, LaunchError> {
         let Self { loaded, sona, request, .. } = self;
-        let served = sona.serve()?;
-        let passage = Passage::read(loaded.engine.as_mut(), served.adapter(), prompt, answer)?;
         let addition = served.addition(loaded.engine.spec())?;
         request.clear();
         passage.record(sona.blank(), &addition, answer, request)?;
-        let loss = sona.loss(Evidence { request, hidden: &passage.hidden, tokens: answer })?;
-        Ok((passage, loss, served.version()))
+        Ok(sona.loss(Evidence { request, hidden: &passage.hidden, tokens: answer })?)
+    }
+
+    /// Returns the loss of a request that was served with a pattern, if it had been served with another one, as drawn;
+    /// nothing where there is none.
+    fn mistaken(&mut self, passage: &Passage, served: &Served, answer: &[u32]) -> Result<Option<f64>, LaunchError> {
+        let patterns = self.sona.memory().bank().patterns().len();
+        let Some(own) = served.pattern().filter(|_| patterns > 1) else { return Ok(None) };
+        let mut other = self.sona.serve()?;
+        self.sona.serve_as(&mut other, (own + self.random.random_range(1..patterns)) % patterns)?;
+        self.loss(passage, &other, answer).map(Some)
     }
 
     /// Returns the losses of a request by the model as it came and as it is served now.
@@ -124,9 +189,10 @@ impl<'a> Course<'a> {
     /// Returns the loss of a passage by the model as it came.
     fn plain(&mut self, (prompt, answer): &Pair, passage: &Passage) -> Result<f64, LaunchError> {
         if self.sona.registry().pin_active().adapter().is_none() {
-            return Ok(passage.loss(answer));
+            return Ok(passage.loss(self.sona.blank(), &Addition::none(), answer));
         }
-        Ok(Passage::read(self.loaded.engine.as_mut(), None, prompt, answer)?.loss(answer))
+        let passage = Passage::read(self.loaded.engine.as_mut(), None, prompt, answer)?;
+        Ok(passage.loss(self.sona.blank(), &Addition::none(), answer))
     }
 
     /// Returns what is learned in a request's place: itself, as a rule.
@@ -150,11 +216,17 @@ impl<'a> Course<'a> {
         at: u64,
         place: (usize, usize),
         outcome: Outcome,
+        results: &mut Results,
         recorder: &mut Recorder<'_>,
     ) -> Result<[f64; 2], LaunchError> {
         let own = pair(&self.texts.domains, self.stream, place);
-        let (mut passage, nll, version) = self.serve(&own)?;
+        let (mut passage, nll, served) = self.serve(&own)?;
         let losses = [self.plain(&own, &passage)?, nll];
+        if let Some(mistaken) = self.mistaken(&passage, &served, &own.1)? {
+            results.retrieval.push((at, mistaken - nll));
+            // Leaves in `request` what was served.
+            self.loss(&passage, &served, &own.1)?;
+        }
         let lesson = self.lesson(at, place, outcome.answer);
         if lesson != own {
             passage = self.serve(&lesson)?.0;
@@ -166,16 +238,28 @@ impl<'a> Course<'a> {
             workload: String::new(),
             request: at,
             domain: Adapt::short(&self.stream.domains[place.0]).to_owned(),
-            version,
+            version: served.version(),
+            pattern: served.pattern().map(|pattern| pattern as u64),
             feedback: feedback.name().to_owned(),
             reward: if let Feedback::Reward(reward) = feedback { Some(reward) } else { None },
             weight,
             nll,
             t_ns: 0,
         });
-        if let Some(account) = account {
-            recorder.learning_step(at, &account);
+        let mut take = |account: &Account| {
+            recorder.learning_step(at, account);
+            results.steps.push((account.of, account.decision));
+        };
+        account.iter().for_each(&mut take);
+        if weight > 0.0 {
+            self.sona.keep(at, (&lesson.0, &lesson.1), &passage.prompt)?;
         }
+        if self.sona.background().is_some() {
+            for _ in 0..self.steps {
+                self.sona.step(self.loaded.engine.as_mut())?.iter().for_each(&mut take);
+            }
+        }
+        results.requests.push((place.0, losses));
         Ok(losses)
     }
 
@@ -206,7 +290,7 @@ pub(super) fn run(
 ) -> Result<(), LaunchError> {
     let label = recorder.workload().to_owned();
     loaded.check_context(&label, stream.tokens())?;
-    let mut course = Course::new(stream, cell, loaded)?;
+    let mut course = Course::new(stream, cell, loaded, false)?;
     let order = course.texts.domains.order.clone();
     let outcomes = outcomes(order.len(), cell.seed, stream.control);
     let total = order.len() as u64;
@@ -218,12 +302,11 @@ pub(super) fn run(
         if blocked && place.1 == 0 {
             results.tests.push(course.test()?);
         }
-        let losses = course.request(done, *place, outcome, recorder)?;
+        let losses = course.request(done, *place, outcome, &mut results, recorder)?;
         if !losses.iter().all(|loss| loss.is_finite()) {
             let problem = format!("the losses of request {done} are {losses:?}");
             return Err(LaunchError::Numerics { workload: label, problem });
         }
-        results.requests.push((place.0, losses));
     }
     results.tests.push(course.test()?);
     results.general = course.general()?;

@@ -3,6 +3,7 @@ use crate::{
     adapt::continual::Matrix,
     event::Phase,
     recipe::schema::{Adapt, SonaStream},
+    sona::{Decision, LoopKind},
     workload::recorder::Recorder,
 };
 
@@ -14,6 +15,10 @@ pub(super) struct Results {
     /// Of requests that are never learned from, domain by domain: at the beginning and after each domain where
     /// those come one after the other, and at the end.
     pub(super) tests: Vec<Vec<Vec<[f64; 2]>>>,
+    /// Of requests that were served with a pattern: by how much another one would have been worse.
+    pub(super) retrieval: Vec<(u64, f64)>,
+    /// What came of each step of each loop.
+    pub(super) steps: Vec<(LoopKind, Decision)>,
     /// Of general text, at the end.
     pub(super) general: Vec<[f64; 2]>,
 }
@@ -29,6 +34,7 @@ impl Results {
         let all: Vec<usize> = (0..stream.domains.len()).collect();
         self.record_requests(&all, tokens, recorder);
         self.record_end(tokens, recorder);
+        self.record_steps(tokens, recorder);
         for domain in all {
             recorder.begin(format!("{label}/{}", Adapt::short(&stream.domains[domain])));
             self.record_requests(&[domain], tokens, recorder);
@@ -53,6 +59,26 @@ impl Results {
         }
         for (metric, sum) in METRICS.into_iter().zip(sums) {
             recorder.once(metric, Phase::Eval, sum / f64::from(count), tokens * u64::from(count));
+        }
+    }
+
+    fn record_steps(&self, tokens: u64, recorder: &mut Recorder<'_>) {
+        for (metric, kind) in
+            [("sona_instant_applied", LoopKind::Instant), ("sona_background_applied", LoopKind::Background)]
+        {
+            let own = self.steps.iter().filter(|(of, _)| *of == kind);
+            let n = own.clone().count();
+            if n > 0 {
+                let applied = own.filter(|(_, decision)| *decision == Decision::Applied).count();
+                recorder.once(metric, Phase::Eval, applied as f64 / n as f64, n as u64);
+            }
+        }
+        if !self.retrieval.is_empty() {
+            for (step, gain) in &self.retrieval {
+                recorder.at_step("sona_retrieval_gain", Phase::Eval, *gain, tokens, *step);
+            }
+            let gain = mean(self.retrieval.iter().map(|(_, gain)| *gain));
+            recorder.once("sona_retrieval_gain", Phase::Eval, gain, tokens * self.retrieval.len() as u64);
         }
     }
 

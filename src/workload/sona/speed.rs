@@ -7,7 +7,7 @@ use crate::{
     model::sampler::Sampler,
     plan::Cell,
     recipe::schema::SonaStream,
-    sona::{Evidence, Feedback},
+    sona::{Evidence, Feedback, read_prompt},
     workload::{
         decode::{quantile, sampling},
         launch::{LaunchError, Loaded},
@@ -24,6 +24,8 @@ const MS: f64 = 1e-6;
 /// An answer, with the times between its tokens in milliseconds.
 struct Answered {
     tokens: Vec<u32>,
+    /// The inputs of the head at the end of the prompt, and at each token.
+    inputs: Vec<f32>,
     hidden: Vec<f32>,
     gaps: Vec<f64>,
 }
@@ -36,10 +38,11 @@ pub(in crate::workload) fn run(
 ) -> Result<(), LaunchError> {
     let label = recorder.workload().to_owned();
     loaded.check_context(&label, stream.tokens())?;
-    let mut course = Course::new(stream, cell, loaded)?;
+    let mut course = Course::new(stream, cell, loaded, true)?;
     let warmup = cell.recipe.measure.warmup.max(1);
     let total = warmup + PAIRS;
-    let (mut gaps, mut updates): ([Vec<f64>; 2], Vec<f64>) = Default::default();
+    let (mut gaps, mut updates, mut slices): ([Vec<f64>; 2], Vec<f64>, Vec<f64>) = Default::default();
+    let mut idle: Option<Stopwatch> = None;
     let order = course.texts.domains.order.clone();
     for rep in 0..total {
         recorder.progress(rep.into(), total.into());
@@ -54,10 +57,16 @@ pub(in crate::workload) fn run(
                 let evidence =
                     Evidence { request: &course.request, hidden: &answered.hidden, tokens: &answered.tokens };
                 time = course.sona.finish(evidence, Feedback::Accepted)?.1.map(|account| account.time);
+                course.sona.keep(rep.into(), (&prompt, &answered.tokens), &answered.inputs)?;
             }
             if rep >= warmup {
                 gaps[usize::from(with)].extend(answered.gaps);
                 updates.extend(time.map(|time| time.as_secs_f64() * 1e3));
+            }
+            if course.sona.background().is_some() && idle.is_none_or(|idle| idle.elapsed() >= course.interval) {
+                idle = Some(Stopwatch::start());
+                let slice = course.sona.slice(course.loaded.engine.as_mut())?;
+                slices.extend(slice.map(|(time, _)| time.as_secs_f64() * 1e3));
             }
         }
     }
@@ -71,10 +80,13 @@ pub(in crate::workload) fn run(
     for (metric, at) in [("sona_itl_p50_overhead", 0), ("sona_itl_p99_overhead", 1)] {
         recorder.once(metric, Phase::Decode, on[at] / off[at] - 1.0, n);
     }
-    if !updates.is_empty() {
-        updates.sort_unstable_by(f64::total_cmp);
-        for (metric, q) in [("sona_instant_p50_ms", 0.5), ("sona_instant_p99_ms", 0.99)] {
-            recorder.once(metric, Phase::Decode, quantile(&updates, q), updates.len() as u64);
+    for (metrics, mut times) in [
+        (["sona_instant_p50_ms", "sona_instant_p99_ms"], updates),
+        (["sona_slice_p50_ms", "sona_slice_p99_ms"], slices),
+    ] {
+        times.sort_unstable_by(f64::total_cmp);
+        for (metric, q) in metrics.into_iter().zip([0.5, 0.99]).filter(|_| !times.is_empty()) {
+            recorder.once(metric, Phase::Decode, quantile(&times, q), times.len() as u64);
         }
     }
     Ok(())
@@ -93,22 +105,29 @@ impl Course<'_> {
         let engine = &mut loaded.engine;
         engine.keep_hidden(with)?;
         request.clear();
-        let served = sona.serve()?;
-        let addition = served.addition(engine.spec())?;
+        let mut served = sona.serve()?;
         let sequence = engine.open()?;
-        if with {
-            engine.attach(sequence, served.adapter().cloned())?;
-        }
         let count = stream.output_tokens as usize;
-        let mut answered = Answered { tokens: Vec::with_capacity(count), hidden: Vec::new(), gaps: Vec::new() };
-        let mut room = Vec::new();
-        let mut logits = engine.step(&[Chunk { sequence, tokens: prompt, logits: LogitRows::Last }])?.remove(0);
+        let (mut inputs, mut room) = (Vec::new(), Vec::new());
+        let mut logits = if with {
+            engine.attach(sequence, served.adapter().cloned())?;
+            let (read, logits) = read_prompt(engine.as_mut(), sequence, prompt)?;
+            sona.recognise(&mut served, &read)?;
+            inputs = read;
+            logits
+        } else {
+            engine.step(&[Chunk { sequence, tokens: prompt, logits: LogitRows::Last }])?.remove(0).values
+        };
+        let addition = served.addition(engine.spec())?;
+        let mut answered = Answered { tokens: Vec::with_capacity(count), inputs, hidden: Vec::new(), gaps: Vec::new() };
         let mut stopwatch = Stopwatch::start();
         for at in 0..count {
-            let row = &mut logits.values;
+            let row = &mut logits;
             let mut projected = [0.0; 2];
             if with {
                 let hidden = engine.hidden();
+                // Of the prompt there are more rows, of a token one.
+                let hidden = &hidden[hidden.len() - engine.spec().hidden_size..];
                 projected = sona.blank().project(hidden);
                 addition.apply(projected, row);
                 answered.hidden.extend(hidden);
@@ -117,7 +136,8 @@ impl Course<'_> {
                 Some(instant) => {
                     // What is learned from are the probabilities without the cache, which has no gradient.
                     let mut mixed = row.clone();
-                    instant.mix(engine.hidden(), ruvlab_kernels::log_sum_exp_f32(row), &mut mixed, &mut room);
+                    let hidden = &answered.hidden[at * engine.spec().hidden_size..];
+                    instant.mix(hidden, ruvlab_kernels::log_sum_exp_f32(row), &mut mixed, &mut room);
                     sampler.sample(&mixed)
                 }
                 None => sampler.sample(row),
@@ -128,7 +148,8 @@ impl Course<'_> {
             }
             answered.tokens.push(token);
             if at + 1 < count {
-                logits = engine.step(&[Chunk { sequence, tokens: &[token], logits: LogitRows::Last }])?.remove(0);
+                logits =
+                    engine.step(&[Chunk { sequence, tokens: &[token], logits: LogitRows::Last }])?.remove(0).values;
                 answered.gaps.push(stopwatch.elapsed_ns() as f64 * MS);
                 stopwatch = Stopwatch::start();
             }
