@@ -239,6 +239,10 @@ pub struct LearningStep {
     pub duration_ns: u64,
     /// The version of the adapters that the next request sees.
     pub version: u64,
+    /// Of a transaction of the deep loop: how far its candidate changed the loss on general text, relative to the model
+    /// as it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub general_drift: Option<f64>,
     /// Nanoseconds since the launch began.
     pub t_ns: u64,
 }

@@ -83,6 +83,23 @@ impl NeuralCache {
         (total > 0.0).then(|| of_token / total)
     }
 
+    /// Returns what is held: the place that is written next once it is full, the inputs, and their tokens.
+    #[must_use]
+    pub fn held(&self) -> (usize, &[f32], &[u32]) {
+        (self.next, &self.keys, &self.tokens)
+    }
+
+    /// Puts what another held in place of its own; returns whether it fits.
+    pub fn hold(&mut self, next: usize, keys: Vec<f32>, tokens: Vec<u32>) -> bool {
+        let fits = tokens.len() <= self.capacity
+            && keys.len() == tokens.len() * self.width
+            && (next == 0 || next < self.capacity && tokens.len() == self.capacity);
+        if fits {
+            (self.next, self.keys, self.tokens) = (next, keys, tokens);
+        }
+        fits
+    }
+
     /// Leaves in `tokens` all that are held, each once, and how likely each is after this input; none where none
     /// is held.
     ///

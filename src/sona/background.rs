@@ -91,6 +91,10 @@ impl Background {
         &self.micros
     }
 
+    pub(super) fn micros_mut(&mut self) -> &mut [MicroLora] {
+        &mut self.micros
+    }
+
     /// Publishes what the patterns have learned.
     pub(super) fn publish(&self, registry: &Registry, spec: &ModelSpec) -> Result<(), SonaError> {
         for (at, micro) in self.micros.iter().enumerate() {

@@ -2,9 +2,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Account, Background, BackgroundSettings, Baseline, CacheSettings, Evidence, Feedback, Instant, Memory,
-    MemorySettings, Served, SonaError, Trajectory,
-    serving::{INSTANT, published},
+    Account, Background, BackgroundSettings, Baseline, CacheSettings, Deep, Evidence, Feedback, General, Instant,
+    Memory, MemorySettings, Served, SonaError, Trajectory,
+    serving::{BASE, INSTANT, published},
 };
 use crate::{
     adapt::{
@@ -29,18 +29,33 @@ pub struct SonaSettings {
     pub memory: MemorySettings,
 }
 
+/// What happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests that were finished.
+    pub requests: u64,
+    /// Transactions that were committed.
+    pub commits: u64,
+    /// Transactions that were rolled back.
+    pub rollbacks: u64,
+}
+
 /// The loops, what they share, and what they publish.
 #[derive(Debug)]
 pub struct Sona {
-    spec: ModelSpec,
-    registry: Arc<Registry>,
+    pub(super) spec: ModelSpec,
+    pub(super) registry: Arc<Registry>,
     /// For its directions: it never learns.
-    blank: MicroLora,
-    instant: Option<Instant>,
-    background: Option<Background>,
-    memory: Memory,
-    baseline: Baseline,
-    requests: u64,
+    pub(super) blank: MicroLora,
+    pub(super) instant: Option<Instant>,
+    pub(super) background: Option<Background>,
+    pub(super) deep: Option<Deep>,
+    pub(super) memory: Memory,
+    pub(super) baseline: Baseline,
+    pub(super) counters: Counters,
+    /// What transactions go by, and its loss by the model as it came, once that is known.
+    pub(super) general: General,
+    pub(super) general_static: Option<f64>,
 }
 
 impl Sona {
@@ -68,16 +83,34 @@ impl Sona {
             blank: MicroLora::new(settings.micro, directions, spec.vocab_size)?,
             instant: instant.transpose()?,
             background: background.transpose()?,
+            deep: None,
             memory: Memory::new(settings.memory, center),
             baseline: Baseline::default(),
-            requests: 0,
+            counters: Counters::default(),
+            general: General::default(),
+            general_static: None,
         };
         sona.publish()?;
         Ok(sona)
     }
 
+    /// Adds the deep loop, and the general text it is judged by, and publishes its adapter as the model's own.
+    ///
+    /// # Errors
+    ///
+    /// If the registry has no room.
+    pub fn with_deep(mut self, deep: Deep, general: General) -> Result<Self, SonaError> {
+        (self.deep, self.general) = (Some(deep), general);
+        self.publish()?;
+        Ok(self)
+    }
+
     /// Publishes all there is.
-    fn publish(&self) -> Result<(), SonaError> {
+    pub(super) fn publish(&self) -> Result<(), SonaError> {
+        if let Some(deep) = &self.deep {
+            self.registry.insert(BASE, deep.adapter().clone())?;
+            self.registry.activate(Some(BASE))?;
+        }
         if let Some(instant) = &self.instant {
             self.registry.insert(INSTANT, published(&self.spec, instant.micro()))?;
         }
@@ -96,6 +129,12 @@ impl Sona {
         self.background.as_ref()
     }
 
+    /// Returns the deep loop, where it is on.
+    #[must_use]
+    pub fn deep(&self) -> Option<&Deep> {
+        self.deep.as_ref()
+    }
+
     /// Returns what is kept of requests.
     #[must_use]
     pub fn memory(&self) -> &Memory {
@@ -108,10 +147,10 @@ impl Sona {
         &self.registry
     }
 
-    /// Returns how many requests were finished.
+    /// Returns what happened so far.
     #[must_use]
-    pub fn requests(&self) -> u64 {
-        self.requests
+    pub fn counters(&self) -> Counters {
+        self.counters
     }
 
     /// Returns a micro adapter that adds nothing and has the directions of all others.
@@ -195,7 +234,7 @@ impl Sona {
             account = Some(learned);
         }
         self.baseline = baseline;
-        self.requests += 1;
+        self.counters.requests += 1;
         Ok((weight, account))
     }
 
@@ -206,12 +245,15 @@ impl Sona {
     ///
     /// As [`Bank::key`](super::Bank::key).
     pub fn keep(&mut self, id: u64, (prompt, answer): (&[u32], &[u32]), inputs: &[f32]) -> Result<(), SonaError> {
-        let Some(background) = &mut self.background else { return Ok(()) };
+        if self.background.is_none() && self.deep.is_none() {
+            return Ok(());
+        }
         let key = self.memory.bank.key(inputs)?;
         let trajectory = Trajectory { id, prompt: prompt.to_vec(), answer: answer.to_vec(), key };
         // A pattern that a step is about stays what it is until the step has ended.
-        let new = self.memory.keep(trajectory, !background.is_busy())?;
-        if !new.is_empty() {
+        let is_busy = self.background.as_ref().is_some_and(Background::is_busy);
+        let new = self.memory.keep(trajectory, !is_busy)?;
+        if let Some(background) = self.background.as_mut().filter(|_| !new.is_empty()) {
             background.forget(&new);
             background.publish(&self.registry, &self.spec)?;
         }
@@ -243,5 +285,13 @@ impl Sona {
             }
         }
         Ok(None)
+    }
+
+    /// Ends a background step that is under way.
+    pub(super) fn end_step(&mut self, engine: &mut dyn LanguageModel) -> Result<(), SonaError> {
+        if self.background.as_ref().is_some_and(Background::is_busy) {
+            self.step(engine)?;
+        }
+        Ok(())
     }
 }

@@ -76,6 +76,18 @@ impl Instant {
         })
     }
 
+    pub(super) fn micro_mut(&mut self) -> &mut MicroLora {
+        &mut self.micro
+    }
+
+    pub(super) fn cache(&self) -> &NeuralCache {
+        &self.cache
+    }
+
+    pub(super) fn cache_mut(&mut self) -> &mut NeuralCache {
+        &mut self.cache
+    }
+
     /// Returns the micro adapter.
     #[must_use]
     pub fn micro(&self) -> &MicroLora {

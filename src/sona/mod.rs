@@ -4,6 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | [`Instant`] | at the end of a request, under a millisecond | a rank-2 addition to the head, and a neural cache | the step's own loss (Armijo), recent requests |
 //! | [`Background`] | between requests, a slice at a time | a rank-2 addition to the head for each kind of request | requests of that kind that are never learned again |
+//! | [`Deep`] | after many requests | an adapter of the model's layers and head | general text, and recent requests that are never learned again |
 //!
 //! Complementary learning systems: a fast and forgetful store is replayed into a slow one (`McClelland` et al.
 //! 1995; CLS-ER, arXiv 2201.12604). A request leaves a [`Trajectory`]; a [`Reservoir`] keeps a fair sample of
@@ -11,21 +12,26 @@
 //! [`Registry`](crate::adapt::registry): a request pins what it is served with, and what is learned meanwhile
 //! is for later ones. Every step gives account of itself ([`Account`]). [`Sona`] holds them together.
 mod background;
+mod bytes;
 mod coordinator;
+mod deep;
 mod instant;
 mod memory;
 mod passage;
 mod patterns;
 mod replay;
 mod serving;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod trajectory;
+mod transaction;
 
 use std::time::Duration;
 
 pub use background::{Background, BackgroundSettings};
-pub use coordinator::{Sona, SonaSettings};
+pub use coordinator::{Counters, Sona, SonaSettings};
+pub use deep::{Deep, DeepSettings};
 pub use instant::{CacheSettings, Evidence, Instant};
 pub use memory::{Memory, MemorySettings};
 pub use passage::{KEY_TOKENS, Passage, read_prompt};
@@ -33,10 +39,12 @@ pub use patterns::{Bank, Pattern};
 pub use replay::Reservoir;
 pub use serving::{Addition, Served};
 pub use trajectory::{Baseline, Feedback, Trajectory};
+pub use transaction::{General, Transaction, Verdict};
 
 use crate::{
-    adapt::{micro_lora::MicroLoraError, registry::RegistryError},
+    adapt::{compose::ComposeError, micro_lora::MicroLoraError, registry::RegistryError},
     engine::EngineError,
+    model::sampler::SamplerError,
 };
 
 /// Why a loop could not learn.
@@ -73,6 +81,18 @@ pub enum SonaError {
     /// The registry refused.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Adapters could not be folded.
+    #[error(transparent)]
+    Compose(#[from] ComposeError),
+    /// The state before could not be sampled from.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// A stored state that is damaged, or of another model or recipe.
+    #[error("a stored state of the learning loops: {0} (begin anew without it)")]
+    Stored(String),
+    /// A transaction that was taken back and left something behind.
+    #[error("a rolled back transaction left {0} bytes of what was learned changed, or something else serves")]
+    Rollback(usize),
 }
 
 /// A loop.
@@ -82,6 +102,8 @@ pub enum LoopKind {
     Instant,
     /// In slices between requests.
     Background,
+    /// After many requests.
+    Deep,
 }
 
 impl LoopKind {
@@ -91,6 +113,7 @@ impl LoopKind {
         match self {
             Self::Instant => "instant",
             Self::Background => "background",
+            Self::Deep => "deep",
         }
     }
 }

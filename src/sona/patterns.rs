@@ -68,6 +68,17 @@ impl Bank {
         &self.patterns
     }
 
+    pub(super) fn replace(&mut self, patterns: Vec<Pattern>) -> Result<(), SonaError> {
+        let needed = self.center.len();
+        for Pattern { centroid, sum, .. } in &patterns {
+            for found in [centroid.len(), sum.len()].into_iter().filter(|found| *found != needed) {
+                return Err(SonaError::Width { what: "a pattern", found, needed });
+            }
+        }
+        self.patterns = patterns;
+        Ok(())
+    }
+
     /// Returns the key of a prompt: the mean of its last inputs of the head, `[rows, E]`, less what all
     /// have in common, at length 1.
     ///

@@ -19,6 +19,10 @@ impl Reservoir {
         Self { capacity: capacity.max(1), offered: 0, kept: Vec::new() }
     }
 
+    pub(super) fn of(capacity: usize, offered: u64, kept: Vec<Trajectory>) -> Self {
+        Self { capacity, offered, kept }
+    }
+
     /// Takes a request in, in place of another where there is no room, or not at all; returns whether.
     pub fn offer(&mut self, trajectory: Trajectory, random: &mut impl Rng) -> bool {
         self.offered += 1;

@@ -11,6 +11,9 @@ use crate::{
     model::spec::ModelSpec,
 };
 
+/// The name under which the deep loop publishes, and what is active then.
+pub(super) const BASE: &str = "base";
+
 /// The name under which the instant loop publishes.
 pub(super) const INSTANT: &str = "instant";
 
@@ -20,7 +23,7 @@ pub(super) fn pattern(at: usize) -> String {
 }
 
 /// Returns the head, where micro adapters add.
-fn head(spec: &ModelSpec) -> Place {
+pub(super) fn head(spec: &ModelSpec) -> Place {
     Place { layer: spec.layers, target: Target::Head }
 }
 

@@ -1,4 +1,6 @@
 //! What loops that only pretend to learn would fail, on the built-in model.
+mod deep;
+
 use std::sync::Arc;
 
 use super::*;
@@ -92,7 +94,7 @@ impl Bench {
         let loss = sona.loss(evidence).unwrap();
         let Some(feedback) = feedback else { return (loss, None) };
         let (_, account) = sona.finish(evidence, feedback).unwrap();
-        sona.keep(sona.requests(), (prompt, answer), &passage.prompt).unwrap();
+        sona.keep(sona.counters().requests, (prompt, answer), &passage.prompt).unwrap();
         (loss, account)
     }
 
@@ -204,7 +206,7 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
         assert!(sona.loss(wrong).is_err());
     }
     assert!(matches!(sona.finish(whole, Feedback::Reward(f64::NAN)), Err(SonaError::Reward(_))));
-    assert_eq!((sona.registry().version(), sona.requests()), (version, 0));
+    assert_eq!((sona.registry().version(), sona.counters().requests), (version, 0));
     assert!(sona.instant().unwrap().micro().is_zero());
     assert!(matches!(Passage::read(bench.engine.as_mut(), None, &[], &pair.1), Err(SonaError::Empty)));
     assert!(matches!(Passage::read(bench.engine.as_mut(), None, &pair.0, &[]), Err(SonaError::Empty)));

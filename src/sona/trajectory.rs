@@ -59,6 +59,14 @@ impl Baseline {
             Feedback::Reward(reward) => Err(SonaError::Reward(reward)),
         }
     }
+
+    pub(super) fn mean(self) -> Option<f64> {
+        self.mean
+    }
+
+    pub(super) fn of(mean: Option<f64>) -> Self {
+        Self { mean }
+    }
 }
 
 /// A request that is worth learning again.

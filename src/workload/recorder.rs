@@ -125,8 +125,8 @@ impl<'a> Recorder<'a> {
         self.sink.event(&Event::CacheTransition { launch: self.launch, transition });
     }
 
-    /// Records a step of a learning loop, made after a request.
-    pub(super) fn learning_step(&mut self, request: u64, account: &Account) {
+    /// Records a step of a learning loop, made after a request, and how far a transaction drifted.
+    pub(super) fn learning_step(&mut self, request: u64, account: &Account, general_drift: Option<f64>) {
         let Account { of, decision, loss_before, loss_after, predicted_decrease, grad_norm, time, version } = *account;
         let step = LearningStep {
             workload: self.workload.clone(),
@@ -139,6 +139,7 @@ impl<'a> Recorder<'a> {
             grad_norm,
             duration_ns: u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
             version,
+            general_drift,
             t_ns: self.clock.elapsed_ns(),
         };
         self.sink.event(&Event::LearningStep { launch: self.launch, step });

@@ -1,5 +1,6 @@
 //! Learning loops at work: streams requests past a model that learns from them, each scored before that
 //! (prequentially), and tells what is left at the end.
+mod deep;
 mod feedback;
 mod results;
 mod speed;
@@ -28,14 +29,17 @@ use crate::{
     recipe::schema::{Adapt, RequestOrder, Sona as Section, SonaControl, SonaStream},
     sona::{
         Account, Addition, BackgroundSettings, CacheSettings, Evidence, Feedback, MemorySettings, Passage, Served,
-        Sona, SonaSettings,
+        Sona, SonaSettings, Verdict,
     },
 };
 
-/// What requests of the general text are for, in order: the directions of micro adapters, and how far the model
-/// drifts; those after them are the placebo's.
+/// What requests of the general text are for, in order: the directions of micro adapters, how far the model drifts
+/// at the end, what judges transactions and what they distil; those after them are the placebo's.
 const CALIBRATION: usize = 8;
 const DRIFT: usize = 16;
+const GUARD: usize = 8;
+const DISTILLED: usize = 8;
+const OTHERS: usize = CALIBRATION + DRIFT + GUARD + DISTILLED;
 const PLACEBO: usize = 64;
 
 /// What the loops may publish.
@@ -52,7 +56,7 @@ struct Texts {
 impl Texts {
     fn new(stream: &SonaStream, cell: &Cell, loaded: &Loaded) -> Result<Self, LaunchError> {
         let placebo = if stream.control == SonaControl::Placebo { PLACEBO } else { 0 };
-        let general = stream.over(std::slice::from_ref(&stream.general), (CALIBRATION + DRIFT + placebo) as u32);
+        let general = stream.over(std::slice::from_ref(&stream.general), (OTHERS + placebo) as u32);
         let domains = stream.over(&stream.domains, stream.requests + stream.test_requests);
         let mut texts = Self {
             domains: Stream::new(&domains, cell, &loaded.tokenizer)?,
@@ -75,6 +79,8 @@ struct Course<'a> {
     request: Request,
     /// Background steps after every request.
     steps: u32,
+    /// Requests between two transactions; none where the deep loop is off.
+    every: Option<u64>,
     /// From one slice of background work to the next at least, where time is measured.
     interval: Duration,
     /// Draws the patterns that retrieval is held against.
@@ -146,10 +152,16 @@ impl<'a> Course<'a> {
             loops.slice = Some(Duration::from_millis(background.slice_ms));
         }
         let sona = Sona::new(&own, &spec, &directions, center, Arc::new(Registry::new(LIMITS)))?;
+        let deep = section.deep.as_ref().filter(|own| own.enabled && !is_timed);
+        let sona = match deep {
+            Some(own) => deep::add(sona, own, cell, &texts, stream)?,
+            None => sona,
+        };
+        let every = deep.map(|own| own.every_requests);
         let request = sona.request(stream.output_tokens as usize);
         let random = ChaCha8Rng::seed_from_u64(derive_seed("patterns", cell.seed, 0, 0));
         let (steps, interval) = (background.steps_per_request, Duration::from_millis(background.interval_ms));
-        Ok(Self { stream, loaded, texts, sona, request, steps, interval, random })
+        Ok(Self { stream, loaded, texts, sona, request, steps, every, interval, random })
     }
 
     /// Returns a passage as the model with its adapter reads it, its mean loss as it is served now, and what that
@@ -198,9 +210,7 @@ impl<'a> Course<'a> {
     /// Returns what is learned in a request's place: itself, as a rule.
     fn lesson(&self, at: u64, (domain, index): (usize, usize), answer: Answer) -> Pair {
         match (self.stream.control, answer) {
-            (SonaControl::Placebo, _) => {
-                pair(&self.texts.general, self.stream, (0, CALIBRATION + DRIFT + at as usize % PLACEBO))
-            }
+            (SonaControl::Placebo, _) => pair(&self.texts.general, self.stream, (0, OTHERS + at as usize % PLACEBO)),
             (_, Answer::Right) => pair(&self.texts.domains, self.stream, (domain, index)),
             (_, Answer::OfAnotherDomain) => {
                 let (prompt, _) = pair(&self.texts.domains, self.stream, (domain, index));
@@ -247,7 +257,7 @@ impl<'a> Course<'a> {
             t_ns: 0,
         });
         let mut take = |account: &Account| {
-            recorder.learning_step(at, account);
+            recorder.learning_step(at, account, None);
             results.steps.push((account.of, account.decision));
         };
         account.iter().for_each(&mut take);
@@ -258,6 +268,13 @@ impl<'a> Course<'a> {
             for _ in 0..self.steps {
                 self.sona.step(self.loaded.engine.as_mut())?.iter().for_each(&mut take);
             }
+        }
+        if self.every.is_some_and(|every| (at + 1).is_multiple_of(every))
+            && let Some(transaction) = self.sona.consolidate(self.loaded.engine.as_mut())?
+        {
+            let Verdict { general, general_static, .. } = transaction.verdict;
+            recorder.learning_step(at, &transaction.account, Some(general / general_static - 1.0));
+            results.steps.push((transaction.account.of, transaction.account.decision));
         }
         results.requests.push((place.0, losses));
         Ok(losses)

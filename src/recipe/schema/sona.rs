@@ -2,6 +2,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::TargetModule;
+
 /// The three learning loops: instant, background, deep. One that is absent, or not enabled, is off.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -10,7 +12,7 @@ pub struct Sona {
     pub instant: Option<SonaInstant>,
     /// In slices between the requests: a micro adapter for each kind of request.
     pub background: Option<SonaBackground>,
-    /// After many requests, or when idle.
+    /// After many requests: an adapter of the whole model.
     pub deep: Option<SonaDeep>,
     /// Requests that are kept to be learned again, a fair sample of three in four.
     #[schemars(range(min = 1, max = 100_000))]
@@ -103,10 +105,47 @@ pub struct SonaDeep {
     /// Requests between two runs.
     #[schemars(range(min = 1))]
     pub every_requests: u64,
+    /// The rank of the adapter.
+    #[schemars(range(min = 1, max = 1024))]
+    pub r: u32,
+    /// The numerator of its scale.
+    #[schemars(range(min = 0.0))]
+    pub lora_alpha: f64,
+    /// The linear layers it is on; the head always, where what the other loops learned is folded into.
+    pub target_modules: Vec<TargetModule>,
+    /// The peak learning rate, which falls to 0 in a straight line.
+    #[schemars(range(min = 0.0))]
+    pub learning_rate: f64,
+    /// Updates of a run.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_steps: u64,
+    /// Kept requests in an update.
+    #[schemars(range(min = 1, max = 1024))]
+    pub batch_size: u32,
+    /// Sequences drawn from the state before a run, which are learned beside kept requests.
+    #[schemars(range(max = 100_000))]
+    pub distill_sequences: u32,
+    /// λ of the pull to what mattered before (EWC on the product, Fisher information of rank 1), with λ/2.
+    #[schemars(range(min = 0.0))]
+    pub lambda: f64,
+    /// By how much, relative, the loss on general text may rise above that of the model as it came.
+    pub max_drift: f64,
 }
 
 impl Default for SonaDeep {
     fn default() -> Self {
-        Self { enabled: true, every_requests: 200 }
+        Self {
+            enabled: true,
+            every_requests: 200,
+            r: 8,
+            lora_alpha: 16.0,
+            target_modules: vec![TargetModule::QProj, TargetModule::VProj, TargetModule::DownProj],
+            learning_rate: 2.0e-3,
+            max_steps: 24,
+            batch_size: 4,
+            distill_sequences: 8,
+            lambda: 10.0,
+            max_drift: 0.01,
+        }
     }
 }

@@ -73,6 +73,13 @@ impl Results {
                 recorder.once(metric, Phase::Eval, applied as f64 / n as f64, n as u64);
             }
         }
+        let deep = |wanted: Decision| self.steps.iter().filter(move |step| **step == (LoopKind::Deep, wanted)).count();
+        let [commits, rollbacks] = [Decision::Applied, Decision::Rejected].map(deep);
+        if commits + rollbacks > 0 {
+            let n = (commits + rollbacks) as u64;
+            recorder.once("sona_commits", Phase::Eval, commits as f64, n);
+            recorder.once("sona_rollbacks", Phase::Eval, rollbacks as f64, n);
+        }
         if !self.retrieval.is_empty() {
             for (step, gain) in &self.retrieval {
                 recorder.at_step("sona_retrieval_gain", Phase::Eval, *gain, tokens, *step);
