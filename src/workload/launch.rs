@@ -3,7 +3,7 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
 use super::{
     adapt, continual, decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder,
-    train, verify,
+    sona, train, verify,
 };
 use crate::{
     adapt::{
@@ -24,6 +24,7 @@ use crate::{
     },
     plan::{self, Cell, LaunchSpec, LaunchTask, PROTOCOL},
     recipe::schema::{KernelSet, Workload},
+    sona::SonaError,
     text::{self, TextError},
 };
 
@@ -163,6 +164,9 @@ pub enum LaunchError {
     /// Nothing could be learned from requests.
     #[error(transparent)]
     MicroLora(#[from] MicroLoraError),
+    /// The learning loops failed.
+    #[error(transparent)]
+    Sona(#[from] SonaError),
     /// The engine computed something that is no number.
     #[error("{workload}: {problem}")]
     Numerics {
@@ -199,7 +203,8 @@ impl LaunchError {
             | Self::Vocabulary { .. }
             | Self::Training { .. }
             | Self::Engine(_)
-            | Self::MicroLora(_) => exit::UNEXPECTED,
+            | Self::MicroLora(_)
+            | Self::Sona(_) => exit::UNEXPECTED,
         }
     }
 
@@ -372,6 +377,8 @@ fn workloads(
                 let prompts = Prompts::new(cell)?;
                 adapt::run_speed(adapt, cell, &prompts, &mut loaded, recorder)?;
             }
+            (Workload::Sona(stream), LaunchTask::Quality) => sona::run(stream, cell, &mut loaded, recorder)?,
+            (Workload::Sona(stream), LaunchTask::Speed) => sona::run_speed(stream, cell, &mut loaded, recorder)?,
             (
                 Workload::Prefill(_)
                 | Workload::Decode(_)
@@ -380,7 +387,8 @@ fn workloads(
                 | Workload::KvPressure(_)
                 | Workload::Train(_)
                 | Workload::Continual(_)
-                | Workload::Adapt(_),
+                | Workload::Adapt(_)
+                | Workload::Sona(_),
                 _,
             ) => {}
         }

@@ -23,6 +23,7 @@ mod quantize;
 mod recipes;
 mod report;
 mod results;
+mod sona;
 mod synthetic;
 mod token_lines;
 mod tokens;

@@ -21,7 +21,7 @@ fn yaml_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-const SHIPPED: [&str; 25] = [
+const SHIPPED: [&str; 26] = [
     "base/cpu.yaml",
     "continual/pico-lambda.yaml",
     "continual/pico.yaml",
@@ -46,6 +46,7 @@ const SHIPPED: [&str; 25] = [
     "quickstart.yaml",
     "qwen14b-q8.yaml",
     "smollm2.yaml",
+    "sona/pico.yaml",
     "threads.yaml",
 ];
 

@@ -32,7 +32,7 @@ pub use sona::{Sona, SonaBackground, SonaDeep, SonaInstant};
 pub use training::{AnnealStrategy, LrScheduler, LrSchedulerType, Optimizer, Training};
 pub use workload::{
     Adapt, AdaptState, ContinualLearning, Decode, KlDivergence, KlReference, KvPressure, Perplexity, Prefill,
-    RequestOrder, Train, TrainEval, TrainSource, Workload,
+    RequestOrder, SonaControl, SonaStream, Train, TrainEval, TrainSource, Workload,
 };
 
 /// The version of the recipe format.
