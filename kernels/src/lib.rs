@@ -41,7 +41,7 @@ mod check;
 mod neon;
 
 pub use activations::{ActivationClass, Activations, Precision, SharedRows};
-pub use arena::{Arena, ArenaError};
+pub use arena::{Arena, ArenaError, CacheBuffer, CacheMemory};
 pub use attention::{
     AttentionScratch, AttentionShape, CacheType, Cached, CachedMut, KEY_PART, KEY_TILE, KeyValuePage, KeyValuePages,
     SMALLEST_PAGE, part_values,

@@ -1,25 +1,33 @@
 //! Numbers in one of the types.
 use std::ops::Range;
 
-use ruvlab_kernels::{Cached, CachedMut, Kernels};
+use ruvlab_kernels::{CacheBuffer, CacheMemory, Cached, CachedMut, Kernels};
 
 use super::CacheType;
 
 #[derive(Clone)]
 pub(super) enum Numbers {
-    F32(Vec<f32>),
-    F16(Vec<u16>),
+    F32(CacheBuffer<f32>),
+    F16(CacheBuffer<u16>),
     /// Blocks of 32.
-    Blocks(CacheType, Vec<u8>),
+    Blocks(CacheType, CacheBuffer<u8>),
 }
 
 impl Numbers {
     /// Returns zeros. `length` is a multiple of what the type has in a block.
-    pub(super) fn new(kind: CacheType, length: usize) -> Self {
+    pub(super) fn new(memory: &CacheMemory, kind: CacheType, length: usize) -> Self {
         match kind {
-            CacheType::F32 => Self::F32(vec![0.0; length]),
-            CacheType::F16 => Self::F16(vec![0; length]),
-            _ => Self::Blocks(kind, vec![0; kind.bytes(length).unwrap_or(0)]),
+            CacheType::F32 => Self::F32(memory.zeros(length)),
+            CacheType::F16 => Self::F16(memory.zeros(length)),
+            _ => Self::Blocks(kind, memory.zeros(kind.bytes(length).unwrap_or(0))),
+        }
+    }
+
+    fn memory(&self) -> &CacheMemory {
+        match self {
+            Self::F32(all) => all.memory(),
+            Self::F16(all) => all.memory(),
+            Self::Blocks(_, all) => all.memory(),
         }
     }
 
@@ -34,8 +42,8 @@ impl Numbers {
     /// Returns the memory it takes.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::F32(all) => size_of_val(all.as_slice()),
-            Self::F16(all) => size_of_val(all.as_slice()),
+            Self::F32(all) => size_of_val(&all[..]),
+            Self::F16(all) => size_of_val(&all[..]),
             Self::Blocks(_, all) => all.len(),
         }
     }
@@ -64,7 +72,7 @@ impl Numbers {
     /// Returns the same numbers in another type, `piece` at once: a divisor of their count, and whole
     /// blocks.
     pub(super) fn converted(&self, kernels: &Kernels, kind: CacheType, length: usize, piece: usize) -> Self {
-        let mut to = Self::new(kind, length);
+        let mut to = Self::new(self.memory(), kind, length);
         let mut values = vec![0.0; piece];
         for start in (0..length).step_by(piece) {
             self.read(kernels, start..start + piece, &mut values);
@@ -97,13 +105,21 @@ impl Numbers {
         }
     }
 
-    /// Returns what was stored.
-    pub(super) fn stored(kind: CacheType, bytes: &[u8]) -> Self {
-        match kind {
-            CacheType::F32 => Self::F32(bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect()),
-            CacheType::F16 => Self::F16(bytes.as_chunks().0.iter().map(|x| u16::from_le_bytes(*x)).collect()),
-            _ => Self::Blocks(kind, bytes.to_vec()),
+    /// Returns what was stored: the bytes of `length` numbers.
+    pub(super) fn stored(memory: &CacheMemory, kind: CacheType, length: usize, bytes: &[u8]) -> Self {
+        let mut numbers = Self::new(memory, kind, length);
+        match &mut numbers {
+            Self::F32(all) => fill(all, bytes, f32::from_le_bytes),
+            Self::F16(all) => fill(all, bytes, u16::from_le_bytes),
+            Self::Blocks(_, all) => fill(all, bytes, |[byte]| byte),
         }
+        numbers
+    }
+}
+
+fn fill<T, const N: usize>(all: &mut [T], bytes: &[u8], number: impl Fn([u8; N]) -> T) {
+    for (to, bytes) in all.iter_mut().zip(bytes.as_chunks().0) {
+        *to = number(*bytes);
     }
 }
 

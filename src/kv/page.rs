@@ -1,5 +1,5 @@
 //! A page: some tokens of all layers and heads.
-use ruvlab_kernels::{KEY_TILE, Kernels, KeyValuePage, SMALLEST_PAGE};
+use ruvlab_kernels::{CacheMemory, KEY_TILE, Kernels, KeyValuePage, SMALLEST_PAGE};
 
 use super::{CacheError, CacheType, CacheTypes, numbers::Numbers};
 
@@ -71,9 +71,9 @@ pub(super) struct Page {
 }
 
 impl Page {
-    pub(super) fn new(shape: &PageShape, types: CacheTypes) -> Self {
-        let length = shape.values();
-        Self { keys: Numbers::new(types.keys, length), values: Numbers::new(types.values, length) }
+    pub(super) fn new(memory: &CacheMemory, shape: &PageShape, types: CacheTypes) -> Self {
+        let new = |kind| Numbers::new(memory, kind, shape.values());
+        Self { keys: new(types.keys), values: new(types.values) }
     }
 
     pub(super) fn types(&self) -> CacheTypes {
@@ -144,9 +144,11 @@ impl Page {
         bytes
     }
 
-    /// Returns what was stored, of which the first `key_bytes` are keys.
-    pub(super) fn stored(types: CacheTypes, bytes: &[u8], key_bytes: usize) -> Self {
+    /// Returns what was stored: keys first.
+    pub(super) fn stored(memory: &CacheMemory, shape: &PageShape, types: CacheTypes, bytes: &[u8]) -> Self {
+        let key_bytes = types.keys.bytes(shape.values()).unwrap_or(0);
         let (keys, values) = bytes.split_at(key_bytes.min(bytes.len()));
-        Self { keys: Numbers::stored(types.keys, keys), values: Numbers::stored(types.values, values) }
+        let stored = |kind, bytes| Numbers::stored(memory, kind, shape.values(), bytes);
+        Self { keys: stored(types.keys, keys), values: stored(types.values, values) }
     }
 }

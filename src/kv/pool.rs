@@ -5,7 +5,7 @@ mod filed;
 
 use std::collections::{BTreeMap, HashMap};
 
-use ruvlab_kernels::Kernels;
+use ruvlab_kernels::{CacheMemory, Kernels};
 
 use super::{
     CacheTypes, PageShape,
@@ -40,6 +40,7 @@ struct Slot {
 pub(super) struct Pool {
     pub(super) kernels: &'static Kernels,
     pub(super) shape: PageShape,
+    memory: CacheMemory,
     slots: Vec<Slot>,
     free: Vec<PageId>,
     used: usize,
@@ -57,6 +58,7 @@ impl Pool {
         Self {
             kernels,
             shape,
+            memory: CacheMemory::default(),
             slots: Vec::new(),
             free: Vec::new(),
             used: 0,
@@ -107,14 +109,14 @@ impl Pool {
 
     /// Returns a new page with one owner.
     pub(super) fn allocate(&mut self, types: CacheTypes) -> PageId {
-        self.insert(Page::new(&self.shape, types), 0.0)
+        self.insert(Page::new(&self.memory, &self.shape, types), 0.0)
     }
 
     /// Returns a copy of a page in memory, with one owner, and takes one owner of the original.
     pub(super) fn copy(&mut self, id: PageId) -> PageId {
         let mass = self.slot(id).mass;
         let copy = self.page(id).cloned();
-        let copy = copy.unwrap_or_else(|| Page::new(&self.shape, CacheTypes::default()));
+        let copy = copy.unwrap_or_else(|| Page::new(&self.memory, &self.shape, CacheTypes::default()));
         let new = self.insert(copy, mass);
         self.release(id);
         new

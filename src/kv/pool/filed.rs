@@ -34,8 +34,7 @@ impl Pool {
         let slot = &mut self.slots[id as usize];
         let Place::File(spilled) = &slot.place else { return Ok(false) };
         let bytes = file.read(spilled)?;
-        let key_bytes = spilled.types.keys.bytes(self.shape.values()).unwrap_or(0);
-        let page = Page::stored(spilled.types, &bytes, key_bytes);
+        let page = Page::stored(&self.memory, &self.shape, spilled.types, &bytes);
         let size = page.bytes();
         if let Place::File(spilled) = std::mem::replace(&mut slot.place, Place::Memory(page)) {
             slot.stored = Some(spilled);

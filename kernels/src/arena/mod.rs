@@ -3,7 +3,12 @@
 //! A model is read from end to end for every token, so the cost of address translation counts: 2 MiB
 //! pages let the prefetchers run on where 4 KiB ones stop them. The region is anonymous memory of
 //! which the kernel provides only what is written to.
+mod recycled;
+
 use std::{ptr::NonNull, sync::Arc};
+
+pub(crate) use recycled::Number;
+pub use recycled::{CacheBuffer, CacheMemory};
 
 /// The size of a huge page, and the alignment of a region.
 const HUGE_PAGE: usize = 2 << 20;
@@ -189,6 +194,17 @@ impl Block {
         // SAFETY: as in `as_slice`, and parts of different blocks do not overlap, because `allocate`
         // hands every byte out once.
         unsafe { std::slice::from_raw_parts_mut(self.region.start.as_ptr().add(self.offset), self.bytes) }
+    }
+
+    /// Returns it as whole numbers of a type.
+    fn numbers<T: Number>(&self) -> &[T] {
+        // SAFETY: all bits are a value of each `Number`.
+        unsafe { self.as_slice().align_to() }.1
+    }
+
+    fn numbers_mut<T: Number>(&mut self) -> &mut [T] {
+        // SAFETY: as above.
+        unsafe { self.as_mut_slice().align_to_mut() }.1
     }
 }
 
