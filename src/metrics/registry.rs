@@ -3,6 +3,7 @@ mod adaptation;
 mod continual;
 mod kv_pressure;
 mod prediction;
+mod sona;
 mod speed;
 mod training;
 
@@ -82,6 +83,7 @@ const GROUPS: &[&[Metric]] = &[
     training::METRICS,
     adaptation::METRICS,
     continual::METRICS,
+    sona::METRICS,
     &[WEIGHTS],
 ];
 

@@ -3,12 +3,13 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
 use super::{
     adapt, continual, decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder,
-    train, verify,
+    sona, train, verify,
 };
 use crate::{
     adapt::{
         checkpoint::CheckpointError,
         file::{self, AdapterFileError},
+        labelled::LabelledError,
         micro_lora::MicroLoraError,
         peft::PeftError,
     },
@@ -23,6 +24,7 @@ use crate::{
     },
     plan::{self, Cell, LaunchSpec, LaunchTask, PROTOCOL},
     recipe::schema::{KernelSet, Workload},
+    sona::SonaError,
     text::{self, TextError},
 };
 
@@ -78,6 +80,25 @@ pub enum LaunchError {
         found: usize,
         /// Tokens needed.
         needed: usize,
+    },
+    /// More text around an example than a sequence holds.
+    #[error("{name} has {found} tokens with its longest label, a sequence {most}: raise training.sequence_length")]
+    TextTooLong {
+        /// What is too long.
+        name: String,
+        /// Tokens it has.
+        found: usize,
+        /// Tokens of a sequence.
+        most: usize,
+    },
+    /// A file without texts with labels.
+    #[error("{name}: {error}")]
+    Labels {
+        /// The file.
+        name: String,
+        /// Why.
+        #[source]
+        error: LabelledError,
     },
     /// No tokenizer.
     #[error("model {source_name}: {error}")]
@@ -143,6 +164,9 @@ pub enum LaunchError {
     /// Nothing could be learned from requests.
     #[error(transparent)]
     MicroLora(#[from] MicroLoraError),
+    /// The learning loops failed.
+    #[error(transparent)]
+    Sona(#[from] SonaError),
     /// The engine computed something that is no number.
     #[error("{workload}: {problem}")]
     Numerics {
@@ -165,11 +189,13 @@ impl LaunchError {
             | Self::AdapterChanged { .. }
             | Self::Text(_)
             | Self::TextChanged { .. }
+            | Self::Labels { .. }
             | Self::Peft(_)
             | Self::Checkpoint(_) => exit::RESOURCE,
             Self::Protocol { .. }
             | Self::KernelSet(_)
             | Self::TextTooShort { .. }
+            | Self::TextTooLong { .. }
             | Self::Tokenizer { .. }
             | Self::Context { .. }
             | Self::NothingFits { .. }
@@ -177,7 +203,8 @@ impl LaunchError {
             | Self::Vocabulary { .. }
             | Self::Training { .. }
             | Self::Engine(_)
-            | Self::MicroLora(_) => exit::UNEXPECTED,
+            | Self::MicroLora(_)
+            | Self::Sona(_) => exit::UNEXPECTED,
         }
     }
 
@@ -350,6 +377,8 @@ fn workloads(
                 let prompts = Prompts::new(cell)?;
                 adapt::run_speed(adapt, cell, &prompts, &mut loaded, recorder)?;
             }
+            (Workload::Sona(stream), LaunchTask::Quality) => sona::run(stream, cell, &mut loaded, recorder)?,
+            (Workload::Sona(stream), LaunchTask::Speed) => sona::run_speed(stream, cell, &mut loaded, recorder)?,
             (
                 Workload::Prefill(_)
                 | Workload::Decode(_)
@@ -358,7 +387,8 @@ fn workloads(
                 | Workload::KvPressure(_)
                 | Workload::Train(_)
                 | Workload::Continual(_)
-                | Workload::Adapt(_),
+                | Workload::Adapt(_)
+                | Workload::Sona(_),
                 _,
             ) => {}
         }

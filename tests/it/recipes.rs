@@ -21,9 +21,11 @@ fn yaml_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-const SHIPPED: [&str; 23] = [
+const SHIPPED: [&str; 26] = [
     "base/cpu.yaml",
+    "continual/pico-lambda.yaml",
     "continual/pico.yaml",
+    "continual/standard-cl.yaml",
     "kernels/pico.yaml",
     "kernels/smollm2.yaml",
     "kernels/synthetic.yaml",
@@ -44,6 +46,7 @@ const SHIPPED: [&str; 23] = [
     "quickstart.yaml",
     "qwen14b-q8.yaml",
     "smollm2.yaml",
+    "sona/pico.yaml",
     "threads.yaml",
 ];
 

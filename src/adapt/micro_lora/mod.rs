@@ -9,6 +9,7 @@
 mod directions;
 mod exponential;
 mod guards;
+mod learned;
 mod request;
 mod settings;
 mod step;
@@ -18,6 +19,7 @@ mod tests;
 use std::time::Duration;
 
 pub use directions::Directions;
+pub use learned::Learned;
 pub use request::Request;
 pub use settings::{Rule, Settings};
 pub use step::{Outcome, Step};
