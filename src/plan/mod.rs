@@ -1,5 +1,6 @@
 //! What a recipe means on this machine: a serialisable list of cells that any process can run.
 mod adapter;
+mod baseline;
 mod cache;
 mod demand;
 mod device;

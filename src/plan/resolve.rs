@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 
 use crate::{
-    diag::{self, Diagnostic, Place},
+    diag::{Diagnostic, Place},
     engine::{select, setting},
     host::Load,
-    metrics,
     model::{
         source::locate::{LocateError, Located, Locator},
         weights::{Weights, WeightsError},
@@ -63,8 +62,8 @@ pub fn resolve(loaded: &Loaded, locator: &mut Locator<'_>) -> Result<Plan, PlanE
             }
         }
     }
-    resolver.gates(&loaded.recipe);
-    resolver.bounds(&loaded.recipe);
+    resolver.check_gates(&loaded.recipe);
+    resolver.check_bounds(&loaded.recipe);
     resolver.finish()?;
     let mut seen = BTreeMap::new();
     for cell in &cells {
@@ -404,55 +403,5 @@ impl<'a, 'w> Resolver<'a, 'w> {
             return None;
         }
         Some(estimate)
-    }
-
-    fn gates(&mut self, recipe: &Recipe) {
-        let Some(baseline) = &recipe.baseline else { return };
-        for name in baseline.gates.keys() {
-            if metrics::find(name).is_some_and(|metric| metric.direction == metrics::Direction::Neutral) {
-                let message = format!("metric `{name}` cannot be gated: it has no better and worse");
-                let place = (self.place)(&format!("baseline.gates.{name}"));
-                self.recipe_problems.push(Diagnostic::error("neutral-metric", message).at(place));
-            }
-            self.known_metric(name, "gates");
-        }
-    }
-
-    fn bounds(&mut self, recipe: &Recipe) {
-        let Some(baseline) = &recipe.baseline else { return };
-        for (name, bound) in &baseline.bounds {
-            let place = (self.place)(&format!("baseline.bounds.{name}"));
-            let Some(metric) = self.known_metric(name, "bounds") else { continue };
-            let varies = metric.replication == metrics::Replication::Launch;
-            if varies || metric.direction == metrics::Direction::Neutral || !bound.is_finite() {
-                let why = if varies {
-                    "it varies between launches"
-                } else if bound.is_finite() {
-                    "it has no better and worse"
-                } else {
-                    "the bound is no number"
-                };
-                let message = format!("metric `{name}` cannot be held to a bound: {why}");
-                let hint = "bound metrics such as `perplexity`, `kl_mean` and `top1_agreement`; gate the others";
-                self.recipe_problems.push(Diagnostic::error("bound", message).at(place).hint(hint));
-            }
-        }
-    }
-
-    /// Returns a metric that `baseline` names, or reports that there is none.
-    fn known_metric(&mut self, name: &str, section: &str) -> Option<&'static metrics::Metric> {
-        let found = metrics::find(name);
-        if found.is_none() {
-            let known = || metrics::METRICS.iter().map(|metric| metric.name);
-            let hint = match diag::nearest(name, known()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known metrics: {}", known().collect::<Vec<_>>().join(", ")),
-            };
-            let diagnostic = Diagnostic::error("unknown-metric", format!("unknown metric `{name}`"))
-                .at((self.place)(&format!("baseline.{section}.{name}")))
-                .hint(hint);
-            self.recipe_problems.push(diagnostic);
-        }
-        found
     }
 }

@@ -186,7 +186,11 @@ fn wrong_input_ends_with_its_documented_code() {
     assert!(bench.ends(0, &["schema"]).contains("$schema"));
     assert!(bench.ends(0, &["completions", "bash"]).contains("ruvlab"));
     assert!(bench.ends(0, &["man"]).contains(".TH"));
-    assert!(bench.json(&["doctor"])["host"]["host_id"].is_string());
+    let doctor = bench.json(&["doctor"]);
+    assert!(doctor["host"]["host_id"].is_string());
+    let findings = doctor["findings"].as_array().unwrap();
+    let gpu = findings.iter().find(|finding| finding["name"] == "gpu").unwrap()["text"].as_str().unwrap();
+    assert_eq!(gpu.contains("this build has no CUDA"), cfg!(not(feature = "cuda")), "{gpu}");
 }
 
 /// `RUVLAB_KERNELS` says which tier `auto` is: the plan and the cell's identity follow it, and a value

@@ -149,7 +149,9 @@ pub fn quantize_row(format: Format, row: &[f32], out: &mut [u8]) -> Result<(), Q
         out.len(),
         row.len()
     );
+    // All are looked at together, and one by one only where there is something to find.
     if format.is_quantized()
+        && !row.iter().fold(true, |finite, x| finite & x.is_finite())
         && let Some(index) = row.iter().position(|x| !x.is_finite())
     {
         return Err(QuantizeError::NotFinite { index });

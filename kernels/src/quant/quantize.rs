@@ -15,6 +15,21 @@ fn furthest(x: &[f32]) -> f32 {
     x.iter().fold(0.0f32, |most, x| if x.abs() > most.abs() { *x } else { most })
 }
 
+/// Returns the greatest distance from zero of numbers that are finite; as whole numbers, bits without the sign
+/// are in the same order, and vectors compare them.
+fn largest(x: &[f32]) -> f32 {
+    f32::from_bits(x.iter().map(|x| x.to_bits() & !(1 << 31)).max().unwrap_or(0))
+}
+
+/// Returns what `x.round() as i8` does, ties away from zero, in steps that become vectors where `round` would
+/// be a call for each number.
+fn nearest(x: f32) -> i8 {
+    let x = x.clamp(-128.0, 127.0);
+    let whole = x as i32;
+    let rest = x - whole as f32;
+    (whole + i32::from(rest >= 0.5) - i32::from(rest <= -0.5)) as i8
+}
+
 fn bounds(x: &[f32]) -> (f32, f32) {
     x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| (low.min(*x), high.max(*x)))
 }
@@ -80,10 +95,36 @@ pub(super) fn q5_1(x: &[f32], block: &mut [u8]) {
 }
 
 pub(super) fn q8_0(x: &[f32], block: &mut [u8]) {
-    let d = furthest(x).abs() / 127.0;
+    let d = largest(x) / 127.0;
     let inverse = inverse(d);
     put_f16(block, 0, d);
     for (to, x) in block[2..].iter_mut().zip(x) {
-        *to = (x * inverse).round() as i8 as u8;
+        *to = nearest(x * inverse) as u8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_whole_number_is_that_of_round() {
+        let same = |x: f32| assert_eq!(nearest(x), x.round() as i8, "{x:e}");
+        for step in -300 * 64..=300 * 64 {
+            let x = step as f32 / 64.0;
+            [x, x.next_up(), x.next_down()].into_iter().for_each(same);
+        }
+        for exponent in 0..=255u32 {
+            for bits in [exponent << 23, exponent << 23 | 0x7f_ffff, exponent << 23 | 0x40_0001] {
+                [f32::from_bits(bits), -f32::from_bits(bits)].into_iter().for_each(same);
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_is_the_furthest_from_zero() {
+        for x in [&[0.0f32, -0.0][..], &[-3.0, 2.0], &[1.0e-45, -1.0e-40], &[f32::MIN, f32::MAX, 1.0], &[]] {
+            assert_eq!(largest(x).to_bits(), furthest(x).abs().to_bits(), "{x:?}");
+        }
     }
 }
