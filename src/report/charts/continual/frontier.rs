@@ -10,7 +10,6 @@ use super::{
     },
     Method, PLOT_HEIGHT, csv, interval, legend, legend_height, mark, mean, names, replicates, span, style,
 };
-use crate::report::number as show;
 
 /// Forgetting against what learning lost, of all methods.
 pub(super) fn draw(cells: &Cells<'_>, methods: &[Method]) -> Result<Chart, ChartError> {
@@ -52,7 +51,7 @@ pub(super) fn draw(cells: &Cells<'_>, methods: &[Method]) -> Result<Chart, Chart
                 canvas.line((place.0, ends.0), (place.0, ends.1), Stroke::solid(color, 1.0));
                 mark(canvas, &names, name, *place);
                 let strength = method.lambda.filter(|_| own.len() > 1);
-                let label = strength.map_or_else(|| method.name.clone(), |lambda| show::significant(lambda, 2));
+                let label = strength.map_or_else(|| method.name.clone(), |lambda| lambda.to_string());
                 // What is at the right edge is named to its left.
                 let (aside, anchor) =
                     if place.0 > plot.right - 110.0 { (-8.0, Anchor::End) } else { (8.0, Anchor::Start) };
