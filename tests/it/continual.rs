@@ -182,6 +182,7 @@ fn tasks_with_labels_are_learned_and_scored_over_the_labels_words() {
     });
     let workload = serde_json::json!({"eval_sequences": 20, "train_sequences": 120});
     let mut spec = spec(&workload, &training, continual);
+    spec.cell.recipe.adapter.as_mut().unwrap().lora_alpha = 4.0;
     let events = run(&spec).unwrap();
     let plain = "continual(sequential,o0)";
     let accuracy = |task: &str, through: u32| {

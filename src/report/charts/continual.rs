@@ -73,6 +73,12 @@ fn interval(values: &[f64]) -> Interval {
     stats::mean_interval(values, CONFIDENCE).ok().flatten().unwrap_or(Interval { low: middle, high: middle })
 }
 
+/// Returns the interval to draw: none of less than three values, which would be all a chart shows (of two, 9
+/// times their distance each way).
+fn whisker(values: &[f64]) -> Option<Interval> {
+    (values.len() > 2).then(|| interval(values))
+}
+
 /// Returns the charts of recipes that learn tasks; nothing is missing where none does.
 pub(super) fn draw(cells: &Cells<'_>) -> Result<Vec<Chart>, ChartError> {
     let methods = methods(cells);

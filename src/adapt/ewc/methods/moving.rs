@@ -7,7 +7,9 @@ use super::{
 
 /// EWC++ (arXiv 1801.10112, section 4.1): one anchor, and the moving average of every batch's Fisher
 /// information over all tasks, which needs no pass of its own over a task's data. The paper's α = 0.9 is of
-/// the newest batch, which leaves hardly an average; a slow one (0.01) estimates far better.
+/// the newest batch, which leaves hardly an average; a slow one (0.01) estimates far better. As Adam's, the
+/// average is corrected for how it begins: without that, the first batch of all outweighs the others for
+/// about 1/α steps.
 ///
 /// With a path it is `RWalk` (the same paper, section 4.3): the path's score is added, `F / max F + s / max s`.
 /// That sees single coordinates, so importances of rank 1 are not for it.
@@ -15,6 +17,8 @@ use super::{
 pub(super) struct Moving<T> {
     /// α.
     rate: f64,
+    /// (1 - α) to the power of the batches so far.
+    begun: f64,
     fisher: Vec<T>,
     path: Option<Path<T>>,
     term: Vec<Term<T>>,
@@ -23,18 +27,20 @@ pub(super) struct Moving<T> {
 
 impl<T: Real> Moving<T> {
     pub(super) fn new(rate: f64, path: Option<Path<T>>, normalized: bool) -> Self {
-        Self { rate, fisher: Vec::new(), path, term: Vec::new(), normalized }
+        Self { rate, begun: 1.0, fisher: Vec::new(), path, term: Vec::new(), normalized }
     }
 
-    /// `F ← α F_batch + (1 - α) F`, from the first batch's on.
+    /// `G ← α F_batch + (1 - α) G` from nothing, and `F = G / (1 - (1 - α)ⁿ)`.
     fn add(&mut self, batch: &[T]) {
+        self.begun *= 1.0 - self.rate;
         if self.fisher.is_empty() {
             self.fisher = batch.to_vec();
             return;
         }
         assert_eq!(batch.len(), self.fisher.len(), "Fisher information of another space");
+        let rate = self.rate / (1.0 - self.begun);
         for (average, new) in self.fisher.iter_mut().zip(batch) {
-            *average = T::narrow(average.widen() + self.rate * (new.widen() - average.widen()));
+            *average = T::narrow(average.widen() + rate * (new.widen() - average.widen()));
         }
     }
 }

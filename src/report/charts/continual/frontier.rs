@@ -8,9 +8,8 @@ use super::{
         palette::{AXIS, INK},
         scale::Scale,
     },
-    Method, PLOT_HEIGHT, csv, interval, legend, legend_height, mark, mean, names, replicates, span, style,
+    Method, PLOT_HEIGHT, csv, legend, legend_height, mark, mean, names, replicates, span, style, whisker,
 };
-use crate::report::number as show;
 
 /// Forgetting against what learning lost, of all methods.
 pub(super) fn draw(cells: &Cells<'_>, methods: &[Method]) -> Result<Chart, ChartError> {
@@ -18,7 +17,8 @@ pub(super) fn draw(cells: &Cells<'_>, methods: &[Method]) -> Result<Chart, Chart
     let title = format!("{}: forgetting against loss of plasticity", cells.recipe);
     let caption = format!(
         "Forgetting: how far held-out losses of earlier tasks rose by the end. Plasticity loss: the share of the gain that \
-         sequential learning has when a task is learned. Numbers: λ. Whiskers: 95 % intervals of the mean (Student's t), {}. \
+         sequential learning has when a task is learned. Numbers: λ. Whiskers: 95 % intervals of the \
+         mean (Student's t) of three values or more, {}. \
          Dashed: 10 % plasticity loss. Left and low is better.",
         replicates(methods)
     );
@@ -44,15 +44,18 @@ pub(super) fn draw(cells: &Cells<'_>, methods: &[Method]) -> Result<Chart, Chart
                 own.iter().map(|method| point(method)).map(|(loss, forgot)| (x.at(loss), y.at(forgot))).collect();
             canvas.path(&places, Stroke { color, width: 1.8, dash });
             for (method, place) in own.iter().zip(&places) {
-                let within = |value: f64| value.clamp(plot.top, plot.bottom);
-                let (across, along) = (interval(&method.plasticity_loss), interval(&method.forgetting));
-                let inside = |value: f64| x.at(value * 100.0).clamp(plot.left, plot.right);
-                canvas.line((inside(across.low), place.1), (inside(across.high), place.1), Stroke::solid(color, 1.0));
-                let ends = (within(y.at(along.low)), within(y.at(along.high)));
-                canvas.line((place.0, ends.0), (place.0, ends.1), Stroke::solid(color, 1.0));
+                let (inside, within) = (
+                    |value: f64| x.at(value * 100.0).clamp(plot.left, plot.right),
+                    |value: f64| y.at(value).clamp(plot.top, plot.bottom),
+                );
+                if let (Some(across), Some(along)) = (whisker(&method.plasticity_loss), whisker(&method.forgetting)) {
+                    let stroke = Stroke::solid(color, 1.0);
+                    canvas.line((inside(across.low), place.1), (inside(across.high), place.1), stroke);
+                    canvas.line((place.0, within(along.low)), (place.0, within(along.high)), stroke);
+                }
                 mark(canvas, &names, name, *place);
                 let strength = method.lambda.filter(|_| own.len() > 1);
-                let label = strength.map_or_else(|| method.name.clone(), |lambda| show::significant(lambda, 2));
+                let label = strength.map_or_else(|| method.name.clone(), |lambda| lambda.to_string());
                 // What is at the right edge is named to its left.
                 let (aside, anchor) =
                     if place.0 > plot.right - 110.0 { (-8.0, Anchor::End) } else { (8.0, Anchor::Start) };

@@ -45,7 +45,7 @@ impl Map<'_> {
     /// Returns what the method is called, and its strength.
     fn title(&self) -> String {
         match parts(self.label) {
-            Some((name, Some(lambda), _)) => format!("{name}, λ {}", show::significant(lambda, 2)),
+            Some((name, Some(lambda), _)) => format!("{name}, λ {lambda}"),
             Some((name, None, _)) => name.to_owned(),
             None => self.label.to_owned(),
         }

@@ -8,7 +8,7 @@ use super::{
         palette::AXIS,
         scale::Scale,
     },
-    Method, PLOT_HEIGHT, csv, interval, legend, legend_height, mark, mean, names, replicates, span, span_of, style,
+    Method, PLOT_HEIGHT, csv, legend, legend_height, mark, mean, names, replicates, span, span_of, style, whisker,
 };
 use crate::metrics::stats::Interval;
 
@@ -23,7 +23,7 @@ pub(super) fn draw(cells: &Cells<'_>, methods: &[Method]) -> Result<Option<Chart
     let title = format!("{}: forgetting against the strength of the penalty", cells.recipe);
     let caption = format!(
         "Held-out losses of earlier tasks at the end, above the least they were. Whiskers: 95 % intervals of the mean \
-         (Student's t), {}. Dashed: sequential learning.",
+         (Student's t) of three values or more, {}. Dashed: sequential learning.",
         replicates(methods)
     );
     let frame = Frame::new(&title, &cells.facts, &caption);
@@ -51,9 +51,10 @@ pub(super) fn draw(cells: &Cells<'_>, methods: &[Method]) -> Result<Option<Chart
             let places: Vec<_> = own.iter().map(|(lambda, m)| (x.at(*lambda), y.at(mean(&m.forgetting)))).collect();
             canvas.path(&places, Stroke { color, width: 1.8, dash });
             for ((_, method), place) in own.iter().zip(&places) {
-                let Interval { low, high } = interval(&method.forgetting);
                 let within = |value: f64| y.at(value).clamp(plot.top, plot.bottom);
-                canvas.line((place.0, within(low)), (place.0, within(high)), Stroke::solid(color, 1.0));
+                if let Some(Interval { low, high }) = whisker(&method.forgetting) {
+                    canvas.line((place.0, within(low)), (place.0, within(high)), Stroke::solid(color, 1.0));
+                }
                 mark(canvas, &names, name, *place);
             }
         }
