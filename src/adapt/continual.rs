@@ -161,7 +161,7 @@ impl ContinualTrainer {
     ///
     /// # Errors
     ///
-    /// As [`Trainee::loss`].
+    /// As [`Trainable::loss`].
     pub fn score(&self, sequences: &[Vec<u32>]) -> Result<(f64, usize), EngineError> {
         let (mut sum, mut count) = (0.0, 0);
         for batch in sequences.chunks(self.updates.batch.max(1)) {
@@ -176,7 +176,7 @@ impl ContinualTrainer {
     ///
     /// # Errors
     ///
-    /// As [`Trainee::accumulate`].
+    /// As [`Trainable::accumulate`].
     pub fn learn(&mut self, data: &[Vec<u32>], steps: u64, order: u64) -> Result<(), EngineError> {
         let mut moments = Moments::new(self.parameters.len());
         for step in 0..steps {
@@ -236,7 +236,7 @@ impl ContinualTrainer {
     ///
     /// # Errors
     ///
-    /// As [`Trainee::accumulate`].
+    /// As [`Trainable::accumulate`].
     pub fn finish(&mut self, data: &[Vec<u32>], order: u64) -> Result<Option<Statistics>, EngineError> {
         if self.protection.replayed > 0 {
             let share = self.protection.replayed / (self.kept.len() + 1);

@@ -101,7 +101,7 @@ fn what_passes_a_matrix_makes_the_gradients_of_its_factors() {
     };
     trainee.note_flows(Some(Noted::Product));
     let gradients = run(&trainee, Labels::Data);
-    let flows = trainee.take_flows();
+    let flows = trainee.take_flows().unwrap();
     assert_eq!(flows.len(), adapter.len());
     for (place, flow) in &flows {
         let change = &adapter[place];
