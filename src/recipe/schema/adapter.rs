@@ -94,8 +94,9 @@ pub struct MicroLora {
     /// How an update moves it.
     #[serde(default)]
     pub optimizer: MicroOptimizer,
-    /// The step size: of `adagrad` about how far a token's row moves that learns for the first time; of `sgd` for the
-    /// mean loss of a request and inputs of size 1, 2.5 say.
+    /// The step size: of `newton` the share of its step that is taken; of `adagrad` about how far a token's row moves
+    /// that learns for the first time, 0.15 say; of `sgd` for the mean loss of a request and inputs of size 1, 2.5
+    /// say.
     #[serde(default = "default_micro_learning_rate")]
     #[schemars(range(min = 0.0))]
     pub learning_rate: f64,
@@ -113,8 +114,10 @@ pub struct MicroLora {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MicroOptimizer {
-    /// With a rate of its own for each token, which falls with its gradients so far (Duchi, Hazan and Singer 2011).
+    /// By how often a token came and how often it was expected to, so far: the gradient over the curvature.
     #[default]
+    Newton,
+    /// With a rate of its own for each token, which falls with its gradients so far (Duchi, Hazan and Singer 2011).
     Adagrad,
     /// Plain gradient descent.
     Sgd,
@@ -133,7 +136,7 @@ fn default_micro_targets() -> Vec<TargetModule> {
 }
 
 fn default_micro_learning_rate() -> f64 {
-    0.15
+    1.0
 }
 
 fn default_micro_decay() -> f64 {
