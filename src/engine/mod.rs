@@ -6,6 +6,7 @@ mod adapted;
 mod adapter;
 mod candle;
 mod device;
+mod mixture;
 mod native;
 mod places;
 mod reference;
@@ -15,10 +16,11 @@ mod training;
 
 use std::{io, num::NonZeroUsize, sync::Arc};
 
-pub use adapted::adapted;
+pub use adapted::{adapted, mixed};
 pub use adapter::{Adapter, LowRank};
 pub use candle::Autograd;
 pub use device::Device;
+pub use mixture::{Choice, MOST_MEMBERS, Member, Mixture};
 pub use native::AttentionMethod;
 pub use places::{Place, Target};
 pub use ruvlab_kernels::{Precision, Tier, TierError, select, setting};
@@ -415,6 +417,18 @@ pub trait LanguageModel {
     /// If the engine has no adapters, the sequence is not open, or the shapes are not the model's;
     /// then the sequence stays as it is.
     fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError>;
+
+    /// Gives a sequence several adapters that each of its tokens chooses among, as [`LanguageModel::attach`] gives
+    /// it one.
+    ///
+    /// # Errors
+    ///
+    /// As [`LanguageModel::attach`].
+    fn attach_mixture(&mut self, sequence: SequenceId, mixture: Arc<Mixture>) -> Result<(), EngineError> {
+        let _ = (sequence, mixture);
+        let what = "choose among adapters (`candle` and our own kernels can)".to_owned();
+        Err(EngineError::Unsupported { engine: "chosen", what })
+    }
 
     /// Appends each chunk to its sequence and returns their logits, in the chunks' order.
     ///

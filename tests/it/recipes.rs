@@ -21,7 +21,7 @@ fn yaml_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-const SHIPPED: [&str; 23] = [
+const SHIPPED: [&str; 24] = [
     "base/cpu.yaml",
     "continual/pico.yaml",
     "kernels/pico.yaml",
@@ -32,6 +32,7 @@ const SHIPPED: [&str; 23] = [
     "kv/pressure.yaml",
     "kv/smollm2.yaml",
     "kv/tiers.yaml",
+    "lora/compose.yaml",
     "lora/micro-smollm2.yaml",
     "lora/micro.yaml",
     "lora/schedules.yaml",

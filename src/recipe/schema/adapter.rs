@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::compose::Compose;
+
 /// A LoRA adapter (arXiv 2106.09685): `W x + (lora_alpha / r) B A x`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +42,9 @@ pub struct Adapter {
     /// matrices are its own then. Without `training`, the workloads run with it as it is.
     #[serde(default)]
     pub init: Option<String>,
+    /// Several adapters as one, in place of `init`: what the workloads run with.
+    #[serde(default)]
+    pub compose: Option<Compose>,
 }
 
 fn default_rank() -> u32 {
