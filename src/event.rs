@@ -212,6 +212,70 @@ pub struct CacheTransition {
     pub t_ns: u64,
 }
 
+/// A step of a learning loop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LearningStep {
+    /// Which workload of the recipe, by its label.
+    pub workload: String,
+    /// Requests that were finished by then.
+    pub request: u64,
+    /// The loop: `instant`, `background` or `deep`.
+    pub of: String,
+    /// What came of it: `applied`, `rejected` or `reset`.
+    pub decision: String,
+    /// The loss it is judged by, before, nats a token.
+    #[serde(with = "exact")]
+    pub loss_before: f64,
+    /// The same, after.
+    #[serde(with = "exact")]
+    pub loss_after: f64,
+    /// What its gradients promised.
+    #[serde(with = "exact")]
+    pub predicted_decrease: f64,
+    /// The gradient's norm.
+    #[serde(with = "exact")]
+    pub grad_norm: f64,
+    /// Nanoseconds it took.
+    pub duration_ns: u64,
+    /// The version of the adapters that the next request sees.
+    pub version: u64,
+    /// Of a transaction of the deep loop: how far its candidate changed the loss on general text, relative to the model
+    /// as it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub general_drift: Option<f64>,
+    /// Nanoseconds since the launch began.
+    pub t_ns: u64,
+}
+
+/// A request as the learning loops saw it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LearningRequest {
+    /// Which workload of the recipe, by its label.
+    pub workload: String,
+    /// Its number, from 0.
+    pub request: u64,
+    /// The domain it is of.
+    pub domain: String,
+    /// The version of the adapters it was served with.
+    pub version: u64,
+    /// The pattern whose adapter was among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<u64>,
+    /// What came back: `accepted`, `corrected` or `reward`.
+    pub feedback: String,
+    /// The reward, where that is what came back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<f64>,
+    /// The weight its loss had in learning.
+    #[serde(with = "exact")]
+    pub weight: f64,
+    /// The mean loss of its answer as it was served, nats a token.
+    #[serde(with = "exact")]
+    pub nll: f64,
+    /// Nanoseconds since the launch began.
+    pub t_ns: u64,
+}
+
 /// How a launch ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -283,6 +347,20 @@ pub enum Event {
         launch: u32,
         /// What it did.
         transition: CacheTransition,
+    },
+    /// A learning loop made a step.
+    LearningStep {
+        /// The launch.
+        launch: u32,
+        /// The step.
+        step: LearningStep,
+    },
+    /// The learning loops saw a request.
+    LearningRequest {
+        /// The launch.
+        launch: u32,
+        /// The request.
+        request: LearningRequest,
     },
     /// How far a launch is; for people, never stored.
     Progress {

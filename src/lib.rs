@@ -19,6 +19,7 @@ pub mod recipe;
 pub mod report;
 pub mod results;
 pub mod run;
+pub mod sona;
 pub mod text;
 pub mod ui;
 pub mod units;

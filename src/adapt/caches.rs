@@ -83,6 +83,47 @@ impl NeuralCache {
         (total > 0.0).then(|| of_token / total)
     }
 
+    /// Returns what is held: the place that is written next once it is full, the inputs, and their tokens.
+    #[must_use]
+    pub fn held(&self) -> (usize, &[f32], &[u32]) {
+        (self.next, &self.keys, &self.tokens)
+    }
+
+    /// Puts what another held in place of its own; returns whether it fits.
+    pub fn hold(&mut self, next: usize, keys: Vec<f32>, tokens: Vec<u32>) -> bool {
+        let fits = tokens.len() <= self.capacity
+            && keys.len() == tokens.len() * self.width
+            && (next == 0 || next < self.capacity && tokens.len() == self.capacity);
+        if fits {
+            (self.next, self.keys, self.tokens) = (next, keys, tokens);
+        }
+        fits
+    }
+
+    /// Leaves in `tokens` all that are held, each once, and how likely each is after this input; none where none
+    /// is held.
+    ///
+    /// # Panics
+    ///
+    /// If `hidden` has not the width of the others.
+    pub fn likely(&self, hidden: &[f32], tokens: &mut Vec<(u32, f64)>) {
+        assert!(hidden.len() == self.width, "{} values, {} wanted", hidden.len(), self.width);
+        let length = norm(hidden);
+        let weight = |key: &[f32]| (self.theta * (f64::from(dot(key, hidden) / length) - 1.0)).exp();
+        tokens.clear();
+        tokens.extend(self.keys.chunks_exact(self.width).zip(&self.tokens).map(|(key, came)| (*came, weight(key))));
+        let total: f64 = tokens.iter().map(|(_, weight)| weight).sum();
+        tokens.sort_unstable_by_key(|(token, _)| *token);
+        tokens.dedup_by(|(token, weight), (kept, sum)| {
+            let same = token == kept;
+            if same {
+                *sum += *weight;
+            }
+            same
+        });
+        tokens.iter_mut().for_each(|(_, weight)| *weight /= total);
+    }
+
     /// Takes in the token that came after an input, in place of the oldest where there is no room.
     pub fn push(&mut self, hidden: &[f32], token: u32) {
         let length = norm(hidden);
@@ -152,6 +193,22 @@ mod tests {
         assert!((other.probability(&[1.0, 0.0], 2).unwrap() - b / (a + b)).abs() <= 1e-6);
         cache.push(&[0.0, 0.0, 1.0], 7);
         assert!(cache.probability(&[1.0, 0.0, 0.0], 5).unwrap() <= 0.0);
+    }
+
+    #[test]
+    fn all_likely_tokens_are_those_one_by_one() {
+        let mut cache = NeuralCache::new(5, 2, 3.0);
+        let mut all = vec![(9, 1.0)];
+        cache.likely(&[1.0, 0.0], &mut all);
+        assert!(all.is_empty());
+        for (at, token) in [(0.1, 3), (0.9, 1), (0.4, 3), (1.7, 2), (2.2, 1)] {
+            cache.push(&[f32::cos(at), f32::sin(at)], token);
+        }
+        cache.likely(&[1.0, 0.5], &mut all);
+        assert_eq!(all.iter().map(|(token, _)| *token).collect::<Vec<_>>(), [1, 2, 3]);
+        let alone = |token: u32| cache.probability(&[1.0, 0.5], token).unwrap();
+        assert!(all.iter().all(|(token, likely)| (likely - alone(*token)).abs() <= 1e-12), "{all:?}");
+        assert!((all.iter().map(|(_, likely)| likely).sum::<f64>() - 1.0).abs() <= 1e-12);
     }
 
     #[test]

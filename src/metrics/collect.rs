@@ -109,6 +109,8 @@ impl Collector {
             Event::Tokens { launch, .. }
             | Event::Scores { launch, .. }
             | Event::CacheTransition { launch, .. }
+            | Event::LearningStep { launch, .. }
+            | Event::LearningRequest { launch, .. }
             | Event::Progress { launch, .. } => launch,
         };
         self.next_launch = self.next_launch.max(seen.saturating_add(1));

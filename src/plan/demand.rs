@@ -135,6 +135,18 @@ pub(crate) fn demand(workload: &Workload) -> Demand {
                 ..NOTHING
             }
         }
+        Workload::Sona(stream) => {
+            let requests = u64::from(stream.requests + stream.test_requests) * stream.domains.len() as u64;
+            Demand {
+                tasks: &[LaunchTask::Quality, LaunchTask::Speed],
+                sequence_tokens: stream.prompt_tokens.saturating_add(stream.output_tokens),
+                prompt_tokens: stream.prompt_tokens,
+                keeps_logits: true,
+                timed: Tokens { together: 0, steps: 100 * u64::from(stream.output_tokens), batch: 1 },
+                quality: Tokens::together(2 * requests * stream.tokens() as u64),
+                ..NOTHING
+            }
+        }
     }
 }
 

@@ -61,6 +61,7 @@ pub(super) fn cell_hash(
         // Likewise.
         remove(&mut tree, "/adapter", "compose");
     }
+    remove(&mut tree, "/continual", "data_folder");
     remove(&mut tree, "/model", "source");
     remove(&mut tree, "/model", "revision");
     if let Some(adapter) = &model.adapter {

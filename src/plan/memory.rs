@@ -70,16 +70,24 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
 fn training(recipe: &Recipe, weights: &Weights) -> u64 {
     let trains =
         recipe.workloads.iter().any(|workload| matches!(workload, Workload::Train(_) | Workload::Continual(_)));
-    let Some(training) = recipe.training.as_ref().filter(|_| trains) else { return 0 };
+    let own = recipe.training.as_ref().filter(|_| trains).map(|training| {
+        let tokens = u64::from(training.batch_size) * u64::from(training.sequence_length);
+        (tokens, training.gradient_checkpointing, 0)
+    });
+    // The deep loop trains a copy of the model beside the one that answers.
+    let deep = recipe.sona.as_ref().and_then(|sona| sona.deep.as_ref()).filter(|deep| deep.enabled);
+    let loops = deep.map(|deep| {
+        let longest = recipe.workloads.iter().filter_map(|workload| match workload {
+            Workload::Sona(stream) => Some(stream.tokens() as u64),
+            _ => None,
+        });
+        (u64::from(deep.batch_size) * longest.max().unwrap_or(0), false, weights.total_bytes())
+    });
+    let Some((tokens, recomputes, beside)) = own.or(loops) else { return 0 };
     let spec = weights.spec();
     let heads = (2 * spec.heads + 2 * spec.kv_heads) * spec.head_dim;
-    let kept = if training.gradient_checkpointing {
-        spec.hidden_size
-    } else {
-        4 * spec.hidden_size + heads + 3 * spec.intermediate_size
-    };
-    let tokens = u64::from(training.batch_size) * u64::from(training.sequence_length);
-    tokens * (spec.layers * kept * 4) as u64 + 3 * LOGIT_BYTES
+    let kept = if recomputes { spec.hidden_size } else { 4 * spec.hidden_size + heads + 3 * spec.intermediate_size };
+    beside + tokens * (spec.layers * kept * 4) as u64 + 3 * LOGIT_BYTES
 }
 
 /// Returns an estimate of the launch that measures divergences: the cell and the most demanding of

@@ -250,10 +250,10 @@ impl<'a, 'w> Resolver<'a, 'w> {
                 .hint("take `kernels.activations` out, or a kernel set of ruvlab's own such as `auto`");
             self.recipe_problems.push(diagnostic);
         }
-        let adapts = |workload: &Workload| matches!(workload, Workload::Adapt(_));
+        let adapts = |workload: &Workload| matches!(workload, Workload::Adapt(_) | Workload::Sona(_));
         if let Some(index) = recipe.workloads.iter().position(adapts).filter(|_| !is_native(kernel_set)) {
             let message =
-                format!("`{}` does not show what goes into its head, which `adapt` learns from", set_name(kernel_set));
+                format!("`{}` does not show what goes into its head, which is learned from", set_name(kernel_set));
             let diagnostic = Diagnostic::error("unsupported-adapt", message);
             let place = (self.place)(&format!("workloads[{index}]"));
             self.recipe_problems.push(diagnostic.at(place).hint("take the kernel set `auto`"));

@@ -30,6 +30,7 @@ fn own(recipe: &Recipe) -> Vec<(String, String)> {
     let cuda = "ruvlab's CUDA kernels";
     let verifies = recipe.kernels.verify.reference.is_some_and(|set| set == KernelSet::Cuda);
     let learns_tasks = recipe.workloads.iter().any(|workload| matches!(workload, Workload::Continual(_)));
+    let streams = recipe.workloads.iter().any(|workload| matches!(workload, Workload::Sona(_)));
     let trains = |workload: &Workload| matches!(workload, Workload::Train(_) | Workload::Continual(_));
     let (training, only_training) = (recipe.workloads.iter().any(trains), recipe.workloads.iter().all(trains));
     let uses = [
@@ -42,7 +43,7 @@ fn own(recipe: &Recipe) -> Vec<(String, String)> {
         ),
         ("training", recipe.training.is_some() && !training, "training without a workload that trains"),
         ("continual", recipe.continual.is_some() && !learns_tasks, "tasks without the workload `continual`"),
-        ("sona", recipe.sona.is_some(), "the learning loops"),
+        ("sona", recipe.sona.is_some() && !streams, "learning loops without the workload `sona`"),
     ];
     let used = uses.into_iter().filter(|(_, used, _)| *used);
     used.map(|(path, _, what)| (path.to_owned(), what.to_owned())).collect()

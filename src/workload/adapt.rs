@@ -6,7 +6,7 @@ mod stream;
 
 use arms::{ARMS, Arms, Scored};
 pub(super) use speed::run as run_speed;
-use stream::Stream;
+pub(super) use stream::Stream;
 
 use super::{
     launch::{LaunchError, Loaded},
@@ -60,7 +60,7 @@ pub(super) fn run(
 }
 
 /// Returns how the recipe's micro adapter learns.
-fn settings(cell: &Cell) -> Settings {
+pub(super) fn settings(cell: &Cell) -> Settings {
     let usual = Settings::default();
     let Some(MicroLora { r, lora_alpha, target_modules: _, optimizer, learning_rate, decay, top_k }) =
         &cell.recipe.micro_lora

@@ -3,10 +3,13 @@ use std::{num::NonZeroUsize, path::Path};
 
 use super::{
     adapt, continual, decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder,
-    train, verify,
+    sona, train, verify,
 };
 use crate::{
-    adapt::{checkpoint::CheckpointError, file::AdapterFileError, micro_lora::MicroLoraError, peft::PeftError},
+    adapt::{
+        checkpoint::CheckpointError, file::AdapterFileError, labelled::LabelledError, micro_lora::MicroLoraError,
+        peft::PeftError,
+    },
     clock::Stopwatch,
     engine::{self, Adapter, EngineError, EngineKind, LanguageModel, Settings, Trainable, TraineeSettings},
     event::{Phase, Sink},
@@ -18,6 +21,7 @@ use crate::{
     },
     plan::{self, Attachment, Cell, LaunchSpec, LaunchTask, PROTOCOL},
     recipe::schema::{KernelSet, Workload},
+    sona::SonaError,
     text::{self, TextError},
 };
 
@@ -73,6 +77,25 @@ pub enum LaunchError {
         found: usize,
         /// Tokens needed.
         needed: usize,
+    },
+    /// More text around an example than a sequence holds.
+    #[error("{name} has {found} tokens with its longest label, a sequence {most}: raise training.sequence_length")]
+    TextTooLong {
+        /// What is too long.
+        name: String,
+        /// Tokens it has.
+        found: usize,
+        /// Tokens of a sequence.
+        most: usize,
+    },
+    /// A file without texts with labels.
+    #[error("{name}: {error}")]
+    Labels {
+        /// The file.
+        name: String,
+        /// Why.
+        #[source]
+        error: LabelledError,
     },
     /// No tokenizer.
     #[error("model {source_name}: {error}")]
@@ -138,6 +161,9 @@ pub enum LaunchError {
     /// Nothing could be learned from requests.
     #[error(transparent)]
     MicroLora(#[from] MicroLoraError),
+    /// The learning loops failed.
+    #[error(transparent)]
+    Sona(#[from] SonaError),
     /// The engine computed something that is no number.
     #[error("{workload}: {problem}")]
     Numerics {
@@ -160,11 +186,13 @@ impl LaunchError {
             | Self::AdapterChanged { .. }
             | Self::Text(_)
             | Self::TextChanged { .. }
+            | Self::Labels { .. }
             | Self::Peft(_)
             | Self::Checkpoint(_) => exit::RESOURCE,
             Self::Protocol { .. }
             | Self::KernelSet(_)
             | Self::TextTooShort { .. }
+            | Self::TextTooLong { .. }
             | Self::Tokenizer { .. }
             | Self::Context { .. }
             | Self::NothingFits { .. }
@@ -172,7 +200,8 @@ impl LaunchError {
             | Self::Vocabulary { .. }
             | Self::Training { .. }
             | Self::Engine(_)
-            | Self::MicroLora(_) => exit::UNEXPECTED,
+            | Self::MicroLora(_)
+            | Self::Sona(_) => exit::UNEXPECTED,
         }
     }
 
@@ -345,6 +374,8 @@ fn workloads(
                 let prompts = Prompts::new(cell)?;
                 adapt::run_speed(adapt, cell, &prompts, &mut loaded, recorder)?;
             }
+            (Workload::Sona(stream), LaunchTask::Quality) => sona::run(stream, cell, &mut loaded, recorder)?,
+            (Workload::Sona(stream), LaunchTask::Speed) => sona::run_speed(stream, cell, &mut loaded, recorder)?,
             (
                 Workload::Prefill(_)
                 | Workload::Decode(_)
@@ -353,7 +384,8 @@ fn workloads(
                 | Workload::KvPressure(_)
                 | Workload::Train(_)
                 | Workload::Continual(_)
-                | Workload::Adapt(_),
+                | Workload::Adapt(_)
+                | Workload::Sona(_),
                 _,
             ) => {}
         }

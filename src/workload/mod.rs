@@ -9,6 +9,7 @@ mod perplexity;
 mod prefill;
 mod prompt;
 mod recorder;
+mod sona;
 mod train;
 mod verify;
 mod windows;

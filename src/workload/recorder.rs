@@ -1,9 +1,12 @@
 //! From measured values to events.
 use crate::{
     clock::Stopwatch,
-    event::{CacheTransition, Event, Phase, Sample, ScoreTrace, Sink, TokenScore, TokenTrace},
+    event::{
+        CacheTransition, Event, LearningRequest, LearningStep, Phase, Sample, ScoreTrace, Sink, TokenScore, TokenTrace,
+    },
     host::EnergyReading,
     kv::Transition,
+    sona::Account,
 };
 
 /// Progress is reported no more often than this.
@@ -120,6 +123,32 @@ impl<'a> Recorder<'a> {
             t_ns: self.clock.elapsed_ns(),
         };
         self.sink.event(&Event::CacheTransition { launch: self.launch, transition });
+    }
+
+    /// Records a step of a learning loop, made after a request, and how far a transaction drifted.
+    pub(super) fn learning_step(&mut self, request: u64, account: &Account, general_drift: Option<f64>) {
+        let Account { of, decision, loss_before, loss_after, predicted_decrease, grad_norm, time, version } = *account;
+        let step = LearningStep {
+            workload: self.workload.clone(),
+            request,
+            of: of.name().to_owned(),
+            decision: decision.name().to_owned(),
+            loss_before,
+            loss_after,
+            predicted_decrease,
+            grad_norm,
+            duration_ns: u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
+            version,
+            general_drift,
+            t_ns: self.clock.elapsed_ns(),
+        };
+        self.sink.event(&Event::LearningStep { launch: self.launch, step });
+    }
+
+    /// Records a request that learning loops saw; its workload and time are filled in.
+    pub(super) fn learning_request(&mut self, request: LearningRequest) {
+        let request = LearningRequest { workload: self.workload.clone(), t_ns: self.clock.elapsed_ns(), ..request };
+        self.sink.event(&Event::LearningRequest { launch: self.launch, request });
     }
 
     /// Reports progress, unless that was done a moment ago; the end always.

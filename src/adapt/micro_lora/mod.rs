@@ -10,6 +10,7 @@
 mod directions;
 mod exponential;
 mod guards;
+mod learned;
 mod request;
 mod settings;
 mod step;
@@ -19,6 +20,7 @@ mod tests;
 use std::time::Duration;
 
 pub use directions::Directions;
+pub use learned::Learned;
 pub use request::Request;
 pub use settings::{Rule, Settings};
 pub use step::{Outcome, Step};
@@ -43,6 +45,10 @@ const PRIOR: f32 = 0.7;
 
 /// The share of the curvature that is of what came; the rest is of what was expected.
 const CAME: f32 = 0.4;
+
+/// While no more than one token in so many has learned, their rows alone are added to logits: they lie apart,
+/// which costs more for each.
+const FEW: usize = 8;
 
 /// Below this, what B was shrunk by is multiplied into it.
 const FOLD_BELOW: f32 = 1.0e-3;
@@ -95,6 +101,9 @@ pub struct MicroLora {
     /// `[V, 2]`, before `shrink`.
     b: Vec<[f32; RANK]>,
     shrink: f32,
+    /// The tokens whose rows may be other than zero, each once, and whether a token is one of them.
+    moved: Vec<u32>,
+    has_moved: Vec<bool>,
     /// Of `b`.
     squared_norm: f64,
     /// Running mean of what recent requests lost by the adapter, nats a token.
@@ -162,6 +171,8 @@ impl MicroLora {
             a,
             b: vec![[0.0; RANK]; vocab_size],
             shrink: 1.0,
+            moved: Vec::with_capacity(vocab_size),
+            has_moved: vec![false; vocab_size],
             squared_norm: 0.0,
             regret: 0.0,
             version: 0,
@@ -258,8 +269,11 @@ impl MicroLora {
         }
         let factor = self.settings.scale * self.shrink;
         let [first, second] = projected.map(|value| value * factor);
-        for (logit, row) in logits.iter_mut().zip(&self.b) {
-            *logit += row[0] * first + row[1] * second;
+        let add = |logit: &mut f32, row: &[f32; RANK]| *logit += row[0] * first + row[1] * second;
+        if self.moved.len() * FEW <= self.b.len() {
+            self.moved.iter().for_each(|token| add(&mut logits[*token as usize], &self.b[*token as usize]));
+        } else {
+            logits.iter_mut().zip(&self.b).for_each(|(logit, row)| add(logit, row));
         }
     }
 
@@ -274,6 +288,8 @@ impl MicroLora {
     /// Forgets all it has learned.
     pub fn reset(&mut self) {
         self.b.fill([0.0; RANK]);
+        self.moved.clear();
+        self.has_moved.fill(false);
         self.history.fill([0.0; RANK]);
         (self.shrink, self.squared_norm, self.regret, self.undo) = (1.0, 0.0, 0.0, None);
         self.version += 1;
@@ -435,6 +451,9 @@ impl MicroLora {
         let size = size / self.shrink;
         let squared = |row: &[f32; RANK]| f64::from(row[0] * row[0] + row[1] * row[1]);
         for ((token, before), direction) in self.tokens.iter().zip(&self.rows).zip(&self.direction) {
+            if !std::mem::replace(&mut self.has_moved[*token as usize], true) {
+                self.moved.push(*token);
+            }
             let row = &mut self.b[*token as usize];
             row[0] -= size * direction[0];
             row[1] -= size * direction[1];

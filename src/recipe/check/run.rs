@@ -2,7 +2,7 @@
 use super::Report;
 use crate::recipe::schema::{
     Adapt, Decode, KlDivergence, KvPressure, Perplexity, Prefill, Pressure, PressurePolicy, Recipe, RopeScaling,
-    Workload,
+    SonaStream, Workload,
 };
 
 /// Bytes of cache a token takes in the smallest model there could be: one layer, one head of 64,
@@ -85,16 +85,8 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
                 (u64::from(*n_ctx), words, format!("{path}.kl_divergence.n_ctx"))
             }
             Workload::KvPressure(pressure) => {
-                let KvPressure { prompt_tokens, output_tokens, n_ctx, needles, .. } = pressure;
-                if recipe.kv_cache.budget.is_none() {
-                    let message = "`kv_pressure` drives requests past the budget of the cache, and there is none";
-                    report.error(&["kv_cache.budget", &path], "needs", message, "add `kv_cache: {budget: 512MiB}`");
-                }
-                if *needles > 0 && *n_ctx < 64 {
-                    let message = format!("a text of {n_ctx} tokens has no room for a fact and a question");
-                    let hint = "raise `n_ctx` to 64 or more, or leave out `needles`";
-                    report.error(&[&format!("{path}.kv_pressure.needles"), &path], "needs", message, hint);
-                }
+                let KvPressure { prompt_tokens, output_tokens, n_ctx, .. } = pressure;
+                check_kv_pressure(pressure, &path, recipe, report);
                 let tokens = u64::from(pressure.longest());
                 let words = format!(
                     "requests of {prompt_tokens} and {output_tokens} tokens, half as many again at most, or texts of {n_ctx}, are longer than"
@@ -113,6 +105,11 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
                 let words = format!("requests of {} tokens are longer than", adapt.tokens());
                 (adapt.tokens() as u64, words, format!("{path}.adapt.prompt_tokens"))
             }
+            Workload::Sona(stream) => {
+                check_sona(stream, &path, recipe, report);
+                let words = format!("requests of {} tokens are longer than", stream.tokens());
+                (stream.tokens() as u64, words, format!("{path}.sona.prompt_tokens"))
+            }
             Workload::Continual(_) => {
                 let tokens = recipe.training.as_ref().map_or(0, |training| u64::from(training.sequence_length));
                 let words = format!("a sequence of {tokens} tokens is longer than");
@@ -127,6 +124,18 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
     }
 }
 
+fn check_kv_pressure(pressure: &KvPressure, path: &str, recipe: &Recipe, report: &mut Report<'_>) {
+    if recipe.kv_cache.budget.is_none() {
+        let message = "`kv_pressure` drives requests past the budget of the cache, and there is none";
+        report.error(&["kv_cache.budget", path], "needs", message, "add `kv_cache: {budget: 512MiB}`");
+    }
+    if pressure.needles > 0 && pressure.n_ctx < 64 {
+        let message = format!("a text of {} tokens has no room for a fact and a question", pressure.n_ctx);
+        let hint = "raise `n_ctx` to 64 or more, or leave out `needles`";
+        report.error(&[&format!("{path}.kv_pressure.needles"), path], "needs", message, hint);
+    }
+}
+
 fn check_adapt(adapt: &Adapt, path: &str, recipe: &Recipe, report: &mut Report<'_>) {
     let domains = format!("{path}.adapt.domains");
     if recipe.micro_lora.is_none() {
@@ -137,7 +146,24 @@ fn check_adapt(adapt: &Adapt, path: &str, recipe: &Recipe, report: &mut Report<'
         let message = "`adapt` needs two domains at least: the placebo learns each from another";
         report.error(&[&domains, path], "needs", message, "add a text such as `builtin:kjv.test`");
     }
-    let names: Vec<&str> = adapt.domains.iter().map(|text| Adapt::short(text)).collect();
+    check_domain_names(&adapt.domains, &domains, path, report);
+}
+
+fn check_sona(stream: &SonaStream, path: &str, recipe: &Recipe, report: &mut Report<'_>) {
+    let domains = format!("{path}.sona.domains");
+    if recipe.sona.is_none() {
+        let message = "the workload `sona` runs the recipe's learning loops, and there is no section `sona`";
+        report.error(&["sona", path], "needs", message, "add `sona: {instant: {}}`");
+    }
+    if stream.domains.len() < 2 {
+        let message = "`sona` needs two domains at least: wrong answers are those of another";
+        report.error(&[&domains, path], "needs", message, "add a text such as `builtin:kjv.test`");
+    }
+    check_domain_names(&stream.domains, &domains, path, report);
+}
+
+fn check_domain_names(texts: &[String], domains: &str, path: &str, report: &mut Report<'_>) {
+    let names: Vec<&str> = texts.iter().map(|text| Adapt::short(text)).collect();
     for (index, name) in names.iter().enumerate() {
         if names[..index].contains(name) {
             let message = format!("two domains are called `{name}`");

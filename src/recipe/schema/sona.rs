@@ -2,16 +2,30 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The three learning loops: instant, background, deep.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+use super::TargetModule;
+
+/// The three learning loops: instant, background, deep. One that is absent, or not enabled, is off.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sona {
-    /// After every request.
+    /// After every request: `micro_lora`, and a neural cache.
     pub instant: Option<SonaInstant>,
-    /// In slices beside the requests.
+    /// In slices between the requests: a micro adapter for each kind of request.
     pub background: Option<SonaBackground>,
-    /// After many requests, or when idle.
+    /// After many requests: an adapter of the whole model.
     pub deep: Option<SonaDeep>,
+    /// Requests that are kept to be learned again, a fair sample of three in four.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub replay_requests: u32,
+    /// Requests that are kept to judge by, and never learned again, a fair sample of the others.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub held_out_requests: u32,
+}
+
+impl Default for Sona {
+    fn default() -> Self {
+        Self { instant: None, background: None, deep: None, replay_requests: 64, held_out_requests: 24 }
+    }
 }
 
 /// Learning after every request.
@@ -20,28 +34,65 @@ pub struct Sona {
 pub struct SonaInstant {
     /// Whether it runs.
     pub enabled: bool,
+    /// Tokens the neural cache holds.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub cache_tokens: u32,
+    /// How much the neural cache counts for in a prediction.
+    #[schemars(range(min = 0.0, max = 0.99))]
+    pub cache_share: f64,
 }
 
 impl Default for SonaInstant {
     fn default() -> Self {
-        Self { enabled: true }
+        Self { enabled: true, cache_tokens: 1536, cache_share: 0.1 }
     }
 }
 
-/// Learning in slices beside the requests.
+/// Learning in slices between the requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SonaBackground {
     /// Whether it runs.
     pub enabled: bool,
-    /// Milliseconds between slices.
+    /// Milliseconds from one slice to the next at least, where time is measured.
     #[schemars(range(min = 1))]
     pub interval_ms: u64,
+    /// The longest a slice may take, where time is measured.
+    #[schemars(range(min = 1))]
+    pub slice_ms: u64,
+    /// Steps after every request, where results must not depend on time.
+    #[schemars(range(max = 1000))]
+    pub steps_per_request: u32,
+    /// The most kinds of requests.
+    #[schemars(range(min = 1, max = 64))]
+    pub patterns: u32,
+    /// Kept requests behind one step.
+    #[schemars(range(min = 1, max = 64))]
+    pub batch_size: u32,
+    /// Held-out requests of the same kind that a step must not make worse.
+    #[schemars(range(min = 1, max = 64))]
+    pub judges: u32,
+    /// The least cosine to a kind at which a request is served with what was learned of it.
+    #[schemars(range(min = -1.0, max = 1.0))]
+    pub similarity: f64,
+    /// Kept requests between two searches for kinds, and before the first.
+    #[schemars(range(min = 1))]
+    pub extract_every: u64,
 }
 
 impl Default for SonaBackground {
     fn default() -> Self {
-        Self { enabled: true, interval_ms: 100 }
+        Self {
+            enabled: true,
+            interval_ms: 100,
+            slice_ms: 100,
+            steps_per_request: 1,
+            patterns: 8,
+            batch_size: 2,
+            judges: 2,
+            similarity: 0.2,
+            extract_every: 16,
+        }
     }
 }
 
@@ -54,10 +105,47 @@ pub struct SonaDeep {
     /// Requests between two runs.
     #[schemars(range(min = 1))]
     pub every_requests: u64,
+    /// The rank of the adapter.
+    #[schemars(range(min = 1, max = 1024))]
+    pub r: u32,
+    /// The numerator of its scale.
+    #[schemars(range(min = 0.0))]
+    pub lora_alpha: f64,
+    /// The linear layers it is on; the head always, where what the other loops learned is folded into.
+    pub target_modules: Vec<TargetModule>,
+    /// The peak learning rate, which falls to 0 in a straight line.
+    #[schemars(range(min = 0.0))]
+    pub learning_rate: f64,
+    /// Updates of a run.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_steps: u64,
+    /// Kept requests in an update.
+    #[schemars(range(min = 1, max = 1024))]
+    pub batch_size: u32,
+    /// Sequences drawn from the state before a run, which are learned beside kept requests.
+    #[schemars(range(max = 100_000))]
+    pub distill_sequences: u32,
+    /// λ of the pull to what mattered before (EWC on the product, Fisher information of rank 1), with λ/2.
+    #[schemars(range(min = 0.0))]
+    pub lambda: f64,
+    /// By how much, relative, the loss on general text may rise above that of the model as it came.
+    pub max_drift: f64,
 }
 
 impl Default for SonaDeep {
     fn default() -> Self {
-        Self { enabled: true, every_requests: 200 }
+        Self {
+            enabled: true,
+            every_requests: 200,
+            r: 8,
+            lora_alpha: 16.0,
+            target_modules: vec![TargetModule::QProj, TargetModule::VProj, TargetModule::DownProj],
+            learning_rate: 2.0e-3,
+            max_steps: 24,
+            batch_size: 4,
+            distill_sequences: 8,
+            lambda: 10.0,
+            max_drift: 0.01,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What is run and measured.
 mod adapt;
 mod continual;
+mod sona;
 mod train;
 
 use std::fmt;
@@ -9,6 +10,7 @@ pub use adapt::{Adapt, AdaptState, RequestOrder};
 pub use continual::ContinualLearning;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+pub use sona::{SonaControl, SonaStream};
 pub use train::{Train, TrainEval, TrainSource};
 
 use super::{
@@ -34,6 +36,8 @@ pub enum Workload {
     Train(Train),
     /// Streams requests past adapters that learn from each, once it is scored.
     Adapt(Adapt),
+    /// Streams requests past the learning loops of `sona`.
+    Sona(SonaStream),
     /// Learns the tasks of `continual` one after the other, by each of its methods.
     Continual(ContinualLearning),
 }
@@ -260,6 +264,11 @@ impl Workload {
                 let domains = domains.map(|(at, text)| (format!("adapt.domains[{at}]"), text));
                 domains.chain([("adapt.calibration".to_owned(), &mut adapt.calibration)]).collect()
             }
+            Self::Sona(stream) => {
+                let domains = stream.domains.iter_mut().enumerate();
+                let domains = domains.map(|(at, text)| (format!("sona.domains[{at}]"), text));
+                domains.chain([("sona.general".to_owned(), &mut stream.general)]).collect()
+            }
         }
     }
 }
@@ -318,9 +327,19 @@ impl fmt::Display for Workload {
                 let state = if *state == AdaptState::Shared { ",shared" } else { "" };
                 write!(f, "adapt({}x{requests},p{prompt_tokens},n{output_tokens},{order}{state}", domains.len())?;
             }
-            Self::Continual(ContinualLearning { eval_sequences, general }) => {
+            Self::Sona(SonaStream { domains, requests, prompt_tokens, output_tokens, order, control, .. }) => {
+                let order = if *order == RequestOrder::Blocked { "blocked" } else { "interleaved" };
+                write!(f, "sona({}x{requests},p{prompt_tokens},n{output_tokens},{order}", domains.len())?;
+                match control {
+                    SonaControl::None => {}
+                    SonaControl::Placebo => f.write_str(",placebo")?,
+                    SonaControl::ShuffledFeedback => f.write_str(",shuffled")?,
+                }
+            }
+            Self::Continual(ContinualLearning { eval_sequences, train_sequences, general }) => {
                 let name = general.rsplit(['/', ':']).next().unwrap_or(general);
-                write!(f, "continual(e{eval_sequences},{name}")?;
+                let train = train_sequences.map_or_else(String::new, |count| format!("t{count},"));
+                write!(f, "continual(e{eval_sequences},{train}{name}")?;
             }
         }
         f.write_str(")")

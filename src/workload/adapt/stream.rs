@@ -13,17 +13,17 @@ use crate::{
 };
 
 /// Requests: stretches of texts side by side, each in a context of its own that begins as the model wants.
-pub(super) struct Stream {
+pub(in crate::workload) struct Stream {
     /// Of each domain, of each request, its tokens and the one after the last.
     requests: Vec<Vec<Vec<u32>>>,
     /// Tokens whose successor is scored, at the end of a request.
     scored: usize,
     /// Domain and request, in order.
-    pub(super) order: Vec<(usize, usize)>,
+    pub(in crate::workload) order: Vec<(usize, usize)>,
 }
 
 impl Stream {
-    pub(super) fn new(adapt: &Adapt, cell: &Cell, tokenizer: &Tokenizer) -> Result<Self, LaunchError> {
+    pub(in crate::workload) fn new(adapt: &Adapt, cell: &Cell, tokenizer: &Tokenizer) -> Result<Self, LaunchError> {
         let length = adapt.tokens();
         let count = adapt.requests as usize;
         let bos = tokenizer.bos_to_add();
@@ -63,13 +63,13 @@ impl Stream {
     }
 
     /// Returns the tokens of a request but for the last, which is only predicted.
-    pub(super) fn request(&self, domain: usize, index: usize) -> &[u32] {
+    pub(in crate::workload) fn request(&self, domain: usize, index: usize) -> &[u32] {
         let tokens = &self.requests[domain][index];
         &tokens[..tokens.len() - 1]
     }
 
     /// Returns the tokens of its answer.
-    pub(super) fn targets(&self, domain: usize, index: usize) -> &[u32] {
+    pub(in crate::workload) fn targets(&self, domain: usize, index: usize) -> &[u32] {
         let tokens = &self.requests[domain][index];
         &tokens[tokens.len() - self.scored..]
     }

@@ -1,0 +1,167 @@
+//! What is kept of requests, to be learned again and to judge by.
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Bank, Reservoir, SonaError, Trajectory};
+
+/// The share of requests that are kept to judge by, and never learned again.
+const HELD_OUT: f64 = 0.25;
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MemorySettings {
+    /// Requests to be learned again.
+    pub replayed: usize,
+    /// Requests to judge by.
+    pub held_out: usize,
+    /// The most kinds of requests.
+    pub patterns: usize,
+    /// Requests between two searches for kinds, and before the first.
+    pub extract_every: u64,
+    /// Seeds all that is drawn.
+    pub seed: u64,
+}
+
+/// Requests that are worth learning again, requests that learning is judged by, and what kinds of them there are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Memory {
+    extract_every: u64,
+    pub(super) bank: Bank,
+    pub(super) replayed: Reservoir,
+    pub(super) held_out: Reservoir,
+    pub(super) random: ChaCha8Rng,
+}
+
+impl Memory {
+    /// Returns an empty one; `center` is the mean of the head's inputs.
+    #[must_use]
+    pub fn new(settings: MemorySettings, center: Vec<f32>) -> Self {
+        let MemorySettings { replayed, held_out, patterns, extract_every, seed } = settings;
+        Self {
+            extract_every: extract_every.max(1),
+            bank: Bank::new(patterns, center),
+            replayed: Reservoir::new(replayed),
+            held_out: Reservoir::new(held_out),
+            random: ChaCha8Rng::seed_from_u64(seed),
+        }
+    }
+
+    /// Returns the kinds of requests that were found.
+    #[must_use]
+    pub fn bank(&self) -> &Bank {
+        &self.bank
+    }
+
+    /// Returns requests to be learned again.
+    #[must_use]
+    pub fn replayed(&self) -> &Reservoir {
+        &self.replayed
+    }
+
+    /// Returns requests to judge by.
+    #[must_use]
+    pub fn held_out(&self) -> &Reservoir {
+        &self.held_out
+    }
+
+    /// Keeps a request: one in four to judge by, the others to be learned again. Moves the pattern it is nearest to,
+    /// and finds all patterns anew where it is time and that `may_extract`; returns which of them are new.
+    pub(super) fn keep(&mut self, trajectory: Trajectory, may_extract: bool) -> Result<Vec<usize>, SonaError> {
+        self.bank.observe(&trajectory.key)?;
+        let judges = self.random.random::<f64>() < HELD_OUT;
+        let of = if judges { &mut self.held_out } else { &mut self.replayed };
+        of.offer(trajectory, &mut self.random);
+        let offered = self.replayed.offered() + self.held_out.offered();
+        if !may_extract || !offered.is_multiple_of(self.extract_every) {
+            return Ok(Vec::new());
+        }
+        let kept = self.replayed.kept().iter().chain(self.held_out.kept());
+        let keys: Vec<&[f32]> = kept.map(|one| one.key.as_slice()).collect();
+        self.bank.extract(&keys, &mut self.random)
+    }
+
+    /// Draws what one step is to be learned from and judged by: a kept request, others of its pattern, and held-out
+    /// requests of that. Nothing where there are none yet.
+    pub(super) fn draw(&mut self, learned: usize, judges: usize) -> Result<Option<Lesson>, SonaError> {
+        let kept = self.replayed.kept();
+        if kept.is_empty() {
+            return Ok(None);
+        }
+        let first = &kept[self.random.random_range(0..kept.len())];
+        let Some((pattern, _)) = self.bank.nearest(&first.key)? else { return Ok(None) };
+        let is_of = |one: &&Trajectory| matches!(self.bank.nearest(&one.key), Ok(Some((own, _))) if own == pattern);
+        let others = kept.iter().filter(|one| one.id != first.id).filter(is_of);
+        let mut learned = some(others, learned.saturating_sub(1), &mut self.random);
+        learned.push(first.clone());
+        let judges = some(self.held_out.kept().iter().filter(is_of), judges, &mut self.random);
+        Ok((!judges.is_empty()).then_some(Lesson { pattern, learned, judges }))
+    }
+}
+
+/// What one step is about.
+#[derive(Debug)]
+pub(super) struct Lesson {
+    pub(super) pattern: usize,
+    pub(super) learned: Vec<Trajectory>,
+    pub(super) judges: Vec<Trajectory>,
+}
+
+/// Returns at most `count` of these, each at most once, in random order.
+fn some<'a>(of: impl Iterator<Item = &'a Trajectory>, count: usize, random: &mut impl Rng) -> Vec<Trajectory> {
+    let mut all: Vec<&Trajectory> = of.collect();
+    let wanted = count.min(all.len());
+    for at in 0..wanted {
+        let other = random.random_range(at..all.len());
+        all.swap(at, other);
+    }
+    all[..wanted].iter().map(|one| (*one).clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_kind(id: u64) -> Trajectory {
+        let key = if id.is_multiple_of(2) { vec![1.0, 0.0] } else { vec![0.0, 1.0] };
+        Trajectory { id, prompt: vec![1], answer: vec![2], key }
+    }
+
+    fn settings() -> MemorySettings {
+        MemorySettings { replayed: 40, held_out: 20, patterns: 2, extract_every: 8, seed: 5 }
+    }
+
+    #[test]
+    fn what_judges_is_never_learned_again_and_is_of_the_same_kind() {
+        let mut memory = Memory::new(settings(), vec![0.0; 2]);
+        assert!(memory.draw(3, 2).unwrap().is_none());
+        for id in 0..60 {
+            let new = memory.keep(of_kind(id), true).unwrap();
+            assert_eq!(new.len(), if id == 7 { 2 } else { 0 }, "{id}");
+        }
+        let kept = |of: &Reservoir| of.kept().iter().map(|one| one.id).collect::<Vec<_>>();
+        let (replayed, held_out) = (kept(memory.replayed()), kept(memory.held_out()));
+        assert!((5..=25).contains(&held_out.len()) && held_out.iter().all(|id| !replayed.contains(id)));
+        for _ in 0..50 {
+            let Lesson { pattern, learned, judges } = memory.draw(3, 2).unwrap().unwrap();
+            let kind = learned[0].id % 2;
+            assert!(learned.iter().chain(&judges).all(|one| one.id % 2 == kind));
+            assert!(learned.iter().all(|one| replayed.contains(&one.id)));
+            assert!(judges.iter().all(|one| held_out.contains(&one.id)));
+            let mut ids: Vec<u64> = learned.iter().map(|one| one.id).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!((ids.len(), judges.len()), (3, 2));
+            assert_eq!(memory.bank().nearest(&learned[0].key).unwrap().unwrap().0, pattern);
+        }
+    }
+
+    #[test]
+    fn patterns_wait_for_those_who_use_them() {
+        let mut memory = Memory::new(settings(), vec![0.0; 2]);
+        (0..8).for_each(|id| assert!(memory.keep(of_kind(id), false).unwrap().is_empty()));
+        assert!(memory.bank().patterns().is_empty());
+        let narrow = Trajectory { key: vec![1.0], ..of_kind(9) };
+        assert!(matches!(memory.keep(narrow, true), Err(SonaError::Width { .. })));
+        assert_eq!(memory.replayed().offered() + memory.held_out().offered(), 8);
+    }
+}

@@ -1,0 +1,150 @@
+//! The state of the loops as bytes: to go on after a restart as if there had been none, and to see that a
+//! transaction that was taken back left nothing behind.
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    Background, Baseline, Counters, Pattern, Sona, SonaError,
+    bytes::{Reader, Writer, damaged},
+};
+use crate::{adapt::ewc::Term, engine::LanguageModel};
+
+const MAGIC: &[u8; 8] = b"ruvsona1";
+
+/// Bytes of the checksum at the end.
+const CHECKSUM: usize = 32;
+
+impl Sona {
+    /// Returns all that was learned, byte by byte: micro adapters, cache, patterns, kept requests, the deep loop's
+    /// adapter, anchors and importances, and the baseline of rewards.
+    #[must_use]
+    pub fn learned(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.0.extend(self.loops().map(u8::from));
+        if let Some(instant) = &self.instant {
+            out.micro(instant.micro());
+            let (next, keys, tokens) = instant.cache().held();
+            out.count(next);
+            out.f32s(keys);
+            out.u32s(tokens);
+        }
+        self.background.iter().flat_map(Background::micros).for_each(|micro| out.micro(micro));
+        out.count(self.memory.bank.patterns().len());
+        for Pattern { centroid, sum, count } in self.memory.bank.patterns() {
+            out.f32s(centroid);
+            out.f64s(sum);
+            out.u64(*count);
+        }
+        out.reservoir(&self.memory.replayed);
+        out.reservoir(&self.memory.held_out);
+        out.f64(self.baseline.mean().unwrap_or(f64::NAN));
+        if let Some(deep) = &self.deep {
+            for change in deep.adapter.values() {
+                out.f32s(&change.a);
+                out.f32s(&change.b);
+            }
+            out.count(deep.terms.len());
+            for Term { anchor, importance } in &deep.terms {
+                out.f32s(anchor);
+                out.f32s(importance);
+            }
+        }
+        out.0
+    }
+
+    /// Returns which loops are on.
+    fn loops(&self) -> [bool; 3] {
+        [self.instant.is_some(), self.background.is_some(), self.deep.is_some()]
+    }
+
+    /// Puts back what [`Self::learned`] returned.
+    pub(super) fn relearn(&mut self, bytes: &[u8]) -> Result<(), SonaError> {
+        let mut from = Reader(bytes);
+        if from.bytes(3)? != self.loops().map(u8::from) {
+            return Err(damaged("other loops are on"));
+        }
+        if let Some(instant) = &mut self.instant {
+            from.micro(instant.micro_mut())?;
+            let next = usize::try_from(from.u64()?).unwrap_or(usize::MAX);
+            if !instant.cache_mut().hold(next, from.f32s()?, from.u32s()?) {
+                return Err(damaged("the cache has another size"));
+            }
+        }
+        for micro in self.background.iter_mut().flat_map(Background::micros_mut) {
+            from.micro(micro)?;
+        }
+        let one = |from: &mut Reader<'_>| Ok(Pattern { centroid: from.f32s()?, sum: from.f64s()?, count: from.u64()? });
+        let patterns = (0..from.count(24)?).map(|_| one(&mut from)).collect::<Result<Vec<_>, SonaError>>()?;
+        self.memory.bank.replace(patterns)?;
+        self.memory.replayed = from.reservoir(self.memory.replayed.capacity())?;
+        self.memory.held_out = from.reservoir(self.memory.held_out.capacity())?;
+        self.baseline = Baseline::of(Some(from.f64()?).filter(|mean| !mean.is_nan()));
+        if let Some(deep) = &mut self.deep {
+            for change in deep.adapter.values_mut() {
+                from.fill(&mut change.a)?;
+                from.fill(&mut change.b)?;
+            }
+            let Some(first) = deep.terms.first().cloned() else {
+                return Err(damaged("nothing protects what the model came with"));
+            };
+            deep.terms.clear();
+            for _ in 0..from.count(16)? {
+                let mut term = first.clone();
+                from.fill(&mut term.anchor)?;
+                from.fill(&mut term.importance)?;
+                deep.terms.push(term);
+            }
+            deep.settle()?;
+        }
+        if from.0.is_empty() { Ok(()) } else { Err(damaged("something follows its end")) }
+    }
+
+    /// Returns the whole state: what was learned, counters and what is drawn next. A background step
+    /// under way is ended first.
+    ///
+    /// # Errors
+    ///
+    /// If that step fails.
+    pub fn save(&mut self, engine: &mut dyn LanguageModel) -> Result<Vec<u8>, SonaError> {
+        self.end_step(engine)?;
+        let mut out = Writer(MAGIC.to_vec());
+        let Counters { requests, commits, rollbacks } = self.counters;
+        [requests, commits, rollbacks].into_iter().for_each(|value| out.u64(value));
+        let random = &self.memory.random;
+        out.0.extend(random.get_seed());
+        out.u64(random.get_stream());
+        out.0.extend(random.get_word_pos().to_le_bytes());
+        out.f64(self.general_static.unwrap_or(f64::NAN));
+        out.0.extend(self.learned());
+        let checksum = blake3::hash(&out.0);
+        out.0.extend(checksum.as_bytes());
+        Ok(out.0)
+    }
+
+    /// Goes on from a saved state, and publishes it.
+    ///
+    /// # Errors
+    ///
+    /// If it is damaged, or of other settings or another model; begin anew then.
+    pub fn resume(&mut self, bytes: &[u8]) -> Result<(), SonaError> {
+        let end = bytes.len().checked_sub(CHECKSUM).ok_or_else(|| damaged("it ends too early"))?;
+        let (content, checksum) = bytes.split_at(end);
+        if blake3::hash(content).as_bytes() != checksum {
+            return Err(damaged("its checksum is another"));
+        }
+        let mut from = Reader(content);
+        if from.bytes(MAGIC.len())? != MAGIC {
+            return Err(damaged("it is of another kind or version"));
+        }
+        let counters = Counters { requests: from.u64()?, commits: from.u64()?, rollbacks: from.u64()? };
+        let mut seed = [0; 32];
+        seed.copy_from_slice(from.bytes(32)?);
+        let mut random = ChaCha8Rng::from_seed(seed);
+        random.set_stream(from.u64()?);
+        random.set_word_pos(from.u128()?);
+        let general_static = Some(from.f64()?).filter(|loss| !loss.is_nan());
+        self.relearn(from.0)?;
+        (self.counters, self.memory.random, self.general_static) = (counters, random, general_static);
+        self.publish()
+    }
+}

@@ -1,0 +1,177 @@
+//! Transactions of the deep loop, and states that outlive a restart.
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::engine::{Target, Trainee, TraineeSettings};
+
+fn settings(max_drift: f64) -> DeepSettings {
+    DeepSettings {
+        rank: 8,
+        scale: 2.0,
+        targets: vec![Target::Query, Target::Down],
+        learning_rate: 5e-3,
+        steps: 16,
+        batch: 4,
+        distilled: 4,
+        lambda: 1.0,
+        decay: 0.5,
+        fisher_batches: 2,
+        max_drift,
+        max_grad_norm: 1.0,
+    }
+}
+
+/// Returns all three loops, with nothing behind them.
+fn three(bench: &Bench, deep: DeepSettings) -> Sona {
+    let loops = SonaSettings {
+        micro: Settings::default(),
+        instant: Some(CacheSettings::default()),
+        background: Some(BACKGROUND),
+        memory: MEMORY,
+    };
+    let weights = Weights::open("builtin:pico").unwrap();
+    let beginning = Deep::beginning(&deep, weights.spec(), 3);
+    let held = TraineeSettings { widen: true, recompute: false };
+    let trainee = Trainee::load(&weights, &beginning, held).unwrap();
+    let general = bench.requests("heldout", 12);
+    let whole: Vec<Vec<u32>> =
+        general[..4].iter().map(|(prompt, answer)| [prompt.as_slice(), answer].concat()).collect();
+    let deep = Deep::new(deep, Box::new(trainee), beginning, &whole, &mut ChaCha8Rng::seed_from_u64(4)).unwrap();
+    let prompts = general[..4].iter().map(|(prompt, _)| prompt.clone()).collect();
+    let general = General { guard: general[4..].to_vec(), prompts };
+    bench.sona_of(&loops).with_deep(deep, general).unwrap()
+}
+
+/// Streams requests of two domains with background steps, and returns the losses.
+fn stream(bench: &mut Bench, sona: &mut Sona, requests: std::ops::Range<usize>) -> Vec<u64> {
+    let texts = ["kjv.test", "python.test"].map(|text| bench.requests(text, requests.end));
+    let mut losses = Vec::new();
+    for at in requests {
+        for pairs in &texts {
+            losses.push(bench.request(sona, &pairs[at], Some(Feedback::Accepted)).0.to_bits());
+            sona.step(bench.engine.as_mut()).unwrap();
+        }
+    }
+    losses
+}
+
+fn logits(bench: &mut Bench, sona: &Sona, (prompt, answer): &Pair) -> Vec<f32> {
+    let served = sona.serve().unwrap();
+    Passage::read(bench.engine.as_mut(), served.adapter(), prompt, answer).unwrap().logits
+}
+
+#[test]
+fn a_committed_transaction_serves_and_the_fast_loops_begin_anew() {
+    let mut bench = Bench::new();
+    let mut sona = three(&bench, settings(10.0));
+    assert!(sona.consolidate(bench.engine.as_mut()).unwrap().is_none());
+    stream(&mut bench, &mut sona, 0..12);
+    let pair = bench.requests("kjv.test", 15).remove(14);
+    let (before, anchor) = (logits(&mut bench, &sona, &pair), sona.deep().unwrap().terms()[0].clone());
+    assert!(sona.deep().unwrap().penalty().abs() <= 0.0);
+    let Transaction { account, verdict, .. } = sona.consolidate(bench.engine.as_mut()).unwrap().unwrap();
+    assert_eq!((account.decision, account.of), (Decision::Applied, LoopKind::Deep), "{verdict:?}");
+    assert!(account.loss_after < account.loss_before && account.grad_norm > 0.0 && account.predicted_decrease > 0.0);
+    assert!(logits(&mut bench, &sona, &pair) != before);
+    assert!(sona.instant().unwrap().micro().is_zero());
+    assert!(sona.background().unwrap().micros().iter().all(crate::adapt::micro_lora::MicroLora::is_zero));
+    let deep = sona.deep().unwrap();
+    assert_eq!((deep.terms().len(), sona.counters().commits, sona.counters().rollbacks), (2, 1, 0));
+    // What the model came with still protects what it protected, from where it was; the new anchor is here.
+    assert!(deep.terms()[0] == anchor && deep.terms()[1].anchor != anchor.anchor && deep.penalty() > 0.0);
+    assert!(deep.terms().iter().all(|term| term.importance.iter().any(|value| *value > 0.0)));
+}
+
+#[test]
+fn a_rejected_transaction_leaves_every_byte_as_it_was() {
+    let mut bench = Bench::new();
+    // No general text may lose so much as nothing, and it would have to gain.
+    let mut sona = three(&bench, settings(-0.9));
+    stream(&mut bench, &mut sona, 0..10);
+    let pair = bench.requests("kjv.test", 15).remove(14);
+    let (before, served) = (sona.learned(), logits(&mut bench, &sona, &pair));
+    for rejected in 1..=2 {
+        let Transaction { account, compared_bytes, .. } = sona.consolidate(bench.engine.as_mut()).unwrap().unwrap();
+        assert_eq!(account.decision, Decision::Rejected);
+        assert!(compared_bytes == before.len() && compared_bytes > 100_000);
+        assert!(sona.learned() == before && logits(&mut bench, &sona, &pair) == served);
+        assert_eq!((sona.counters().commits, sona.counters().rollbacks), (0, rejected));
+    }
+    stream(&mut bench, &mut sona, 10..11);
+    assert!(sona.learned() != before);
+}
+
+/// A penalty whose anchor or importances are missing would let both go as far.
+#[test]
+fn what_mattered_holds_back() {
+    let mut bench = Bench::new();
+    let mut far = |lambda: f64| {
+        let mut sona = three(&bench, DeepSettings { lambda, ..settings(10.0) });
+        stream(&mut bench, &mut sona, 0..8);
+        let mut deep = sona.deep.take().unwrap();
+        let kept: Vec<Vec<u32>> =
+            sona.memory().replayed().kept().iter().map(|one| [one.prompt.as_slice(), &one.answer].concat()).collect();
+        let kept: Vec<_> = kept.iter().map(|tokens| crate::engine::Scored { tokens, prompt: PROMPT }).collect();
+        deep.train(&kept, &[], &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
+        deep.settings.lambda = 1.0;
+        deep.penalty()
+    };
+    let (free, held) = (far(0.0), far(1.0e4));
+    assert!(held > 0.0 && held < 0.2 * free, "{held:e} against {free:e}");
+}
+
+#[test]
+fn a_state_goes_on_after_a_restart_as_if_there_had_been_none() {
+    let mut bench = Bench::new();
+    let run = |bench: &mut Bench, restarts: bool| {
+        let mut sona = three(bench, settings(10.0));
+        let mut losses = stream(bench, &mut sona, 0..7);
+        sona.consolidate(bench.engine.as_mut()).unwrap();
+        losses.extend(stream(bench, &mut sona, 7..9));
+        if restarts {
+            // In the middle of a background step, which is ended.
+            sona.slice(bench.engine.as_mut()).unwrap();
+            let state = sona.save(bench.engine.as_mut()).unwrap();
+            sona = three(bench, settings(10.0));
+            sona.resume(&state).unwrap();
+            assert!(sona.save(bench.engine.as_mut()).unwrap() == state);
+        } else {
+            sona.step(bench.engine.as_mut()).unwrap();
+        }
+        losses.extend(stream(bench, &mut sona, 9..13));
+        sona.consolidate(bench.engine.as_mut()).unwrap();
+        (losses, sona.counters(), sona.save(bench.engine.as_mut()).unwrap())
+    };
+    let (losses, counters, state) = run(&mut bench, false);
+    let again = run(&mut bench, true);
+    assert_eq!((again.0, again.1), (losses, counters));
+    assert!(again.2 == state, "the states differ");
+}
+
+#[test]
+fn a_damaged_state_is_refused() {
+    let mut bench = Bench::new();
+    let mut sona = three(&bench, settings(10.0));
+    stream(&mut bench, &mut sona, 0..6);
+    let state = sona.save(bench.engine.as_mut()).unwrap();
+    let refused = |bytes: &[u8]| {
+        let mut fresh = three(&bench, settings(10.0));
+        assert!(matches!(fresh.resume(bytes), Err(SonaError::Stored(_))));
+    };
+    refused(&[]);
+    refused(&state[..state.len() - 1]);
+    let mut flipped = state.clone();
+    flipped[state.len() / 2] ^= 1;
+    refused(&flipped);
+    // With a checksum that is right, too.
+    for (at, content) in [(0, 8), (3, 200), (state.len() - 40, 20)] {
+        let mut wrong = state[..state.len() - 32].to_vec();
+        wrong.splice(at..(at + content).min(wrong.len()), vec![0xff; 3]);
+        let checksum = blake3::hash(&wrong);
+        wrong.extend(checksum.as_bytes());
+        refused(&wrong);
+    }
+    let mut alone = bench.sona(Settings::default());
+    assert!(matches!(alone.resume(&state), Err(SonaError::Stored(_))));
+}

@@ -1,0 +1,334 @@
+//! Learning loops at work: streams requests past a model that learns from them, each scored before that
+//! (prequentially), and tells what is left at the end.
+mod deep;
+mod feedback;
+mod results;
+mod speed;
+
+use std::{sync::Arc, time::Duration};
+
+use feedback::{Answer, Outcome, outcomes};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use results::Results;
+pub(super) use speed::run as run_speed;
+
+use super::{
+    adapt::{Stream, settings},
+    launch::{LaunchError, Loaded},
+    prompt::derive_seed,
+    recorder::Recorder,
+};
+use crate::{
+    adapt::{
+        micro_lora::{Directions, MicroLoraError, Request},
+        registry::{Limits, Registry},
+    },
+    event::LearningRequest,
+    plan::Cell,
+    recipe::schema::{Adapt, RequestOrder, Sona as Section, SonaControl, SonaStream},
+    sona::{
+        Account, Addition, BackgroundSettings, CacheSettings, Evidence, Feedback, MemorySettings, Passage, Served,
+        Sona, SonaSettings, Verdict,
+    },
+};
+
+/// What requests of the general text are for, in order: the directions of micro adapters, how far the model drifts
+/// at the end, what judges transactions and what they distil; those after them are the placebo's.
+const CALIBRATION: usize = 8;
+const DRIFT: usize = 16;
+const GUARD: usize = 8;
+const DISTILLED: usize = 8;
+const OTHERS: usize = CALIBRATION + DRIFT + GUARD + DISTILLED;
+const PLACEBO: usize = 64;
+
+/// What the loops may publish.
+const LIMITS: Limits = Limits { adapters: 256, bytes: 4 << 30 };
+
+/// The texts of a stream, in requests.
+struct Texts {
+    domains: Stream,
+    general: Stream,
+    /// Requests of each domain that are streamed; those after them are tested.
+    streamed: usize,
+}
+
+impl Texts {
+    fn new(stream: &SonaStream, cell: &Cell, loaded: &Loaded) -> Result<Self, LaunchError> {
+        let placebo = if stream.control == SonaControl::Placebo { PLACEBO } else { 0 };
+        let general = stream.over(std::slice::from_ref(&stream.general), (OTHERS + placebo) as u32);
+        let domains = stream.over(&stream.domains, stream.requests + stream.test_requests);
+        let mut texts = Self {
+            domains: Stream::new(&domains, cell, &loaded.tokenizer)?,
+            general: Stream::new(&general, cell, &loaded.tokenizer)?,
+            streamed: stream.requests as usize,
+        };
+        let streamed = texts.streamed;
+        texts.domains.order.retain(|(_, index)| *index < streamed);
+        Ok(texts)
+    }
+}
+
+/// The loops of a recipe at work on a stream.
+struct Course<'a> {
+    stream: &'a SonaStream,
+    loaded: &'a mut Loaded,
+    texts: Texts,
+    sona: Sona,
+    /// Room that is used again.
+    request: Request,
+    /// Background steps after every request.
+    steps: u32,
+    /// Requests between two transactions; none where the deep loop is off.
+    every: Option<u64>,
+    /// From one slice of background work to the next at least, where time is measured.
+    interval: Duration,
+    /// Draws the patterns that retrieval is held against.
+    random: ChaCha8Rng,
+}
+
+/// A prompt and its answer.
+type Pair = (Vec<u32>, Vec<u32>);
+
+/// Returns a request: the last token of its prompt predicts the first of its answer.
+fn pair(texts: &Stream, stream: &SonaStream, (domain, index): (usize, usize)) -> Pair {
+    let prompt = &texts.request(domain, index)[..=stream.prompt_tokens as usize];
+    (prompt.to_vec(), texts.targets(domain, index).to_vec())
+}
+
+/// Returns which loops a recipe runs, and how.
+fn loops(section: &Section, cell: &Cell) -> SonaSettings {
+    let Section { instant, background, deep: _, replay_requests, held_out_requests } = section;
+    let background = background.as_ref().filter(|own| own.enabled);
+    SonaSettings {
+        micro: settings(cell),
+        instant: instant.as_ref().filter(|own| own.enabled).map(|own| CacheSettings {
+            tokens: own.cache_tokens as usize,
+            share: own.cache_share,
+            ..CacheSettings::default()
+        }),
+        background: background.map(|own| BackgroundSettings {
+            patterns: own.patterns as usize,
+            batch: own.batch_size as usize,
+            judges: own.judges as usize,
+            similarity: own.similarity,
+            slice: None,
+        }),
+        memory: MemorySettings {
+            replayed: *replay_requests as usize,
+            held_out: *held_out_requests as usize,
+            patterns: background.map_or(1, |own| own.patterns as usize),
+            extract_every: background.map_or(u64::MAX, |own| own.extract_every),
+            seed: derive_seed("sona", cell.seed, 0, 0),
+        },
+    }
+}
+
+/// Returns the mean of rows.
+fn mean_row(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0f64; width];
+    rows.chunks_exact(width).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x)));
+    let count = (rows.len() / width) as f64;
+    sums.into_iter().map(|sum| (sum / count) as f32).collect()
+}
+
+impl<'a> Course<'a> {
+    /// Returns loops that know nothing yet; slices are limited where time is measured.
+    fn new(stream: &'a SonaStream, cell: &Cell, loaded: &'a mut Loaded, is_timed: bool) -> Result<Self, LaunchError> {
+        let texts = Texts::new(stream, cell, loaded)?;
+        let mut inputs = Vec::new();
+        for index in 0..CALIBRATION {
+            let (prompt, answer) = pair(&texts.general, stream, (0, index));
+            inputs.extend(Passage::read(loaded.engine.as_mut(), None, &prompt, &answer)?.hidden);
+        }
+        let spec = loaded.engine.spec().clone();
+        let nothing = || MicroLoraError::Setting("the head's inputs of the general text are all zero".to_owned());
+        let directions = Directions::principal(&inputs, spec.hidden_size).ok_or_else(nothing)?;
+        let center = mean_row(&inputs, spec.hidden_size);
+        let section = cell.recipe.sona.clone().unwrap_or_default();
+        let background = section.background.clone().unwrap_or_default();
+        let mut own = loops(&section, cell);
+        if let Some(loops) = own.background.as_mut().filter(|_| is_timed) {
+            loops.slice = Some(Duration::from_millis(background.slice_ms));
+        }
+        let sona = Sona::new(&own, &spec, &directions, center, Arc::new(Registry::new(LIMITS)))?;
+        let deep = section.deep.as_ref().filter(|own| own.enabled && !is_timed);
+        let sona = match deep {
+            Some(own) => deep::add(sona, own, cell, &texts, stream)?,
+            None => sona,
+        };
+        let every = deep.map(|own| own.every_requests);
+        let request = sona.request(stream.output_tokens as usize);
+        let random = ChaCha8Rng::seed_from_u64(derive_seed("patterns", cell.seed, 0, 0));
+        let (steps, interval) = (background.steps_per_request, Duration::from_millis(background.interval_ms));
+        Ok(Self { stream, loaded, texts, sona, request, steps, every, interval, random })
+    }
+
+    /// Returns a passage as the model with its adapter reads it, its mean loss as it is served now, and what that
+    /// is, and leaves what can be learned of it in `request`.
+    fn serve(&mut self, (prompt, answer): &Pair) -> Result<(Passage, f64, Served), LaunchError> {
+        let mut served = self.sona.serve()?;
+        let passage = Passage::read(self.loaded.engine.as_mut(), served.adapter(), prompt, answer)?;
+        self.sona.recognise(&mut served, &passage.prompt)?;
+        let loss = self.loss(&passage, &served, answer)?;
+        Ok((passage, loss, served))
+    }
+
+    fn loss(&mut self, passage: &Passage, served: &Served, answer: &[u32]) -> Result<f64, LaunchError> {
+        let Self { loaded, sona, request, .. } = self;
+        let addition = served.addition(loaded.engine.spec())?;
+        request.clear();
+        passage.record(sona.blank(), &addition, answer, request)?;
+        Ok(sona.loss(Evidence { request, hidden: &passage.hidden, tokens: answer })?)
+    }
+
+    /// Returns the loss of a request that was served with a pattern, if it had been served with another one, as drawn;
+    /// nothing where there is none.
+    fn mistaken(&mut self, passage: &Passage, served: &Served, answer: &[u32]) -> Result<Option<f64>, LaunchError> {
+        let patterns = self.sona.memory().bank().patterns().len();
+        let Some(own) = served.pattern().filter(|_| patterns > 1) else { return Ok(None) };
+        let mut other = self.sona.serve()?;
+        self.sona.serve_as(&mut other, (own + self.random.random_range(1..patterns)) % patterns)?;
+        self.loss(passage, &other, answer).map(Some)
+    }
+
+    /// Returns the losses of a request by the model as it came and as it is served now.
+    fn score(&mut self, pair: &Pair) -> Result<[f64; 2], LaunchError> {
+        let (passage, served, _) = self.serve(pair)?;
+        Ok([self.plain(pair, &passage)?, served])
+    }
+
+    /// Returns the loss of a passage by the model as it came.
+    fn plain(&mut self, (prompt, answer): &Pair, passage: &Passage) -> Result<f64, LaunchError> {
+        if self.sona.registry().pin_active().adapter().is_none() {
+            return Ok(passage.loss(self.sona.blank(), &Addition::none(), answer));
+        }
+        let passage = Passage::read(self.loaded.engine.as_mut(), None, prompt, answer)?;
+        Ok(passage.loss(self.sona.blank(), &Addition::none(), answer))
+    }
+
+    /// Returns what is learned in a request's place: itself, as a rule.
+    fn lesson(&self, at: u64, (domain, index): (usize, usize), answer: Answer) -> Pair {
+        match (self.stream.control, answer) {
+            (SonaControl::Placebo, _) => pair(&self.texts.general, self.stream, (0, OTHERS + at as usize % PLACEBO)),
+            (_, Answer::Right) => pair(&self.texts.domains, self.stream, (domain, index)),
+            (_, Answer::OfAnotherDomain) => {
+                let (prompt, _) = pair(&self.texts.domains, self.stream, (domain, index));
+                let other = (domain + 1) % self.stream.domains.len();
+                (prompt, pair(&self.texts.domains, self.stream, (other, index)).1)
+            }
+        }
+    }
+
+    /// Scores a request, then learns from what came back for it.
+    fn request(
+        &mut self,
+        at: u64,
+        place: (usize, usize),
+        outcome: Outcome,
+        results: &mut Results,
+        recorder: &mut Recorder<'_>,
+    ) -> Result<[f64; 2], LaunchError> {
+        let own = pair(&self.texts.domains, self.stream, place);
+        let (mut passage, nll, served) = self.serve(&own)?;
+        let losses = [self.plain(&own, &passage)?, nll];
+        if let Some(mistaken) = self.mistaken(&passage, &served, &own.1)? {
+            results.retrieval.push((at, mistaken - nll));
+            // Leaves in `request` what was served.
+            self.loss(&passage, &served, &own.1)?;
+        }
+        let lesson = self.lesson(at, place, outcome.answer);
+        if lesson != own {
+            passage = self.serve(&lesson)?.0;
+        }
+        let feedback = if self.stream.control == SonaControl::Placebo { Feedback::Accepted } else { outcome.feedback };
+        let evidence = Evidence { request: &self.request, hidden: &passage.hidden, tokens: &lesson.1 };
+        let (weight, account) = self.sona.finish(evidence, feedback)?;
+        recorder.learning_request(LearningRequest {
+            workload: String::new(),
+            request: at,
+            domain: Adapt::short(&self.stream.domains[place.0]).to_owned(),
+            version: served.version(),
+            pattern: served.pattern().map(|pattern| pattern as u64),
+            feedback: feedback.name().to_owned(),
+            reward: if let Feedback::Reward(reward) = feedback { Some(reward) } else { None },
+            weight,
+            nll,
+            t_ns: 0,
+        });
+        let mut take = |account: &Account| {
+            recorder.learning_step(at, account, None);
+            results.steps.push((account.of, account.decision));
+        };
+        account.iter().for_each(&mut take);
+        if weight > 0.0 {
+            self.sona.keep(at, (&lesson.0, &lesson.1), &passage.prompt)?;
+        }
+        if self.sona.background().is_some() {
+            for _ in 0..self.steps {
+                self.sona.step(self.loaded.engine.as_mut())?.iter().for_each(&mut take);
+            }
+        }
+        if self.every.is_some_and(|every| (at + 1).is_multiple_of(every))
+            && let Some(transaction) = self.sona.consolidate(self.loaded.engine.as_mut())?
+        {
+            let Verdict { general, general_static, .. } = transaction.verdict;
+            recorder.learning_step(at, &transaction.account, Some(general / general_static - 1.0));
+            results.steps.push((transaction.account.of, transaction.account.decision));
+        }
+        results.requests.push((place.0, losses));
+        Ok(losses)
+    }
+
+    /// Returns the losses of requests that are never learned from, domain by domain.
+    fn test(&mut self) -> Result<Vec<Vec<[f64; 2]>>, LaunchError> {
+        let tests = self.texts.streamed..self.texts.streamed + self.stream.test_requests as usize;
+        let mut all = vec![Vec::with_capacity(tests.len()); self.stream.domains.len()];
+        for (domain, losses) in all.iter_mut().enumerate() {
+            for index in tests.clone() {
+                losses.push(self.score(&pair(&self.texts.domains, self.stream, (domain, index)))?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Returns the losses of general text.
+    fn general(&mut self) -> Result<Vec<[f64; 2]>, LaunchError> {
+        let requests = CALIBRATION..CALIBRATION + DRIFT;
+        requests.map(|index| self.score(&pair(&self.texts.general, self.stream, (0, index)))).collect()
+    }
+}
+
+pub(super) fn run(
+    stream: &SonaStream,
+    cell: &Cell,
+    loaded: &mut Loaded,
+    recorder: &mut Recorder<'_>,
+) -> Result<(), LaunchError> {
+    let label = recorder.workload().to_owned();
+    loaded.check_context(&label, stream.tokens())?;
+    let mut course = Course::new(stream, cell, loaded, false)?;
+    let order = course.texts.domains.order.clone();
+    let outcomes = outcomes(order.len(), cell.seed, stream.control);
+    let total = order.len() as u64;
+    let mut results = Results::default();
+    let blocked = stream.order == RequestOrder::Blocked;
+    for ((done, place), outcome) in (0..).zip(&order).zip(outcomes) {
+        recorder.progress(done, total);
+        // Where domains come one after the other, what each leaves of all.
+        if blocked && place.1 == 0 {
+            results.tests.push(course.test()?);
+        }
+        let losses = course.request(done, *place, outcome, &mut results, recorder)?;
+        if !losses.iter().all(|loss| loss.is_finite()) {
+            let problem = format!("the losses of request {done} are {losses:?}");
+            return Err(LaunchError::Numerics { workload: label, problem });
+        }
+    }
+    results.tests.push(course.test()?);
+    results.general = course.general()?;
+    recorder.progress(total, total);
+    course.loaded.engine.keep_hidden(false)?;
+    results.record(stream, &label, recorder);
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! The learning loops on streams of requests.
+use ruvlab::{
+    event::{Event, LearningRequest, LearningStep},
+    plan::{LaunchSpec, LaunchTask},
+};
+use serde_json::{Value, json};
+
+use super::launches::{launch_spec, run, samples};
+
+const DOMAINS: [&str; 3] = ["kjv.test", "python.test", "german.test"];
+
+fn streaming(task: LaunchTask, stream: &Value, sona: &Value) -> LaunchSpec {
+    let mut stream = stream.clone();
+    stream["domains"] = DOMAINS.map(|name| format!("builtin:{name}")).to_vec().into();
+    let mut spec = launch_spec(task, "builtin:pico", "scalar", "as_is", &json!([{"sona": stream}]));
+    spec.cell.recipe.sona = Some(serde_json::from_value(sona.clone()).unwrap());
+    spec
+}
+
+/// Returns the values of a metric at single requests of the whole stream.
+fn at_requests(events: &[Event], metric: &str) -> Vec<f64> {
+    let found = samples(events, metric).into_iter();
+    found.filter(|sample| sample.step.is_some() && !sample.workload.contains('/')).map(|sample| sample.value).collect()
+}
+
+fn whole(events: &[Event], metric: &str) -> Vec<f64> {
+    let found = samples(events, metric).into_iter();
+    found.filter(|sample| sample.step.is_none() && !sample.workload.contains('/')).map(|sample| sample.value).collect()
+}
+
+fn bits(values: &[f64]) -> Vec<u64> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+fn steps(events: &[Event]) -> Vec<&LearningStep> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::LearningStep { step, .. } => Some(step),
+            _ => None,
+        })
+        .collect()
+}
+
+fn requests(events: &[Event]) -> Vec<&LearningRequest> {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::LearningRequest { request, .. } => Some(request),
+            _ => None,
+        })
+        .collect()
+}
+
+fn short(order: &str, control: &str) -> Value {
+    json!({"requests": 6, "test_requests": 2, "prompt_tokens": 8, "output_tokens": 24, "order": order, "control": control})
+}
+
+#[test]
+fn without_a_loop_the_model_is_as_it_came_and_with_one_it_is_not() {
+    let off = run(&streaming(LaunchTask::Quality, &short("interleaved", "none"), &json!({}))).unwrap();
+    let still = at_requests(&off, "sona_nll_static");
+    assert_eq!(still.len(), 18);
+    assert_eq!(bits(&at_requests(&off, "sona_nll")), bits(&still));
+    assert!(steps(&off).is_empty());
+    let instant = json!({"instant": {"enabled": true}});
+    let on = run(&streaming(LaunchTask::Quality, &short("interleaved", "none"), &instant)).unwrap();
+    assert_eq!(bits(&at_requests(&on, "sona_nll_static")), bits(&still));
+    // Scored before it is learned from: nothing is known of the first.
+    let served = at_requests(&on, "sona_nll");
+    assert_eq!(served.iter().zip(&still).filter(|(a, b)| a.to_bits() == b.to_bits()).count(), 1);
+    let again = run(&streaming(LaunchTask::Quality, &short("interleaved", "none"), &instant)).unwrap();
+    assert_eq!(bits(&at_requests(&again, "sona_nll")), bits(&served));
+    let disabled = json!({"instant": {"enabled": false}});
+    let disabled = run(&streaming(LaunchTask::Quality, &short("interleaved", "none"), &disabled)).unwrap();
+    assert_eq!(bits(&at_requests(&disabled, "sona_nll")), bits(&still));
+    let changes = at_requests(&on, "sona_change");
+    let mean = changes.iter().sum::<f64>() / changes.len() as f64;
+    assert!((whole(&on, "sona_change")[0] - mean).abs() <= 1e-12);
+    for metric in ["sona_test_change", "sona_general_drift"] {
+        assert!(whole(&off, metric)[0].abs() <= 1e-12 && whole(&on, metric)[0].abs() > 1e-6, "{metric}");
+    }
+}
+
+#[test]
+fn every_request_and_step_is_in_the_journal() {
+    let instant = json!({"instant": {}});
+    let events = run(&streaming(LaunchTask::Quality, &short("interleaved", "none"), &instant)).unwrap();
+    let (requests, steps) = (requests(&events), steps(&events));
+    assert_eq!((requests.len(), steps.len()), (18, 18));
+    for ((at, request), step) in (0..).zip(&requests).zip(&steps) {
+        assert_eq!((request.request, step.request, step.of.as_str()), (at, at, "instant"));
+        assert!(DOMAINS.contains(&request.domain.as_str()) && request.nll.is_finite());
+        assert_eq!(request.reward.is_some(), request.feedback == "reward");
+        assert!(step.version > request.version && step.duration_ns > 0);
+    }
+    assert!(steps.iter().filter(|step| step.decision == "applied").count() >= 9);
+    let versions: Vec<u64> = requests.iter().map(|request| request.version).collect();
+    assert!(versions.is_sorted());
+}
+
+#[test]
+fn controls_change_what_is_learned_and_nothing_else() {
+    let instant = json!({"instant": {}});
+    let run_with =
+        |order: &str, control: &str| run(&streaming(LaunchTask::Quality, &short(order, control), &instant)).unwrap();
+    let runs = ["none", "placebo", "shuffled_feedback"].map(|control| run_with("blocked", control));
+    let still = bits(&at_requests(&runs[0], "sona_nll_static"));
+    let served: Vec<Vec<u64>> = runs.iter().map(|events| bits(&at_requests(events, "sona_nll"))).collect();
+    for (at, events) in runs.iter().enumerate() {
+        assert_eq!(bits(&at_requests(events, "sona_nll_static")), still);
+        assert!(served[..at].iter().all(|other| *other != served[at]));
+        assert_eq!(whole(events, "sona_learned_gain").len(), 1);
+    }
+    // Where domains come in turn, no moment is right after one.
+    assert!(whole(&run_with("interleaved", "none"), "sona_learned_gain").is_empty());
+}
+
+#[test]
+fn a_timed_launch_tells_what_learning_costs() {
+    let events = run(&streaming(LaunchTask::Speed, &short("interleaved", "none"), &json!({"instant": {}}))).unwrap();
+    for metric in ["sona_instant_p50_ms", "sona_instant_p99_ms", "sona_itl_p50_overhead", "sona_itl_p99_overhead"] {
+        assert!(whole(&events, metric)[0].is_finite(), "{metric}");
+    }
+    assert!(whole(&events, "sona_instant_p50_ms")[0] > 0.0);
+}
