@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     engine::{
-        Adapter, Dropout, EngineError, Gradients, LowRank, Magnitudes, Place, Scored, Target, Trainable, Trainee,
-        TraineeSettings,
+        Adapter, Dropout, EngineError, Gradients, Labels, LowRank, Magnitudes, Place, Scored, Target, Trainable,
+        Trainee, TraineeSettings,
     },
     model::{spec::ModelSpec, weights::Weights},
 };
@@ -161,7 +161,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// As [`Trainee::loss`].
+    /// As [`Trainable::loss`].
     pub fn evaluate(&self, batches: &[Vec<Scored<'_>>]) -> Result<(f64, usize), EngineError> {
         let tokens: usize = batches.iter().flatten().map(Scored::count).sum();
         let loss = batches.iter().map(|batch| self.trainee.loss(batch)).sum::<Result<f64, _>>()?;
@@ -214,7 +214,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// As [`Trainee::accumulate`].
+    /// As [`Trainable::accumulate`].
     pub fn step(&mut self, batches: &[Vec<Scored<'_>>]) -> Result<Update, EngineError> {
         self.step_with(batches, |_, _| Ok(()))
     }
@@ -232,11 +232,11 @@ impl Trainer {
     ) -> Result<Update, EngineError> {
         let tokens: usize = batches.iter().flatten().map(Scored::count).sum();
         let (mut gradients, mut magnitudes) = (Gradients::new(), Magnitudes::new());
-        let mut loss = 0.0;
+        let (mut loss, weight) = (0.0, 1.0 / tokens as f64);
         for (part, batch) in (0..).zip(batches) {
             let dropout = |(rate, seed)| Dropout::new(rate, &[seed, self.step, part]);
             self.trainee.set_dropout(self.dropout.map(dropout))?;
-            loss += self.trainee.accumulate_all(batch, 1.0 / tokens as f64, &mut gradients, &mut magnitudes)?;
+            loss += self.trainee.accumulate_all(batch, Labels::Data, weight, &mut gradients, &mut magnitudes)?;
         }
         change(&self.adapter, &mut gradients)?;
         let pairs = gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]);

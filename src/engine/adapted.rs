@@ -1,16 +1,31 @@
-//! A model whose sequences all have one adapter from the start.
+//! A model whose sequences all have one adapter from the start, or several to choose among.
 use std::sync::Arc;
 
-use super::{Adapter, Admitted, Chunk, EngineError, LanguageModel, Logits, SequenceId};
+use super::{Adapter, Admitted, Chunk, EngineError, LanguageModel, Logits, Mixture, SequenceId};
 use crate::{
     kv::{CacheReport, Transition},
     model::{sampler::TopK, spec::ModelSpec},
 };
 
-/// A model with an adapter.
+/// A model with what its sequences are given.
 struct Adapted {
     model: Box<dyn LanguageModel>,
-    adapter: Arc<Adapter>,
+    given: Given,
+}
+
+/// What a sequence is given.
+enum Given {
+    Adapter(Arc<Adapter>),
+    Mixture(Arc<Mixture>),
+}
+
+impl Given {
+    fn attach(&self, model: &mut dyn LanguageModel, sequence: SequenceId) -> Result<(), EngineError> {
+        match self {
+            Self::Adapter(adapter) => model.attach(sequence, Some(Arc::clone(adapter))),
+            Self::Mixture(mixture) => model.attach_mixture(sequence, Arc::clone(mixture)),
+        }
+    }
 }
 
 /// Returns the model with every new sequence given an adapter, so that whoever drives it need not know
@@ -19,22 +34,32 @@ struct Adapted {
 /// # Errors
 ///
 /// If the engine has no adapters, or this one's shapes are not the model's.
-pub fn adapted(
-    mut model: Box<dyn LanguageModel>,
-    adapter: Arc<Adapter>,
-) -> Result<Box<dyn LanguageModel>, EngineError> {
+pub fn adapted(model: Box<dyn LanguageModel>, adapter: Arc<Adapter>) -> Result<Box<dyn LanguageModel>, EngineError> {
+    with(model, Given::Adapter(adapter))
+}
+
+/// Returns the model with every new sequence given several adapters, which its tokens choose among.
+///
+/// # Errors
+///
+/// As [`adapted`].
+pub fn mixed(model: Box<dyn LanguageModel>, mixture: Arc<Mixture>) -> Result<Box<dyn LanguageModel>, EngineError> {
+    with(model, Given::Mixture(mixture))
+}
+
+fn with(mut model: Box<dyn LanguageModel>, given: Given) -> Result<Box<dyn LanguageModel>, EngineError> {
     // What no sequence could be given shows here, and not in the middle of a workload.
     let probe = model.open()?;
-    let attached = model.attach(probe, Some(Arc::clone(&adapter)));
+    let attached = given.attach(model.as_mut(), probe);
     model.close(probe);
     attached?;
-    Ok(Box::new(Adapted { model, adapter }))
+    Ok(Box::new(Adapted { model, given }))
 }
 
 impl Adapted {
-    /// Gives a sequence the adapter, or closes it.
+    /// Gives a sequence what all are given, or closes it.
     fn equip(&mut self, sequence: SequenceId) -> Result<(), EngineError> {
-        let attached = self.model.attach(sequence, Some(Arc::clone(&self.adapter)));
+        let attached = self.given.attach(self.model.as_mut(), sequence);
         if attached.is_err() {
             self.model.close(sequence);
         }
@@ -58,7 +83,15 @@ impl LanguageModel for Adapted {
     }
 
     fn admit(&mut self, prompt: &[u32], tokens: usize) -> Result<Admitted, EngineError> {
-        self.model.admit_with(prompt, tokens, Arc::clone(&self.adapter))
+        match &self.given {
+            Given::Adapter(adapter) => self.model.admit_with(prompt, tokens, Arc::clone(adapter)),
+            // No prompt is given, so that nothing is found that was computed without the mixture.
+            Given::Mixture(_) => {
+                let admitted = self.model.admit(&[], tokens)?;
+                self.equip(admitted.sequence)?;
+                Ok(admitted)
+            }
+        }
     }
 
     fn admit_with(&mut self, prompt: &[u32], tokens: usize, adapter: Arc<Adapter>) -> Result<Admitted, EngineError> {
@@ -75,6 +108,18 @@ impl LanguageModel for Adapted {
 
     fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
         self.model.attach(sequence, adapter)
+    }
+
+    fn attach_mixture(&mut self, sequence: SequenceId, mixture: Arc<Mixture>) -> Result<(), EngineError> {
+        self.model.attach_mixture(sequence, mixture)
+    }
+
+    fn keep_hidden(&mut self, keep: bool) -> Result<(), EngineError> {
+        self.model.keep_hidden(keep)
+    }
+
+    fn hidden(&self) -> &[f32] {
+        self.model.hidden()
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {

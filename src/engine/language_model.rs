@@ -1,7 +1,7 @@
 //! What every engine is: a model that sequences are appended to.
 use std::sync::Arc;
 
-use super::{Adapter, EngineError};
+use super::{Adapter, EngineError, Mixture};
 use crate::{
     kv::{CacheReport, Transition},
     model::{sampler::TopK, spec::ModelSpec},
@@ -134,6 +134,18 @@ pub trait LanguageModel {
     /// If the engine has no adapters, the sequence is not open, or the shapes are not the model's;
     /// then the sequence stays as it is.
     fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError>;
+
+    /// Gives a sequence several adapters that each of its tokens chooses among, as [`LanguageModel::attach`] gives
+    /// it one.
+    ///
+    /// # Errors
+    ///
+    /// As [`LanguageModel::attach`].
+    fn attach_mixture(&mut self, sequence: SequenceId, mixture: Arc<Mixture>) -> Result<(), EngineError> {
+        let _ = (sequence, mixture);
+        let what = "choose among adapters (`candle` and our own kernels can)".to_owned();
+        Err(EngineError::Unsupported { engine: "chosen", what })
+    }
 
     /// Appends each chunk to its sequence and returns their logits, in the chunks' order.
     ///

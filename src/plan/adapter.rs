@@ -17,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    AdapterIdentity,
+    AdapterIdentity, Attachment,
     identity::{engine_kind, set_name},
     resolve::{Resolver, name},
     target,
@@ -66,7 +66,7 @@ impl Resolver<'_, '_> {
     /// Returns the adapter a recipe's workloads run with, none where they run without; nothing where it
     /// cannot be had, or not be run, which is reported.
     pub(super) fn adapter(&mut self, recipe: &Recipe, kernel_set: KernelSet) -> Option<Option<AdapterIdentity>> {
-        let Some(path) = recipe.attached() else { return Some(None) };
+        let Some(wanted) = recipe.attached() else { return Some(None) };
         let verified_by = recipe.kernels.verify.reference.filter(|set| *set != kernel_set);
         for (set, key) in [(Some(kernel_set), "kernels.set"), (verified_by, "kernels.verify.reference")] {
             let Some(set) = set.filter(|set| engine_kind(*set).is_some_and(|kind| !kind.has_adapters())) else {
@@ -81,9 +81,10 @@ impl Resolver<'_, '_> {
             self.report(problem.hint(hint));
             return None;
         }
-        let key = (name(recipe), path.to_owned());
+        // What its files and what becomes of them are written as.
+        let key = (name(recipe), format!("{:?} {:?}", wanted.init, wanted.compose));
         if !self.adapters.contains_key(&key) {
-            let found = self.read_adapter(recipe, path);
+            let found = self.read_adapter(recipe, wanted);
             self.adapters.insert(key.clone(), found);
         }
         self.adapters.get(&key)?.clone().map(Some)
@@ -98,7 +99,7 @@ impl Resolver<'_, '_> {
             return Some(None);
         };
         if let Some(init) = &adapter.init {
-            return self.read_adapter(recipe, init).map(|found| Some((init.clone(), found.hash)));
+            return self.read_adapter(recipe, adapter).map(|found| Some((init.clone(), found.hash)));
         }
         let targets: Vec<_> = adapter.target_modules.iter().map(|module| target(*module)).collect();
         let spec = self.opened(recipe)?.spec();
@@ -113,21 +114,22 @@ impl Resolver<'_, '_> {
         misses.is_empty().then_some(None)
     }
 
-    fn read_adapter(&mut self, recipe: &Recipe, path: &str) -> Option<AdapterIdentity> {
-        match file::read(Path::new(path), self.opened(recipe)?.spec()) {
-            Ok(adapter) if lacks_magnitudes(recipe, &adapter) => {
+    fn read_adapter(&mut self, recipe: &Recipe, wanted: &Adapter) -> Option<AdapterIdentity> {
+        let decomposed = wanted.kind == AdapterType::Dora && recipe.attached().is_some();
+        let (path, key) = match &wanted.compose {
+            Some(composed) => (composed.adapters.join(" + "), "adapter.compose"),
+            None => (wanted.init.clone().unwrap_or_default(), KEY),
+        };
+        match Attachment::read(wanted, self.opened(recipe)?.spec()) {
+            Ok(found) if decomposed && found.lacks_magnitudes() => {
                 let message = format!("{path} is a plain LoRA adapter, and `adapter.type` says `dora`");
-                let problem = Diagnostic::error("adapter", message).at(self.place(KEY));
+                let problem = Diagnostic::error("adapter", message).at(self.place(key));
                 self.report(problem.hint("leave `type` out: without `training`, an adapter is what its file says"));
                 None
             }
-            Ok(adapter) => Some(AdapterIdentity {
-                path: path.to_owned(),
-                hash: file::content_hash(&adapter),
-                parameters: adapter.values().map(|part| part.parameters() as u64).sum(),
-            }),
+            Ok(Attachment { hash, parameters, .. }) => Some(AdapterIdentity { path, hash, parameters }),
             Err(error) => {
-                let problem = Diagnostic::error("adapter", error.to_string()).at(self.place(KEY));
+                let problem = Diagnostic::error("adapter", error.to_string()).at(self.place(key));
                 match error {
                     AdapterFileError::Unreadable { .. } => self.report_missing(problem),
                     _ => self.report(problem.hint("an adapter belongs to the model it was trained on")),
@@ -136,10 +138,4 @@ impl Resolver<'_, '_> {
             }
         }
     }
-}
-
-/// Returns whether a recipe runs with an adapter as a decomposed one that is none.
-fn lacks_magnitudes(recipe: &Recipe, adapter: &engine::Adapter) -> bool {
-    let decomposed = recipe.adapter.as_ref().is_some_and(|adapter| adapter.kind == AdapterType::Dora);
-    decomposed && recipe.attached().is_some() && adapter.values().any(|part| part.magnitude.is_none())
 }

@@ -57,6 +57,10 @@ pub(super) fn cell_hash(
         // Likewise.
         remove(&mut tree, "/kernels", "device");
     }
+    if recipe.adapter.as_ref().is_some_and(|adapter| adapter.compose.is_none()) {
+        // Likewise.
+        remove(&mut tree, "/adapter", "compose");
+    }
     remove(&mut tree, "/continual", "data_folder");
     remove(&mut tree, "/model", "source");
     remove(&mut tree, "/model", "revision");

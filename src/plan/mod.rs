@@ -1,5 +1,6 @@
 //! What a recipe means on this machine: a serialisable list of cells that any process can run.
 mod adapter;
+mod attachment;
 mod baseline;
 mod cache;
 mod demand;
@@ -26,6 +27,7 @@ use crate::{
 };
 
 pub use adapter::{beginning, prepare};
+pub use attachment::Attachment;
 pub(crate) use demand::demand;
 pub use identity::{auto_set, device, engine_kind, engine_settings, rope_change, set_name, storage_type};
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
@@ -175,9 +177,10 @@ pub struct ModelIdentity {
 /// Which adapter, by content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterIdentity {
-    /// The folder or file.
+    /// The folder or file; several with ` + ` between them.
     pub path: String,
-    /// BLAKE3 of its matrices, their places and scales, whatever file they lie in.
+    /// BLAKE3 of its matrices, their places and scales, whatever file they lie in; of several, of how they become
+    /// one, too.
     pub hash: String,
     /// Numbers in its matrices.
     pub parameters: u64,

@@ -35,9 +35,9 @@ impl Writer {
     }
 
     pub(super) fn micro(&mut self, micro: &MicroLora) {
-        let Learned { b, squares, shrink, squared_norm, regret, version } = micro.learned();
+        let Learned { b, history, shrink, squared_norm, regret, version } = micro.learned();
         self.f32s(b.as_flattened());
-        self.f32s(&squares);
+        self.f32s(history.as_flattened());
         self.f64(shrink.into());
         self.f64(squared_norm);
         self.f64(regret);
@@ -107,9 +107,9 @@ impl<'a> Reader<'a> {
 
     pub(super) fn micro(&mut self, micro: &mut MicroLora) -> Result<(), SonaError> {
         let b = self.f32s()?.as_chunks::<2>().0.to_vec();
-        let squares = self.f32s()?;
+        let history = self.f32s()?.as_chunks::<2>().0.to_vec();
         let (shrink, squared_norm, regret) = (self.f64()? as f32, self.f64()?, self.f64()?);
-        Ok(micro.restore(Learned { b, squares, shrink, squared_norm, regret, version: self.u64()? })?)
+        Ok(micro.restore(Learned { b, history, shrink, squared_norm, regret, version: self.u64()? })?)
     }
 
     pub(super) fn reservoir(&mut self, capacity: usize) -> Result<Reservoir, SonaError> {

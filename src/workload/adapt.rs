@@ -71,6 +71,7 @@ pub(super) fn settings(cell: &Cell) -> Settings {
         rank: *r as usize,
         scale: (lora_alpha / f64::from(*r)) as f32,
         rule: match optimizer {
+            MicroOptimizer::Newton => Rule::Newton,
             MicroOptimizer::Adagrad => Rule::AdaGrad,
             MicroOptimizer::Sgd => Rule::Sgd,
         },
@@ -107,7 +108,7 @@ fn directions(adapt: &Adapt, cell: &Cell, loaded: &mut Loaded) -> Result<Directi
         inputs.extend(score(loaded, stream.request(0, index), &calibration)?.hidden);
     }
     let nothing = || MicroLoraError::Setting("the head's inputs of the calibration text are all zero".to_owned());
-    Ok(Directions::principal(&inputs, loaded.engine.spec().hidden_size).ok_or_else(nothing)?)
+    Ok(Directions::even(&inputs, loaded.engine.spec().hidden_size).ok_or_else(nothing)?)
 }
 
 /// Records every request, each domain and all of them.

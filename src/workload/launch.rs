@@ -1,5 +1,5 @@
 //! One launch: what a child process does from its specification to its last event.
-use std::{num::NonZeroUsize, path::Path, sync::Arc};
+use std::{num::NonZeroUsize, path::Path};
 
 use super::{
     adapt, continual, decode, kl_divergence, kv_pressure, perplexity, prefill, prompt::Prompts, recorder::Recorder,
@@ -7,10 +7,7 @@ use super::{
 };
 use crate::{
     adapt::{
-        checkpoint::CheckpointError,
-        file::{self, AdapterFileError},
-        labelled::LabelledError,
-        micro_lora::MicroLoraError,
+        checkpoint::CheckpointError, file::AdapterFileError, labelled::LabelledError, micro_lora::MicroLoraError,
         peft::PeftError,
     },
     clock::Stopwatch,
@@ -22,7 +19,7 @@ use crate::{
         tokenizer::{Tokenizer, TokenizerError},
         weights::{Weights, WeightsError},
     },
-    plan::{self, Cell, LaunchSpec, LaunchTask, PROTOCOL},
+    plan::{self, Attachment, Cell, LaunchSpec, LaunchTask, PROTOCOL},
     recipe::schema::{KernelSet, Workload},
     sona::SonaError,
     text::{self, TextError},
@@ -261,12 +258,12 @@ pub(super) fn load_engine(
     settings: &Settings,
 ) -> Result<Box<dyn LanguageModel>, LaunchError> {
     let engine = engine::load_with(kind, weights, settings)?;
-    let Some(planned) = &cell.model.adapter else { return Ok(engine) };
-    let adapter = file::read(Path::new(&planned.path), weights.spec())?;
-    if file::content_hash(&adapter) != planned.hash {
+    let (Some(planned), Some(wanted)) = (&cell.model.adapter, cell.recipe.attached()) else { return Ok(engine) };
+    let attachment = Attachment::read(wanted, weights.spec())?;
+    if attachment.hash != planned.hash {
         return Err(LaunchError::AdapterChanged { path: planned.path.clone() });
     }
-    Ok(engine::adapted(engine, Arc::new(adapter))?)
+    Ok(attachment.give(engine)?)
 }
 
 /// Returns the model with an adapter that learns, on the engine that trains for the cell's kernel set.

@@ -1,5 +1,11 @@
 //! Adapters from files: in recipes, on the command line, and as PEFT and llama.cpp have them.
-use std::{fs, path::Path, process::Command, sync::Arc};
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+};
 
 use ruvlab::{
     adapt::{file, train::fresh},
@@ -110,6 +116,77 @@ fn recipes_and_commands_run_with_an_adapter() {
     assert!(said["tokens"].as_u64().unwrap() >= 1);
 }
 
+/// Several adapters as one, by a method that a recipe names; of one alone, all come to the same.
+#[test]
+fn recipes_run_with_several_adapters_as_one() {
+    let folder = prepared();
+    let at = folder.path();
+    let workload =
+        "workloads: [{perplexity: {n_ctx: 64, chunks: 1}}]\nkernels: {set: scalar, verify: {reference: null}}\n";
+    let score = |name: &str, adapter: &str| {
+        let recipe =
+            format!("schema: ruvlab/v1\nname: {name}\nmodel: {{source: builtin:pico}}\nadapter: {adapter}\n{workload}");
+        fs::write(at.join("r.yaml"), recipe).unwrap();
+        ruvlab(at, 0, &["run", "r.yaml", "--quiet"]);
+        let shown = json(at, &["show", name]);
+        let metrics = shown[0]["summary"]["metrics"].as_array().unwrap();
+        metrics.iter().find(|metric| metric["metric"] == "perplexity").unwrap()["mean"].as_f64().unwrap()
+    };
+    let alone = score("alone", "{init: peft}");
+    let arrow = "method: arrow, top_k: 1";
+    for (name, method) in [("one-cat", "method: cat"), ("one-arrow", arrow)] {
+        let found = score(name, &format!("{{compose: {{adapters: [peft], {method}}}}}"));
+        assert!((found - alone).abs() <= 1e-5 * alone, "{name}: {found} for {alone}");
+    }
+    let two = |method: &str| format!("{{compose: {{adapters: [peft, other], {method}}}}}");
+    let all =
+        [alone, score("cat", &two("method: cat")), score("ties", &two("method: ties")), score("arrow", &two(arrow))];
+    for (i, score) in all.iter().enumerate() {
+        assert!(all[..i].iter().all(|other| (other - score).abs() >= 1e-4 * score), "{all:?}");
+    }
+    let refused = |adapter: &str, code: i32, part: &str| {
+        let recipe = RECIPE.replace("{init: ADAPTER}", adapter);
+        fs::write(at.join("r.yaml"), recipe).unwrap();
+        let (_, message) = ruvlab(at, code, &["plan", "r.yaml"]);
+        assert!(message.contains(part), "{message}");
+    };
+    refused("{compose: {adapters: []}}", 3, "is empty");
+    refused("{compose: {adapters: [peft, other], weights: [1]}}", 3, "1 weights for 2 adapters");
+    refused("{init: peft, compose: {adapters: [peft]}}", 3, "it cannot be both");
+    refused("{compose: {adapters: [peft, nothing]}}", 14, "cannot read the adapter");
+}
+
+/// Each answer is of one version of the adapters at hand, and says which.
+#[test]
+fn a_conversation_goes_from_adapter_to_adapter_and_back() {
+    let folder = prepared();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ruvlab"));
+    let flags = "chat -m builtin:pico --raw --kernels scalar --max-tokens 12 --temperature 0 --format json --quiet";
+    command.args(flags.split(' ')).args(["--adapter", "peft", "--adapter", "other"]).current_dir(folder.path());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let said = "The man\n/adapter other\nThe man\n/adapter\nThe man\n/rollback\n/rollback\nThe man\nThe man\n";
+    child.stdin.take().unwrap().write_all(said.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let answers: Vec<Value> =
+        serde_json::Deserializer::from_slice(&output.stdout).into_iter().collect::<Result<_, _>>().unwrap();
+    let of = |key: &str| answers.iter().map(|answer| answer[key].clone()).collect::<Vec<_>>();
+    let names = of("adapter");
+    assert_eq!(
+        names,
+        ["peft", "other"]
+            .map(Value::from)
+            .into_iter()
+            .chain([Value::Null, "peft".into(), "peft".into()])
+            .collect::<Vec<_>>()
+    );
+    // Two were put at hand and one made active, then each change is a version.
+    assert_eq!(of("adapters_version"), [4, 5, 6, 8, 8]);
+    let texts = of("text");
+    assert!(texts[0] != texts[1] && texts[1] != texts[2] && texts[0] != texts[2], "{texts:?}");
+    assert!(texts[3] == texts[0] && texts[4] == texts[0], "{texts:?}");
+}
+
 #[test]
 fn a_plan_refuses_what_cannot_have_the_adapter() {
     let folder = tempfile::tempdir().unwrap();
@@ -132,12 +209,14 @@ fn a_plan_refuses_what_cannot_have_the_adapter() {
 
 /// PEFT's own folders and the logits it computes with them (`scripts/golden-adapters`): ranks and alphas
 /// by pattern, rsLoRA; of a family whose rows of queries and keys GGUF interleaves, one whose it does not, and
-/// one with fused matrices. A copy as llama.cpp has it, and a folder made from that, are the same adapter.
+/// one with fused matrices; and a decomposed one. A copy as llama.cpp has it, and a folder made from that, are the
+/// same adapter.
 #[test]
 fn logits_with_pefts_adapters_are_pefts() {
     let copies = tempfile::tempdir().unwrap();
-    for name in ["llama3-rope", "qwen2", "phi3"] {
-        let base = Path::new("tests/it/golden").join(name);
+    for name in ["llama3-rope", "qwen2", "phi3", "qwen2-dora"] {
+        let decomposed = name.ends_with("-dora");
+        let base = Path::new("tests/it/golden").join(name.trim_end_matches("-dora"));
         let folder = Path::new("tests/it/golden/adapters").join(name);
         let weights = Weights::open(base.to_str().unwrap()).unwrap();
         let facts: Value = serde_json::from_slice(&fs::read(base.join("golden.json")).unwrap()).unwrap();
@@ -150,9 +229,16 @@ fn logits_with_pefts_adapters_are_pefts() {
         assert!(
             ranks(Target::Query).all(|(_, part)| part.rank == 2) && ranks(Target::Up).all(|(_, part)| part.rank == 3)
         );
+        assert!(adapter.values().all(|part| part.magnitude.is_some() == decomposed), "{name}");
         let (gguf, peft) = (copies.path().join("a.gguf"), copies.path().join(name));
-        file::write(&gguf, weights.spec(), name, &adapter).unwrap();
-        let copied = file::read(&gguf, weights.spec()).unwrap();
+        let copied = if decomposed {
+            // Only PEFT's folders have a place for magnitudes.
+            assert!(file::write(&gguf, weights.spec(), name, &adapter).is_err());
+            adapter.clone()
+        } else {
+            file::write(&gguf, weights.spec(), name, &adapter).unwrap();
+            file::read(&gguf, weights.spec()).unwrap()
+        };
         file::write(&peft, weights.spec(), name, &copied).unwrap();
         for adapter in [adapter, copied, file::read(&peft, weights.spec()).unwrap()].map(Arc::new) {
             for kind in native().chain([EngineKind::Candle]) {

@@ -48,7 +48,7 @@ fn losses_gradients_and_flows_are_those_of_our_kernels() {
         let (likely, flows) = {
             kernels.note_flows(Some(Noted::Product));
             found(&kernels, &sequences, Labels::Data);
-            (kernels.log_likelihoods(&sequences, &[5, 9]).unwrap(), kernels.take_flows())
+            (kernels.log_likelihoods(&sequences, &[5, 9]).unwrap(), kernels.take_flows().unwrap())
         };
         let moved = moved(&adapter, &gradients, 1.0e-3);
         for device in devices() {

@@ -21,6 +21,7 @@ mod micro_lora;
 mod native;
 mod quantize;
 mod recipes;
+mod registry_model;
 mod report;
 mod results;
 mod sona;

@@ -89,7 +89,8 @@ fn what_is_learned_acts_as_an_adapter_of_the_head() {
     let tokens = heldout(&weights);
     for kind in native() {
         let mut engine = load_exact(kind, &weights, 2);
-        let mut micro = micro(engine.as_mut(), Settings::default(), &tokens[200..300]);
+        let settings = Settings { learning_rate: 0.2, ..Settings::default() };
+        let mut micro = micro(engine.as_mut(), settings, &tokens[200..300]);
         for at in [0, 64] {
             let scored = score(engine.as_mut(), None, &tokens[at..at + 64]);
             let step = micro.step(&request(&micro, &scored, &tokens[at + 1..at + 65]), 1.0);

@@ -21,7 +21,7 @@ fn yaml_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-const SHIPPED: [&str; 26] = [
+const SHIPPED: [&str; 27] = [
     "base/cpu.yaml",
     "continual/pico-lambda.yaml",
     "continual/pico.yaml",
@@ -34,6 +34,7 @@ const SHIPPED: [&str; 26] = [
     "kv/pressure.yaml",
     "kv/smollm2.yaml",
     "kv/tiers.yaml",
+    "lora/compose.yaml",
     "lora/micro-smollm2.yaml",
     "lora/micro.yaml",
     "lora/schedules.yaml",

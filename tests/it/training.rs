@@ -13,7 +13,7 @@ use ruvlab::{
     clock::Stopwatch,
     engine::{
         self, Adapter, Chunk, Dropout, EngineKind, Gradients, Labels, LogitRows, LowRank, Magnitudes, Place, Scored,
-        Target, Trainee, TraineeSettings,
+        Target, Trainable, Trainee, TraineeSettings,
     },
     model::{families, weights::Weights},
 };
@@ -61,35 +61,47 @@ pub(crate) fn moved(adapter: &Adapter, gradients: &Gradients, step: f64) -> Adap
     adapter.iter().map(change).collect()
 }
 
+/// Runs a check with a random adapter of every target of these models; the first argument names both.
+fn with_every_target(models: &[&str], mut check: impl FnMut(&str, &Weights, &Adapter)) {
+    let mut checked = 0;
+    for name in models {
+        let weights = weights(name);
+        for target in Target::ALL {
+            check(&format!("{name} {target:?}"), &weights, &adapter(&weights, &[target], 3, 0.05));
+            checked += 1;
+        }
+    }
+    assert!(checked >= 16 && checked == 8 * models.len(), "{checked}");
+}
+
+/// Checks that a loss climbs along its gradient by the gradient's norm: `at` is the loss after a step of so many
+/// gradients, and `rounding` what that of a loss of some hundred nats in f32 shows of small ones.
+fn assert_climbs(what: &str, norm: f64, rounding: f64, mut at: impl FnMut(f64) -> f64) {
+    assert!(norm > 0.0, "{what}: no gradient");
+    let mut slope = |step: f64| (at(step / norm) - at(-step / norm)) / (2.0 * step);
+    let (wide, narrow) = (slope(0.02), slope(0.01));
+    let slope = (4.0 * narrow - wide) / 3.0;
+    assert!((slope - norm).abs() <= 1.0e-3 * norm + rounding, "{what}: {slope} for {norm}");
+}
+
+fn norm(gradients: &Gradients) -> f64 {
+    global_norm(gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]))
+}
+
 #[test]
 fn gradients_of_every_target_are_those_of_finite_differences() {
     let (long, short) = (tokens(75, 1), tokens(24, 2));
     let sequences = sequences(&long, &short);
-    let mut checked = 0;
-    for name in MODELS {
-        let weights = weights(name);
-        for target in Target::ALL {
-            let adapter = adapter(&weights, &[target], 3, 0.05);
-            let load = |adapter: &Adapter| Trainee::load(&weights, adapter, TraineeSettings::default()).unwrap();
-            let mut gradients = Gradients::new();
-            let loss = load(&adapter).accumulate(&sequences, 1.0, &mut gradients).unwrap();
-            assert!((loss - load(&adapter).loss(&sequences).unwrap()).abs() <= 1.0e-6 * loss);
-            let parts = |(a, b): &(Vec<f32>, Vec<f32>)| [a.clone(), b.clone()];
-            let all: Vec<Vec<f32>> = gradients.values().flat_map(parts).collect();
-            let norm = global_norm(all.iter().map(Vec::as_slice));
-            assert!(norm > 1.0e-2, "{name} {target:?}: {norm}");
-            // Along the gradient the loss climbs by its squared norm.
-            let slope = |step: f64| {
-                let at = |step: f64| load(&moved(&adapter, &gradients, step / norm)).loss(&sequences).unwrap();
-                (at(step) - at(-step)) / (2.0 * step)
-            };
-            let (wide, narrow) = (slope(0.02), slope(0.01));
-            let slope = (4.0 * narrow - wide) / 3.0;
-            assert!((slope - norm).abs() <= 1.0e-3 * norm, "{name} {target:?}: {slope} for {norm}");
-            checked += 1;
-        }
-    }
-    assert_eq!(checked, 40);
+    with_every_target(&MODELS, |name, weights, adapter| {
+        let load = |adapter: &Adapter| Trainee::load(weights, adapter, TraineeSettings::default()).unwrap();
+        let mut gradients = Gradients::new();
+        let loss = load(adapter).accumulate(&sequences, 1.0, &mut gradients).unwrap();
+        assert!((loss - load(adapter).loss(&sequences).unwrap()).abs() <= 1.0e-6 * loss);
+        let norm = norm(&gradients);
+        assert!(norm > 1.0e-2, "{name}: {norm}");
+        let at = |step: f64| load(&moved(adapter, &gradients, step)).loss(&sequences).unwrap();
+        assert_climbs(name, norm, 0.0, at);
+    });
 }
 
 /// Decomposed changes: the norm of a row counts as a constant on the way back, so it is held while the
@@ -98,99 +110,66 @@ fn gradients_of_every_target_are_those_of_finite_differences() {
 fn gradients_of_decomposed_changes_are_those_of_finite_differences() {
     let (long, short) = (tokens(75, 1), tokens(24, 2));
     let sequences = sequences(&long, &short);
-    let mut checked = 0;
-    for name in MODELS {
-        let weights = weights(name);
-        for target in Target::ALL {
-            let adapter = adapter(&weights, &[target], 3, 0.05);
-            let mut trainee = Trainee::load(&weights, &adapter, TraineeSettings::default()).unwrap();
-            let plain = trainee.loss(&sequences).unwrap();
-            let norms = trainee.decompose().unwrap();
-            let begun = trainee.loss(&sequences).unwrap();
-            assert!(
-                (begun - plain).abs() <= 1.0e-6 * plain,
-                "norms that are there change nothing: {begun} for {plain}"
-            );
-            let mut magnitudes = norms.clone();
-            for (at, value) in magnitudes.values_mut().flatten().enumerate() {
-                *value *= 1.0 + 0.2 * (at as f32).sin();
-            }
-            let set = |trainee: &mut Trainee, magnitudes: &Magnitudes| {
-                magnitudes.iter().for_each(|(place, values)| trainee.set_magnitude(*place, values).unwrap());
-            };
-            set(&mut trainee, &magnitudes);
-            let (mut gradients, mut of_magnitudes) = (Gradients::new(), Magnitudes::new());
-            let loss =
-                trainee.accumulate_all(&sequences, Labels::Data, 1.0, &mut gradients, &mut of_magnitudes).unwrap();
-            assert!(loss != begun);
-            // With respect to magnitudes alone. Where gradients are small, the rounding of a loss of some
-            // hundred nats in f32 shows.
-            let norm = global_norm(of_magnitudes.values().map(Vec::as_slice));
-            let mut at = |step: f64| {
-                let along = |(place, values): (&Place, &Vec<f32>)| {
-                    let moved = values.iter().zip(&of_magnitudes[place]);
-                    (*place, moved.map(|(x, g)| (f64::from(*x) + step * f64::from(*g)) as f32).collect())
-                };
-                set(&mut trainee, &magnitudes.iter().map(along).collect());
-                trainee.loss(&sequences).unwrap()
-            };
-            let mut slope = |step: f64| (at(step / norm) - at(-step / norm)) / (2.0 * step);
-            let slope = (4.0 * slope(0.01) - slope(0.02)) / 3.0;
-            assert!((slope - norm).abs() <= 1.0e-3 * norm + 1.0e-3, "{name} {target:?}: {slope} for {norm}");
-            // With respect to A and B: magnitudes follow the norms, so that their ratio is held.
-            let pairs = gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]);
-            let norm = global_norm(pairs);
-            let at = |step: f64| {
-                let moved = moved(&adapter, &gradients, step / norm);
-                let mut trainee = Trainee::load(&weights, &moved, TraineeSettings::default()).unwrap();
-                let there = trainee.decompose().unwrap();
-                let held = |(place, values): (&Place, &Vec<f32>)| {
-                    let ratios = magnitudes[place].iter().zip(&norms[place]).map(|(m, norm)| m / norm);
-                    (*place, values.iter().zip(ratios).map(|(norm, ratio)| norm * ratio).collect())
-                };
-                set(&mut trainee, &there.iter().map(held).collect());
-                trainee.loss(&sequences).unwrap()
-            };
-            let slope = |step: f64| (at(step) - at(-step)) / (2.0 * step);
-            let slope = (4.0 * slope(0.01) - slope(0.02)) / 3.0;
-            assert!((slope - norm).abs() <= 1.0e-3 * norm + 1.0e-3, "{name} {target:?}: {slope} for {norm}");
-            checked += 1;
+    with_every_target(&MODELS, |name, weights, adapter| {
+        let mut trainee = Trainee::load(weights, adapter, TraineeSettings::default()).unwrap();
+        let plain = trainee.loss(&sequences).unwrap();
+        let norms = trainee.decompose().unwrap();
+        let begun = trainee.loss(&sequences).unwrap();
+        assert!((begun - plain).abs() <= 1.0e-6 * plain, "norms that are there change nothing: {begun} for {plain}");
+        let mut magnitudes = norms.clone();
+        for (at, value) in magnitudes.values_mut().flatten().enumerate() {
+            *value *= 1.0 + 0.2 * (at as f32).sin();
         }
-    }
-    assert_eq!(checked, 40);
+        let set = |trainee: &mut Trainee, magnitudes: &Magnitudes| {
+            magnitudes.iter().for_each(|(place, values)| trainee.set_magnitude(*place, values).unwrap());
+        };
+        set(&mut trainee, &magnitudes);
+        let (mut gradients, mut of_magnitudes) = (Gradients::new(), Magnitudes::new());
+        let loss = trainee.accumulate_all(&sequences, Labels::Data, 1.0, &mut gradients, &mut of_magnitudes).unwrap();
+        assert!(loss != begun);
+        // With respect to magnitudes alone.
+        let own = global_norm(of_magnitudes.values().map(Vec::as_slice));
+        assert_climbs(name, own, 1.0e-3, |step| {
+            let along = |(place, values): (&Place, &Vec<f32>)| {
+                let moved = values.iter().zip(&of_magnitudes[place]);
+                (*place, moved.map(|(x, g)| (f64::from(*x) + step * f64::from(*g)) as f32).collect())
+            };
+            set(&mut trainee, &magnitudes.iter().map(along).collect());
+            trainee.loss(&sequences).unwrap()
+        });
+        // With respect to A and B: magnitudes follow the norms, so that their ratio is held.
+        assert_climbs(name, norm(&gradients), 1.0e-3, |step| {
+            let moved = moved(adapter, &gradients, step);
+            let mut trainee = Trainee::load(weights, &moved, TraineeSettings::default()).unwrap();
+            let there = trainee.decompose().unwrap();
+            let held = |(place, values): (&Place, &Vec<f32>)| {
+                let ratios = magnitudes[place].iter().zip(&norms[place]).map(|(m, norm)| m / norm);
+                (*place, values.iter().zip(ratios).map(|(norm, ratio)| norm * ratio).collect())
+            };
+            set(&mut trainee, &there.iter().map(held).collect());
+            trainee.loss(&sequences).unwrap()
+        });
+    });
 }
 
 #[test]
 fn gradients_under_dropout_are_those_of_finite_differences() {
     let (long, short) = (tokens(75, 1), tokens(24, 2));
     let sequences = sequences(&long, &short);
-    let mut checked = 0;
-    for name in ["qwen3", "phi3"] {
-        let weights = weights(name);
-        for target in Target::ALL {
-            let adapter = adapter(&weights, &[target], 3, 0.05);
-            let run = |adapter: &Adapter, draw: u64, recompute: bool| {
-                let settings = TraineeSettings { recompute, ..TraineeSettings::default() };
-                let mut trainee = Trainee::load(&weights, adapter, settings).unwrap();
-                trainee.set_dropout(Some(Dropout::new(0.2, &[5, draw])));
-                let mut gradients = Gradients::new();
-                (trainee.accumulate(&sequences, 1.0, &mut gradients).unwrap(), gradients)
-            };
-            let (loss, gradients) = run(&adapter, 1, false);
-            assert_eq!(run(&adapter, 1, true), (loss, gradients.clone()));
-            assert_ne!(run(&adapter, 2, false).0, loss);
-            let norm = global_norm(gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]));
-            // The mask stays as it is.
-            let slope = |step: f64| {
-                let at = |step: f64| run(&moved(&adapter, &gradients, step / norm), 1, false).0;
-                (at(step) - at(-step)) / (2.0 * step)
-            };
-            let slope = (4.0 * slope(0.01) - slope(0.02)) / 3.0;
-            assert!((slope - norm).abs() <= 1.0e-3 * norm, "{name} {target:?}: {slope} for {norm}");
-            checked += 1;
-        }
-    }
-    assert_eq!(checked, 16);
+    with_every_target(&["qwen3", "phi3"], |name, weights, adapter| {
+        let run = |adapter: &Adapter, draw: u64, recompute: bool| {
+            let settings = TraineeSettings { recompute, ..TraineeSettings::default() };
+            let mut trainee = Trainee::load(weights, adapter, settings).unwrap();
+            trainee.set_dropout(Some(Dropout::new(0.2, &[5, draw]))).unwrap();
+            let mut gradients = Gradients::new();
+            (trainee.accumulate(&sequences, 1.0, &mut gradients).unwrap(), gradients)
+        };
+        let (loss, gradients) = run(adapter, 1, false);
+        assert_eq!(run(adapter, 1, true), (loss, gradients.clone()));
+        assert_ne!(run(adapter, 2, false).0, loss);
+        // The mask stays as it is.
+        assert_climbs(name, norm(&gradients), 0.0, |step| run(&moved(adapter, &gradients, step), 1, false).0);
+    });
 }
 
 #[test]
@@ -298,26 +277,40 @@ fn wrong_shapes_are_refused() {
 const LOSSES: [f64; 5] = [2.488_038, 2.453_820, 2.404_722, 2.339_972, 2.261_578];
 const NORMS: [f64; 5] = [0.302_832, 0.337_215, 0.458_916, 0.578_475, 0.672_641];
 
+/// A change of queries and values as both comparisons begin with: A = 0.02 sin(0.1 k + 1), B = 0.
+fn beginning(weights: &Weights, rank: usize, scale: f32) -> Adapter {
+    let change = |place: Place| {
+        let (out, width) = place.target.shape(weights.spec());
+        let a = (0..rank * width).map(|k| (0.02 * (0.1 * k as f64 + 1.0).sin()) as f32).collect();
+        (place, LowRank { rank, a, b: vec![0.0; out * rank], scale, magnitude: None })
+    };
+    Place::all(weights.spec(), &[Target::Query, Target::Value]).into_iter().map(change).collect()
+}
+
+/// A run of PEFT's and what is said of it: rank, what B A is multiplied by, whether magnitudes learn, and the
+/// rate of B to that of A.
+struct Twenty {
+    losses: &'static str,
+    rank: usize,
+    scale: f32,
+    decompose: bool,
+    b_ratio: Option<f64>,
+}
+
 /// PEFT's own losses over 20 steps from the same start on other sequences: `scripts/compare-peft --golden`.
-fn assert_twenty_steps_are_pefts(golden: &str, decompose: bool, b_ratio: Option<f64>) {
+fn assert_twenty_steps_are_pefts(run: &Twenty) {
     let Some(path) = crate::llama_cpp::smollm2() else { return };
     let weights = Weights::open(&path).unwrap();
     let ids: Vec<u32> = serde_json::from_str(include_str!("golden/peft/other_ids.json")).unwrap();
-    let losses: Vec<f64> = serde_json::from_str(golden).unwrap();
+    let losses: Vec<f64> = serde_json::from_str(run.losses).unwrap();
     assert_eq!((ids.len(), losses.len()), (260, 20));
     let batches = [ids.chunks(65).map(|tokens| Scored { tokens, prompt: 0 }).collect::<Vec<_>>()];
-    let change = |place: Place| {
-        let (out, width) = place.target.shape(weights.spec());
-        let a = (0..4 * width).map(|k| (0.02 * (0.1 * k as f64 + 1.0).sin()) as f32).collect();
-        (place, LowRank { rank: 4, a, b: vec![0.0; out * 4], scale: 2.0, magnitude: None })
-    };
-    let places = Place::all(weights.spec(), &[Target::Query, Target::Value]);
     let schedule = Schedule { shape: Shape::Constant { warmup: 0 }, peak: 1.0e-3, total: 0 };
     let rule = Rule::AdamW(AdamW::default());
-    let settings = Settings { schedule, rule, weight_decay: 0.0, max_grad_norm: None, b_ratio };
+    let settings = Settings { schedule, rule, weight_decay: 0.0, max_grad_norm: None, b_ratio: run.b_ratio };
     let held = TraineeSettings { widen: true, recompute: false };
-    let mut trainer = Trainer::new(&weights, places.into_iter().map(change).collect(), settings, held).unwrap();
-    if decompose {
+    let mut trainer = Trainer::new(&weights, beginning(&weights, run.rank, run.scale), settings, held).unwrap();
+    if run.decompose {
         trainer.decompose().unwrap();
     }
     for (step, expected) in losses.iter().enumerate() {
@@ -326,14 +319,33 @@ fn assert_twenty_steps_are_pefts(golden: &str, decompose: bool, b_ratio: Option<
     }
 }
 
+/// r = 4 and alpha = 8.
+const FOUR: Twenty = Twenty { losses: "", rank: 4, scale: 2.0, decompose: false, b_ratio: None };
+
 #[test]
 fn twenty_steps_of_dora_are_pefts() {
-    assert_twenty_steps_are_pefts(include_str!("golden/peft/dora.json"), true, None);
+    let losses = include_str!("golden/peft/dora.json");
+    assert_twenty_steps_are_pefts(&Twenty { losses, decompose: true, ..FOUR });
 }
 
 #[test]
 fn twenty_steps_of_loraplus_are_pefts() {
-    assert_twenty_steps_are_pefts(include_str!("golden/peft/loraplus.json"), false, Some(16.0));
+    let losses = include_str!("golden/peft/loraplus.json");
+    assert_twenty_steps_are_pefts(&Twenty { losses, b_ratio: Some(16.0), ..FOUR });
+}
+
+/// r = 1 with alpha = 2, and r = 16 with alpha = 32.
+#[test]
+fn twenty_steps_of_the_least_and_of_a_large_rank_are_pefts() {
+    assert_twenty_steps_are_pefts(&Twenty { losses: include_str!("golden/peft/r1.json"), rank: 1, ..FOUR });
+    assert_twenty_steps_are_pefts(&Twenty { losses: include_str!("golden/peft/r16.json"), rank: 16, ..FOUR });
+}
+
+/// r = 16 with alpha = 16, which is 4 times B A.
+#[test]
+fn twenty_steps_of_rslora_are_pefts() {
+    let losses = include_str!("golden/peft/rslora.json");
+    assert_twenty_steps_are_pefts(&Twenty { losses, rank: 16, scale: 4.0, ..FOUR });
 }
 
 #[test]
@@ -343,13 +355,7 @@ fn five_steps_are_pefts() {
     let ids: Vec<u32> = serde_json::from_str(include_str!("golden/peft_parity_ids.json")).unwrap();
     assert_eq!(ids.len(), 260);
     let sequences: Vec<Scored<'_>> = ids.chunks(65).map(|tokens| Scored { tokens, prompt: 0 }).collect();
-    let change = |place: Place| {
-        let (out, width) = place.target.shape(weights.spec());
-        let a = (0..4 * width).map(|k| (0.02 * (0.1 * k as f64 + 1.0).sin()) as f32).collect();
-        (place, LowRank { rank: 4, a, b: vec![0.0; out * 4], scale: 2.0, magnitude: None })
-    };
-    let places = Place::all(weights.spec(), &[Target::Query, Target::Value]);
-    let mut adapter: Adapter = places.into_iter().map(change).collect();
+    let mut adapter = beginning(&weights, 4, 2.0);
     let settings = TraineeSettings { widen: true, recompute: false };
     let mut trainee = Trainee::load(&weights, &adapter, settings).unwrap();
     let new = |values: &[f32]| Moments::<f32>::new(values.len());
@@ -360,7 +366,7 @@ fn five_steps_are_pefts() {
         let began = Stopwatch::start();
         let loss = trainee.accumulate(&sequences, 1.0 / 256.0, &mut gradients).unwrap() / 256.0;
         println!("step {t}: loss {loss:.6}, {:.3} s", began.elapsed().as_secs_f64());
-        let norm = global_norm(gradients.values().flat_map(|(a, b)| [a.as_slice(), b.as_slice()]));
+        let norm = norm(&gradients);
         assert!((loss - expected).abs() <= 1.0e-4 * expected, "step {t}: loss {loss} for {expected}");
         assert!((norm - expected_norm).abs() <= 1.0e-3 * expected_norm, "step {t}: norm {norm} for {expected_norm}");
         for (place, change) in &mut adapter {

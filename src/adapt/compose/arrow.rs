@@ -2,8 +2,8 @@
 //! Library of `LoRAs`", arXiv 2405.11157).
 use std::collections::BTreeMap;
 
-use super::{ComposeError, Weighted, change::Factors, places};
-use crate::engine::{Adapter, LowRank, Place};
+use super::{ComposeError, Svd, Weighted, change::Factors, places};
+use crate::engine::{Adapter, Choice, EngineError, LowRank, Member, Mixture, Place};
 
 /// Adapters that every token, at every matrix, chooses among for itself.
 ///
@@ -24,6 +24,8 @@ struct Expert {
     /// With the adapter's weight in its scale.
     part: LowRank,
     prototype: Vec<f64>,
+    /// The same by the rows of A: w, so that `w · (A x)` is the prototype's product with x.
+    by_rank: Vec<f32>,
 }
 
 impl Arrow {
@@ -45,8 +47,9 @@ impl Arrow {
             for (place, part) in *of {
                 let found = Factors::sum(&[(1.0, part)]).svd();
                 let prototype = found.v.transposed().row(0).to_vec();
+                let by_rank = by_rank(part, &found);
                 let part = LowRank { scale: (f64::from(part.scale) * weight) as f32, ..part.clone() };
-                places.entry(*place).or_default().push(Expert { adapter, part, prototype });
+                places.entry(*place).or_default().push(Expert { adapter, part, prototype, by_rank });
             }
         }
         Ok(Self { top_k, temperature, places })
@@ -89,6 +92,34 @@ impl Arrow {
         (!parts.is_empty()).then(|| super::cat(&parts))
     }
 
+    /// Returns what an engine runs it as: all adapters side by side, and how each token chooses.
+    ///
+    /// # Errors
+    ///
+    /// If there are more adapters than an engine lets tokens choose among.
+    pub fn mixture(&self) -> Result<Mixture, EngineError> {
+        let (mut all, mut choices) = (Adapter::new(), BTreeMap::new());
+        for (place, experts) in &self.places {
+            let (mut members, mut start) = (Vec::with_capacity(experts.len()), 0);
+            for Expert { part, by_rank, .. } in experts {
+                let ranks = start..start + part.rank;
+                start = ranks.end;
+                members.push(Member { ranks, scale: part.scale, prototype: by_rank.clone() });
+            }
+            let a = experts.iter().flat_map(|expert| &expert.part.a).copied().collect();
+            let outputs = experts.first().map_or(0, |expert| expert.part.b.len() / expert.part.rank);
+            let mut b = Vec::with_capacity(outputs * start);
+            for row in 0..outputs {
+                for Expert { part, .. } in experts {
+                    b.extend_from_slice(&part.b[row * part.rank..][..part.rank]);
+                }
+            }
+            all.insert(*place, LowRank { rank: start, scale: 1.0, a, b, magnitude: None });
+            choices.insert(*place, Choice { members, top_k: self.top_k, temperature: self.temperature as f32 });
+        }
+        Mixture::new(all, choices)
+    }
+
     /// Returns the adapter of one text: at every place, shares by the mean scores of these inputs.
     ///
     /// A whole text then runs with one adapter, as any engine can.
@@ -97,4 +128,17 @@ impl Arrow {
         let part = |(place, x): (&Place, &Vec<f32>)| Some((*place, self.routed(*place, x)?));
         inputs.iter().filter_map(part).collect()
     }
+}
+
+/// Returns `w = s Bᵀ u / σ`, of the largest singular value of `s B A` and its left vector: then `w · (A x) = v · x`.
+fn by_rank(part: &LowRank, Svd { u, s, .. }: &Svd) -> Vec<f32> {
+    let largest = s.first().copied().unwrap_or(0.0);
+    let mut sums = vec![0.0; part.rank];
+    if largest > 0.0 {
+        for (b, u) in part.b.chunks_exact(part.rank).zip(u.transposed().row(0)) {
+            sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += f64::from(*b) * u);
+        }
+        sums.iter_mut().for_each(|sum| *sum *= f64::from(part.scale) / largest);
+    }
+    sums.into_iter().map(|sum| sum as f32).collect()
 }

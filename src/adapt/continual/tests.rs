@@ -7,7 +7,7 @@ use crate::{
         schedule::{Schedule, Shape},
         train::{Rule, fresh},
     },
-    engine::{Gradients, Labels, Noted, Scored, Target, Trainee, TraineeSettings},
+    engine::{Gradients, Labels, Noted, Scored, Target, Trainable, Trainee, TraineeSettings},
     model::weights::Weights,
 };
 
@@ -168,7 +168,7 @@ fn what_passes_a_matrix_makes_the_gradients_of_its_factors() {
     };
     trainee.note_flows(Some(Noted::Product));
     let gradients = run(&trainee, Labels::Data);
-    let flows = trainee.take_flows();
+    let flows = trainee.take_flows().unwrap();
     assert_eq!(flows.len(), adapter.len());
     for (place, flow) in &flows {
         let change = &adapter[place];

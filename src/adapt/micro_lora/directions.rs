@@ -1,8 +1,11 @@
 //! The directions in which the head's inputs vary most.
 use super::RANK;
 
-/// Rounds of subspace iteration at most.
+/// Rounds of subspace iteration, and of conjugate gradients, at most.
 const ROUNDS: usize = 64;
+
+/// λ by the mean square of an input.
+const RIDGE: f64 = 0.1;
 
 /// Directions, the rows of A.
 ///
@@ -55,13 +58,59 @@ impl Directions {
         }
         let mut values = Vec::with_capacity(RANK * width);
         for vector in &basis {
-            let product = |row: &[f32]| vector.iter().zip(row).map(|(v, x)| v * f64::from(*x)).sum::<f64>();
-            let mean_square = rows.clone().map(|row| product(row).powi(2)).sum::<f64>() / count;
+            let mean_square = rows.clone().map(|row| product(vector, row).powi(2)).sum::<f64>() / count;
             let scale = if mean_square > 0.0 { mean_square.sqrt().recip() } else { 0.0 };
             values.extend(vector.iter().map(|value| (value * scale) as f32));
         }
         Some(Self { width, values })
     }
+
+    /// Returns what [`Self::principal`] does, but for the first direction, which is the one whose products with all
+    /// inputs are most nearly 1: along it an addition acts as a bias on the logits, the same at every position.
+    ///
+    /// # Numerics
+    ///
+    /// `v = (X Xᵀ + λ N I)⁻¹ X 1` in f64 by conjugate gradients, λ a tenth of the mean square of an input, so that few
+    /// inputs do not decide what others are made of.
+    #[must_use]
+    pub fn even(inputs: &[f32], width: usize) -> Option<Self> {
+        let mut all = Self::principal(inputs, width)?;
+        let rows = inputs.chunks_exact(width);
+        let count = rows.len() as f64;
+        let ridge = RIDGE * inputs.iter().map(|x| f64::from(x * x)).sum::<f64>() / width as f64;
+        let mut residual = vec![0.0; width];
+        rows.clone().for_each(|row| add(&mut residual, 1.0, row));
+        let (mut found, mut along) = (vec![0.0; width], residual.clone());
+        let mut left = dot(&residual, &residual);
+        let enough = 1e-16 * left;
+        for _ in 0..ROUNDS {
+            if left <= enough {
+                break;
+            }
+            let mut image: Vec<f64> = along.iter().map(|x| ridge * x).collect();
+            rows.clone().for_each(|row| add(&mut image, product(&along, row), row));
+            let step = left / dot(&along, &image);
+            found.iter_mut().zip(&along).for_each(|(found, along)| *found += step * along);
+            residual.iter_mut().zip(&image).for_each(|(residual, image)| *residual -= step * image);
+            let before = std::mem::replace(&mut left, dot(&residual, &residual));
+            along.iter_mut().zip(&residual).for_each(|(along, residual)| *along = residual + left / before * *along);
+        }
+        let mean_square = rows.map(|row| product(&found, row).powi(2)).sum::<f64>() / count;
+        // Inputs without a mean have no such direction.
+        if mean_square > 0.0 {
+            let scale = mean_square.sqrt().recip();
+            all.values.iter_mut().zip(&found).for_each(|(value, found)| *value = (found * scale) as f32);
+        }
+        Some(all)
+    }
+}
+
+fn product(vector: &[f64], row: &[f32]) -> f64 {
+    vector.iter().zip(row).map(|(v, x)| v * f64::from(*x)).sum()
+}
+
+fn add(to: &mut [f64], factor: f64, row: &[f32]) {
+    to.iter_mut().zip(row).for_each(|(to, x)| *to += factor * f64::from(*x));
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -110,6 +159,36 @@ mod tests {
             let mean = rows.chunks_exact(width).map(square).sum::<f32>() / 50.0;
             assert!((mean - 1.0).abs() <= 1e-4, "{mean}");
         }
+    }
+
+    #[test]
+    fn an_even_direction_says_the_same_of_every_input() {
+        let width = 40;
+        let input = |i: usize, at: usize| {
+            let noise = ((i * 31 + at * 17) as f32 * 0.37).sin();
+            if at % 8 == 0 { 0.5 + 0.2 * noise } else { noise }
+        };
+        let rows = |range: std::ops::Range<usize>| -> Vec<f32> {
+            range.flat_map(|i| (0..width).map(move |at| input(i, at))).collect()
+        };
+        let spread = |directions: &Directions, rows: &[f32]| {
+            let of =
+                |row: &[f32]| directions.values[..width].iter().zip(row).map(|(a, x)| f64::from(a * x)).sum::<f64>();
+            let products: Vec<f64> = rows.chunks_exact(width).map(of).collect();
+            let mean = products.iter().sum::<f64>() / products.len() as f64;
+            let deviation = products.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / products.len() as f64;
+            (mean, deviation.sqrt())
+        };
+        let (seen, others) = (rows(0..200), rows(200..260));
+        let [even, principal] =
+            [Directions::even(&seen, width), Directions::principal(&seen, width)].map(Option::unwrap);
+        for inputs in [&seen, &others] {
+            let (mean, deviation) = spread(&even, inputs);
+            assert!((mean - 1.0).abs() <= 0.1 && deviation <= 0.25, "{mean} {deviation}");
+            assert!(deviation < 0.8 * spread(&principal, inputs).1);
+        }
+        assert!(even.values[width..] == principal.values[width..]);
+        assert!(Directions::even(&[0.0; 8], 4).is_none());
     }
 
     #[test]

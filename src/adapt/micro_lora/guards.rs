@@ -6,8 +6,9 @@ use super::{
     step::{Outcome, Step},
 };
 
-/// The share of the newest request in the running mean of what the adapter gains.
-const NEWEST: f64 = 0.25;
+/// The share of the newest request in the running mean of what the adapter gains: so small that no single request
+/// decides.
+const NEWEST: f64 = 0.1;
 
 /// How a step must decrease the loss to be taken, as a share of what its gradient promises
 /// (Armijo's condition).

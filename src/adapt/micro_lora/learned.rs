@@ -6,8 +6,8 @@ use super::{MicroLora, MicroLoraError, RANK};
 pub struct Learned {
     /// `[V, 2]`, before `shrink`.
     pub b: Vec<[f32; RANK]>,
-    /// Of every token, the sum of the squares of its gradients.
-    pub squares: Vec<f32>,
+    /// Of every token, what its rates have come from.
+    pub history: Vec<[f32; RANK]>,
     /// What all of B is multiplied by.
     pub shrink: f32,
     /// ‖`b`‖², as it was added up.
@@ -22,10 +22,10 @@ impl MicroLora {
     /// Returns what it has learned.
     #[must_use]
     pub fn learned(&self) -> Learned {
-        let Self { b, squares, shrink, squared_norm, regret, version, .. } = self;
+        let Self { b, history, shrink, squared_norm, regret, version, .. } = self;
         Learned {
             b: b.clone(),
-            squares: squares.clone(),
+            history: history.clone(),
             shrink: *shrink,
             squared_norm: *squared_norm,
             regret: *regret,
@@ -39,13 +39,16 @@ impl MicroLora {
     ///
     /// If it is of another vocabulary.
     pub fn restore(&mut self, learned: Learned) -> Result<(), MicroLoraError> {
-        let Learned { b, squares, shrink, squared_norm, regret, version } = learned;
-        for (what, found) in [("rows of B", b.len()), ("sums of squares", squares.len())] {
+        let Learned { b, history, shrink, squared_norm, regret, version } = learned;
+        for (what, found) in [("rows of B", b.len()), ("rows of rates", history.len())] {
             if found != self.b.len() {
                 return Err(MicroLoraError::Shape { what, found, needed: self.b.len() });
             }
         }
-        (self.b, self.squares, self.shrink, self.squared_norm) = (b, squares, shrink, squared_norm);
+        self.has_moved.iter_mut().zip(&b).for_each(|(moved, row)| *moved = row.iter().any(|value| *value != 0.0));
+        self.moved.clear();
+        self.moved.extend((0u32..).zip(&self.has_moved).filter(|(_, moved)| **moved).map(|(token, _)| token));
+        (self.b, self.history, self.shrink, self.squared_norm) = (b, history, shrink, squared_norm);
         (self.regret, self.version, self.undo) = (regret, version, None);
         Ok(())
     }

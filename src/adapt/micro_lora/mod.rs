@@ -1,7 +1,8 @@
 //! Instant adaptation: a rank-2 addition to the head that learns from each request's own results.
 //!
-//! The head's logits become `z = W h + s B (A h)`, h being the head's input. A is fixed, the directions
-//! in which inputs vary most; B begins at zero and learns. What a request left behind when it was
+//! The head's logits become `z = W h + s B (A h)`, h being the head's input. A is fixed: a direction in which
+//! all inputs are alike, so that along it B is a bias of each token, and the one in which they vary most. B
+//! begins at zero and learns. What a request left behind when it was
 //! decoded (A h, the likeliest tokens with their probabilities, and the token that came) is all an
 //! update needs, so it runs no layer again and takes microseconds. Dynamic evaluation (Krause et al.,
 //! arXiv 1709.07432) at the output side only, as fast weights (Clark et al., arXiv 2212.02475); fixed A
@@ -37,6 +38,17 @@ const NONE: u32 = u32::MAX;
 
 /// Keeps rows from far jumps after the smallest of gradients.
 const EPSILON: f32 = 1.0e-3;
+
+/// How surely a row of B is zero before anything came, in tokens: with as much evidence as that of a token that
+/// came so often as it was expected to.
+const PRIOR: f32 = 0.7;
+
+/// The share of the curvature that is of what came; the rest is of what was expected.
+const CAME: f32 = 0.4;
+
+/// While no more than one token in so many has learned, their rows alone are added to logits: they lie apart,
+/// which costs more for each.
+const FEW: usize = 8;
 
 /// Below this, what B was shrunk by is multiplied into it.
 const FOLD_BELOW: f32 = 1.0e-3;
@@ -89,6 +101,9 @@ pub struct MicroLora {
     /// `[V, 2]`, before `shrink`.
     b: Vec<[f32; RANK]>,
     shrink: f32,
+    /// The tokens whose rows may be other than zero, each once, and whether a token is one of them.
+    moved: Vec<u32>,
+    has_moved: Vec<bool>,
     /// Of `b`.
     squared_norm: f64,
     /// Running mean of what recent requests lost by the adapter, nats a token.
@@ -105,10 +120,13 @@ pub struct MicroLora {
     gradient: Vec<[f32; RANK]>,
     /// Where to go, times −η.
     direction: Vec<[f32; RANK]>,
-    /// Of every token, the sum of the squares of its gradients, for [`Rule::AdaGrad`].
-    squares: Vec<f32>,
-    /// Those of a step's tokens before it.
-    squares_before: Vec<f32>,
+    /// Of every token what its rates have come from: the sum of the squares of its gradients, in the first place
+    /// ([`Rule::AdaGrad`]), or the sums of the curvatures of its loss ([`Rule::Newton`]).
+    history: Vec<[f32; RANK]>,
+    /// That of a step's tokens before it.
+    history_before: Vec<[f32; RANK]>,
+    /// Of a step, by slot.
+    curvature: Vec<[f32; RANK]>,
     /// By position and its tokens: the slot, the logit's change for a step of 1, and its exponential.
     slots: Vec<u32>,
     slopes: Vec<f32>,
@@ -153,6 +171,8 @@ impl MicroLora {
             a,
             b: vec![[0.0; RANK]; vocab_size],
             shrink: 1.0,
+            moved: Vec::with_capacity(vocab_size),
+            has_moved: vec![false; vocab_size],
             squared_norm: 0.0,
             regret: 0.0,
             version: 0,
@@ -162,8 +182,9 @@ impl MicroLora {
             rows: Vec::new(),
             gradient: Vec::new(),
             direction: Vec::new(),
-            squares: vec![0.0; vocab_size],
-            squares_before: Vec::new(),
+            history: vec![[0.0; RANK]; vocab_size],
+            history_before: Vec::new(),
+            curvature: Vec::new(),
             slots: Vec::new(),
             slopes: Vec::new(),
             changes: Vec::new(),
@@ -248,8 +269,11 @@ impl MicroLora {
         }
         let factor = self.settings.scale * self.shrink;
         let [first, second] = projected.map(|value| value * factor);
-        for (logit, row) in logits.iter_mut().zip(&self.b) {
-            *logit += row[0] * first + row[1] * second;
+        let add = |logit: &mut f32, row: &[f32; RANK]| *logit += row[0] * first + row[1] * second;
+        if self.moved.len() * FEW <= self.b.len() {
+            self.moved.iter().for_each(|token| add(&mut logits[*token as usize], &self.b[*token as usize]));
+        } else {
+            logits.iter_mut().zip(&self.b).for_each(|(logit, row)| add(logit, row));
         }
     }
 
@@ -264,7 +288,9 @@ impl MicroLora {
     /// Forgets all it has learned.
     pub fn reset(&mut self) {
         self.b.fill([0.0; RANK]);
-        self.squares.fill(0.0);
+        self.moved.clear();
+        self.has_moved.fill(false);
+        self.history.fill([0.0; RANK]);
         (self.shrink, self.squared_norm, self.regret, self.undo) = (1.0, 0.0, 0.0, None);
         self.version += 1;
     }
@@ -272,8 +298,8 @@ impl MicroLora {
     /// Takes the last step back, to the last bit; returns whether there was one.
     pub fn undo(&mut self) -> bool {
         let Some((shrink, squared_norm, regret)) = self.undo.take() else { return false };
-        for ((token, row), squares) in self.tokens.iter().zip(&self.rows).zip(&self.squares_before) {
-            (self.b[*token as usize], self.squares[*token as usize]) = (*row, *squares);
+        for ((token, row), history) in self.tokens.iter().zip(&self.rows).zip(&self.history_before) {
+            (self.b[*token as usize], self.history[*token as usize]) = (*row, *history);
         }
         (self.shrink, self.squared_norm, self.regret) = (shrink, squared_norm, regret);
         self.version += 1;
@@ -314,7 +340,7 @@ impl MicroLora {
             return step;
         }
         self.differentiate(request, weight);
-        self.aim();
+        self.aim(request.len() as f32);
         self.shrink *= 1.0 - self.settings.decay;
         self.search(request, weight, &mut step);
         if step.outcome == Outcome::Applied {
@@ -339,7 +365,7 @@ impl MicroLora {
     fn gather(&mut self, request: &Request) {
         self.tokens.clear();
         self.rows.clear();
-        self.squares_before.clear();
+        self.history_before.clear();
         self.slots.clear();
         for token in request.tokens() {
             let slot = &mut self.slot_of[*token as usize];
@@ -347,7 +373,7 @@ impl MicroLora {
                 *slot = self.tokens.len() as u32;
                 self.tokens.push(*token);
                 self.rows.push(self.b[*token as usize]);
-                self.squares_before.push(self.squares[*token as usize]);
+                self.history_before.push(self.history[*token as usize]);
             }
             self.slots.push(*slot);
         }
@@ -356,7 +382,8 @@ impl MicroLora {
         }
     }
 
-    /// Fills in the gradient of the weighted mean loss, by slot.
+    /// Fills in the gradient of the weighted mean loss, by slot; with [`Rule::Newton`] the curvature of the sum,
+    /// too.
     fn differentiate(&mut self, request: &Request, weight: f32) {
         let factor = weight * self.settings.scale / request.len() as f32;
         self.gradient.clear();
@@ -371,20 +398,51 @@ impl MicroLora {
                 row[1] += error * second;
             }
         }
-    }
-
-    /// Fills in where to go.
-    fn aim(&mut self) {
-        self.direction.clear();
-        self.direction.extend_from_slice(&self.gradient);
-        if self.settings.rule == Rule::Sgd {
+        if self.settings.rule != Rule::Newton {
             return;
         }
-        for (token, row) in self.tokens.iter().zip(&mut self.direction) {
-            let squares = &mut self.squares[*token as usize];
-            *squares += row[0] * row[0] + row[1] * row[1];
-            let factor = 1.0 / (squares.sqrt() + EPSILON);
-            *row = row.map(|value| value * factor);
+        self.curvature.clear();
+        self.curvature.resize(self.tokens.len(), [0.0; RANK]);
+        let factor = weight.abs() * self.settings.scale * self.settings.scale;
+        let positions = self.slots.chunks_exact(width).zip(request.errors().chunks_exact(width));
+        let positions = positions.zip(request.probabilities().chunks_exact(width)).zip(request.projected());
+        for (((slots, errors), probabilities), projected) in positions {
+            let [first, second] = projected.map(|value| value * value * factor);
+            for ((slot, error), probability) in slots.iter().zip(errors).zip(probabilities) {
+                let between = probability - CAME * error;
+                let row = &mut self.curvature[*slot as usize];
+                row[0] += between * first;
+                row[1] += between * second;
+            }
+        }
+    }
+
+    /// Fills in where to go after a request of so many tokens.
+    fn aim(&mut self, tokens: f32) {
+        self.direction.clear();
+        self.direction.extend_from_slice(&self.gradient);
+        let rows = self.tokens.iter().zip(&mut self.direction);
+        match self.settings.rule {
+            Rule::Sgd => {}
+            Rule::AdaGrad => {
+                for (token, row) in rows {
+                    let [squares, _] = &mut self.history[*token as usize];
+                    *squares += row[0] * row[0] + row[1] * row[1];
+                    let factor = 1.0 / (squares.sqrt() + EPSILON);
+                    *row = row.map(|value| value * factor);
+                }
+            }
+            Rule::Newton => {
+                // A scale of zero has no gradient either.
+                let prior = (PRIOR * self.settings.scale * self.settings.scale).max(f32::MIN_POSITIVE);
+                for ((token, row), curvature) in rows.zip(&self.curvature) {
+                    let history = &mut self.history[*token as usize];
+                    for ((value, sum), more) in row.iter_mut().zip(history).zip(curvature) {
+                        *sum += more;
+                        *value *= tokens / (prior + *sum);
+                    }
+                }
+            }
         }
     }
 
@@ -393,6 +451,9 @@ impl MicroLora {
         let size = size / self.shrink;
         let squared = |row: &[f32; RANK]| f64::from(row[0] * row[0] + row[1] * row[1]);
         for ((token, before), direction) in self.tokens.iter().zip(&self.rows).zip(&self.direction) {
+            if !std::mem::replace(&mut self.has_moved[*token as usize], true) {
+                self.moved.push(*token);
+            }
             let row = &mut self.b[*token as usize];
             row[0] -= size * direction[0];
             row[1] -= size * direction[1];

@@ -115,6 +115,41 @@ fn losses_fall_by_what_the_gradient_promises() {
     }
 }
 
+/// Along a direction that is 1 everywhere, logits move by how often tokens came and were expected to.
+#[test]
+fn newtons_step_is_what_came_over_what_was_expected() {
+    let directions = Directions { width: 1, values: vec![1.0, 0.0] };
+    let mut micro = MicroLora::new(Settings { decay: 0.0, top_k: 4, ..Settings::default() }, &directions, 4).unwrap();
+    // Likely as 1, 2, 3 and 4 to 10; the first one comes six times of eight.
+    let logits: Vec<f32> = (1..=4u8).map(|x| f32::from(x).ln()).collect();
+    let came = [0, 0, 0, 1, 0, 0, 3, 0];
+    let expected = [0.8, 1.6, 2.4, 3.2];
+    let counted = [6.0, 1.0, 0.0, 1.0];
+    let mut request = micro.request(8);
+    came.iter().for_each(|came| _ = request.record(micro.project(&[1.0]), &logits, *came).unwrap());
+    let step = micro.step(&request, 1.0);
+    assert_eq!((step.outcome, step.backtracks), (Outcome::Applied, 0), "{step:?}");
+    let mut moved = logits.clone();
+    micro.apply(micro.project(&[1.0]), &mut moved);
+    for (((moved, logit), n), e) in moved.iter().zip(&logits).zip(counted).zip(expected) {
+        let right = (n - e) / (PRIOR + CAME * n + (1.0 - CAME) * e);
+        assert!((moved - logit - right).abs() <= 1e-5, "{} for {right}", moved - logit);
+        // Nearly the logarithm of the ratio.
+        assert!((right - ((n + PRIOR) / (e + PRIOR)).ln()).abs() <= 0.4);
+    }
+    // What came and was expected adds up.
+    request.clear();
+    came.iter().for_each(|came| _ = request.record(micro.project(&[1.0]), &moved, *came).unwrap());
+    micro.step(&request, 1.0);
+    let (mut again, total) = (logits.clone(), moved.iter().map(|x| x.exp()).sum::<f32>());
+    micro.apply(micro.project(&[1.0]), &mut again);
+    for (((again, moved), first), n) in again.iter().zip(&moved).zip(expected).zip(counted) {
+        let now = 8.0 * moved.exp() / total;
+        let right = (n - now) / (PRIOR + CAME * 2.0 * n + (1.0 - CAME) * (first + now));
+        assert!((again - moved - right).abs() <= 1e-5, "{} for {right}", again - moved);
+    }
+}
+
 /// Rows of tokens that come for the first time move by about the rate, whatever their gradient; others
 /// less and less, by the sum of squares of theirs.
 #[test]
@@ -303,7 +338,7 @@ fn an_adapter_that_makes_requests_worse_is_reset() {
     let other = Text { tokens: text(1).tokens.iter().map(|token| token + 150).collect(), ..text(1) };
     micro.settings.learning_rate = 0.0;
     let mut outcomes = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..24 {
         let step = micro.step(&head.request(&micro, &other), 1.0);
         let alone = head.loss(&head.micro(settings(0.0)), &other);
         assert!((step.loss_static - alone).abs() <= 0.02 * alone, "{} {alone}", step.loss_static);

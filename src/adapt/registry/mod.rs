@@ -3,6 +3,8 @@
 //! Requests pin an adapter of one version and keep it to their end, whatever happens meanwhile. Writers
 //! prepare a whole new state beside the current one and publish it in one step, so a request never sees
 //! half a change. Loading from a disk happens on a thread of its own.
+mod pins;
+mod primitives;
 mod published;
 #[cfg(test)]
 mod tests;
@@ -12,20 +14,18 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
 };
 
+use pins::Pins;
 pub use published::Published;
 
 use crate::engine::{Adapter, LowRank};
 
 /// Earlier active adapters that can be rolled back to.
 const HISTORY: usize = 8;
-
-/// The mark of an adapter that is to go, in place of a number of pins.
-const RETIRED: u32 = u32::MAX;
 
 /// Why the registry could not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -86,21 +86,10 @@ struct Resident {
     name: String,
     adapter: Arc<Adapter>,
     bytes: u64,
-    /// Requests that use it, or [`RETIRED`].
-    pins: AtomicU32,
+    /// Requests that use it.
+    pins: Pins,
     /// When it was last pinned, by the registry's own count.
     used: AtomicU64,
-}
-
-impl Resident {
-    fn pin(&self) -> bool {
-        let more = |pins: u32| (pins < RETIRED - 1).then_some(pins + 1);
-        self.pins.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
-    }
-
-    fn retire(&self) -> bool {
-        self.pins.compare_exchange(0, RETIRED, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
 }
 
 /// What is at hand in one version. Never changed, only replaced.
@@ -140,7 +129,7 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         if let Some(resident) = &self.resident {
-            resident.pins.fetch_sub(1, Ordering::AcqRel);
+            resident.pins.unpin();
         }
     }
 }
@@ -217,7 +206,7 @@ impl Registry {
     }
 
     fn take(&self, resident: &Resident) -> bool {
-        let taken = resident.pin();
+        let taken = resident.pins.pin();
         if taken {
             resident.used.store(self.uses.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
         }
@@ -243,7 +232,7 @@ impl Registry {
             name: name.to_owned(),
             adapter,
             bytes: (values * size_of::<f32>()) as u64,
-            pins: AtomicU32::new(0),
+            pins: Pins::new(),
             used: AtomicU64::new(self.uses.fetch_add(1, Ordering::Relaxed) + 1),
         });
         let mut history = self.write();
@@ -275,7 +264,7 @@ impl Registry {
     ) -> Result<Vec<Arc<Resident>>, RegistryError> {
         let mut gone: Vec<Arc<Resident>> = Vec::new();
         loop {
-            let in_use = replaced.filter(|replaced| replaced.pins.load(Ordering::Acquire) > 0);
+            let in_use = replaced.filter(|replaced| replaced.pins.in_use());
             let (adapters, bytes) = held(state, history, in_use);
             let Limits { adapters: most_adapters, bytes: most_bytes } = self.limits;
             if adapters <= most_adapters && bytes <= most_bytes {
@@ -289,11 +278,11 @@ impl Registry {
             let mut candidates: Vec<&Arc<Resident>> =
                 state.residents.values().filter(|resident| !is_active(resident) && !in_history(resident)).collect();
             candidates.sort_by_key(|resident| resident.used.load(Ordering::Relaxed));
-            if let Some(victim) = candidates.into_iter().find(|resident| resident.retire()).cloned() {
+            if let Some(victim) = candidates.into_iter().find(|resident| resident.pins.retire()).cloned() {
                 state.residents.remove(&victim.name);
                 gone.push(victim);
             } else if history.is_empty() {
-                gone.iter().for_each(|resident| resident.pins.store(0, Ordering::Release));
+                gone.iter().for_each(|resident| resident.pins.reinstate());
                 let name = new.name.clone();
                 return Err(RegistryError::Full { name, adapters, bytes, most_adapters, most_bytes });
             } else {

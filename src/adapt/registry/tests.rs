@@ -1,7 +1,7 @@
 //! What a registry must keep apart, and keep.
 use std::sync::atomic::AtomicBool;
 
-use super::*;
+use super::{published::SLOTS, *};
 use crate::engine::{LowRank, Place, Target};
 
 const WIDTH: usize = 16;
@@ -183,4 +183,58 @@ fn a_million_swaps_tear_nothing() {
     });
     assert_eq!(published.version(), u64::from(SWAPS) + 1);
     assert!(reads >= 1000, "{reads} reads in {SWAPS} swaps");
+}
+
+#[test]
+fn versions_grow_by_one_and_values_are_theirs() {
+    let published = Published::new(10u64);
+    assert_eq!(published.load(), (1, Arc::new(10)));
+    for i in 2..300 {
+        let (version, replaced) = published.publish(Arc::new(10 * i));
+        assert_eq!(version, i);
+        // Whoever was there a round ago, the first value where nobody was.
+        let expected = if i <= SLOTS as u64 { 10 } else { 10 * (i - SLOTS as u64) };
+        assert_eq!(*replaced, expected);
+        assert_eq!((published.load(), published.version()), ((i, Arc::new(10 * i)), i));
+    }
+}
+
+/// A writer goes around slots that are held, and comes back to them.
+#[test]
+fn a_reader_that_stands_still_holds_nobody_up() {
+    let published = Published::new(0u64);
+    let held = published.slots[5].read().unwrap();
+    for i in 1..200 {
+        published.publish(Arc::new(i));
+        assert_eq!(*published.load().1, i);
+    }
+    assert_eq!(held.version, 0);
+    drop(held);
+    (200..300).for_each(|i| _ = published.publish(Arc::new(i)));
+    assert!(published.slots[5].read().unwrap().version > 200);
+}
+
+#[test]
+fn writers_at_once_get_versions_of_their_own() {
+    let published = Published::new(0u64);
+    let (stop, write) = (AtomicBool::new(false), |_| (0..5000).map(|i| published.publish(Arc::new(i)).0).collect());
+    let versions: Vec<Vec<u64>> = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut last = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let (version, _) = published.load();
+                assert!(version >= last, "{version} after {last}");
+                last = version;
+            }
+        });
+        let writers: Vec<_> = (0..2).map(|writer| scope.spawn(move || write(writer))).collect();
+        let versions = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        stop.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
+        versions
+    });
+    let mut all = versions.concat();
+    all.sort_unstable();
+    assert_eq!(all, (2..10_002).collect::<Vec<u64>>());
+    assert!(versions.iter().all(|own| own.is_sorted()));
 }

@@ -27,7 +27,8 @@ use super::{
 use session::{Answer, Session, Stop};
 
 /// Talk to a model: answers stream to standard output. Without --prompt, every line of standard input is
-/// a message; `/reset` starts anew, `/quit` ends, Ctrl-C ends the answer.
+/// a message; `/reset` starts anew, `/adapter NAME` answers with another adapter from now on (`/adapter` with
+/// none), `/rollback` with the one before, `/quit` ends, Ctrl-C ends the answer.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// A path, `hf:OWNER/REPO`, `synthetic:SHAPE:QUANT`, `builtin:pico`, or a short name (`ruvlab models`).
@@ -69,9 +70,10 @@ pub(super) struct Arguments {
     /// Threads: a number or `auto`.
     #[arg(short, long, value_name = "N", default_value = "auto")]
     threads: Threads,
-    /// Run it with an adapter: a PEFT folder, or a GGUF adapter of llama.cpp's.
+    /// Run it with an adapter: a PEFT folder, or a GGUF adapter of llama.cpp's. Given several times, the first
+    /// answers until another is asked for; each is named as its folder or file is.
     #[arg(long, value_name = "PATH")]
-    adapter: Option<PathBuf>,
+    adapter: Vec<PathBuf>,
     #[command(flatten)]
     access: Offline,
 }
@@ -92,7 +94,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
         device: DeviceChoice::Cpu,
         activations: None,
         threads: arguments.threads,
-        adapter: arguments.adapter.clone(),
+        adapter: arguments.adapter.first().cloned(),
         workload,
     };
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
@@ -189,14 +191,24 @@ fn converse(session: &mut Session<'_>, interrupt: &Interrupt, out: Output) -> Re
                 return Ok(ended_by(interrupt));
             }
         };
-        match line.trim() {
+        let done = match line.trim() {
             "" => continue,
             "/quit" => return Ok(exit::OK),
             "/reset" => {
                 session.reset();
                 continue;
             }
-            _ => {}
+            "/rollback" => Some(session.adapters.rollback()),
+            "/adapter" => Some(session.adapters.activate(None)),
+            line => line.strip_prefix("/adapter ").map(|name| session.adapters.activate(Some(name.trim()))),
+        };
+        if let Some(done) = done {
+            match done {
+                Ok(_) => {}
+                Err(error) if interactive => drop(Failure::from(error).report()),
+                Err(error) => return Err(error.into()),
+            }
+            continue;
         }
         match session.answer(&line, interrupt, &mut |text| out.stream(text)) {
             Ok(answer) => {

@@ -1,19 +1,23 @@
 //! A conversation with a model: prompts, the sampling loop, and why it stops.
-use std::{io, path::Path, slice, sync::Arc};
+use std::{io, path::PathBuf, slice, sync::Arc};
 
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::Arguments;
 use crate::{
-    adapt::file,
+    adapt::{
+        file,
+        registry::{Limits, Pinned, Registry, RegistryError},
+    },
     cli::Failure,
     clock::{self, Stopwatch},
-    engine::{self, EngineError, GenerationError, LanguageModel, SequenceId, next_tokens},
+    engine::{self, Adapter, EngineError, GenerationError, LanguageModel, SequenceId, next_tokens},
     exit,
     model::{
         chat_template::{ChatTemplate, ChatTemplateError, Conversation},
         sampler::{Sampler, Sampling},
+        spec::ModelSpec,
         tokenizer::Tokenizer,
         weights::Weights,
     },
@@ -47,6 +51,10 @@ pub(super) struct Answer {
     pub(super) ttft_ms: f64,
     /// Tokens a second after the first one; none for an answer of one token.
     pub(super) decode_tok_s: Option<f64>,
+    /// The adapter it was answered with, where there was one.
+    adapter: Option<String>,
+    /// The version of the adapters at hand that it was answered with.
+    adapters_version: u64,
 }
 
 /// A conversation: what was said, and what answers.
@@ -56,6 +64,7 @@ pub(super) struct Session<'a> {
     template: Option<ChatTemplate>,
     messages: Vec<Json>,
     writer: Writer,
+    pub(super) adapters: Registry,
 }
 
 /// An engine with one sequence, and the choice of what comes next in it.
@@ -65,6 +74,15 @@ struct Writer {
     sequence: Option<SequenceId>,
     /// The tokens the engine has read.
     held: Vec<u32>,
+    /// The adapter it has read them with.
+    adapter: Option<Arc<Adapter>>,
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        let code = if matches!(error, RegistryError::Load { .. }) { exit::RESOURCE } else { exit::USAGE };
+        Self::new(code, "adapter", error.to_string(), None)
+    }
 }
 
 impl From<EngineError> for Failure {
@@ -87,6 +105,25 @@ fn template_failure(error: &ChatTemplateError, arguments: &Arguments) -> Failure
     Failure::new(exit::UNEXPECTED, "chat-template", error.to_string(), Some(hint))
 }
 
+/// Returns the adapters of some files by their names, the first of them active.
+fn at_hand(paths: &[PathBuf], spec: &ModelSpec) -> Result<Registry, Failure> {
+    let registry = Registry::new(Limits { adapters: paths.len().max(1), bytes: u64::MAX });
+    let mut first = None;
+    for path in paths {
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        if registry.names().contains(&name) {
+            let hint = "give the folders names of their own";
+            return Err(Failure::new(exit::USAGE, "adapter", format!("two adapters are named {name:?}"), Some(hint)));
+        }
+        registry.insert(&name, file::read(path, spec)?)?;
+        first.get_or_insert(name);
+    }
+    if first.is_some() {
+        registry.activate(first.as_deref())?;
+    }
+    Ok(registry)
+}
+
 impl<'a> Session<'a> {
     pub(super) fn open(arguments: &'a Arguments, cell: &Cell) -> Result<Self, Failure> {
         let weights = Weights::open(&cell.model.path).map_err(|error| model_failure(&error))?;
@@ -102,12 +139,9 @@ impl<'a> Session<'a> {
             .ok_or_else(|| Failure::new(exit::UNEXPECTED, "kernels", "this kernel set has no engine", None))?;
         let context = cell.model.context_length.min(arguments.ctx) as usize;
         let Arguments { temperature, top_k, top_p, min_p, seed, .. } = *arguments;
-        let mut engine = engine::load(kind, &weights, Some(context))?;
-        if let Some(adapter) = &cell.model.adapter {
-            let adapter = file::read(Path::new(&adapter.path), weights.spec())?;
-            engine = engine::adapted(engine, Arc::new(adapter))?;
-        }
+        let engine = engine::load(kind, &weights, Some(context))?;
         let mut session = Self {
+            adapters: at_hand(&arguments.adapter, weights.spec())?,
             arguments,
             tokenizer,
             template,
@@ -164,7 +198,9 @@ impl<'a> Session<'a> {
         interrupt: &Interrupt,
         show: &mut dyn FnMut(&str) -> io::Result<()>,
     ) -> Result<Answer, Failure> {
-        let Self { arguments, tokenizer, writer, .. } = self;
+        let Self { arguments, tokenizer, writer, adapters, .. } = self;
+        // The answer is of one version, whatever becomes active meanwhile.
+        let pinned = adapters.pin_active();
         let context = writer.engine.context_length();
         if prompt.is_empty() || prompt.len() >= context {
             let message = format!("the prompt has {} tokens, there is room for 1 to {}", prompt.len(), context - 1);
@@ -178,7 +214,7 @@ impl<'a> Session<'a> {
             show(&part)
         };
         let watch = Stopwatch::start();
-        let mut next = writer.begin(prompt)?;
+        let mut next = writer.begin(prompt, &pinned)?;
         let ttft = watch.elapsed();
         let stop = loop {
             if tokenizer.is_end(next) {
@@ -207,19 +243,27 @@ impl<'a> Session<'a> {
             tokens,
             ttft_ms: ttft.as_secs_f64() * 1e3,
             decode_tok_s: (steps > 0).then(|| f64::from(steps) / elapsed),
+            adapter: pinned.name().map(str::to_owned),
+            adapters_version: pinned.version(),
         })
     }
 }
 
 impl Writer {
     fn new(engine: Box<dyn LanguageModel>, sampler: Sampler) -> Self {
-        Self { engine, sampler, sequence: None, held: Vec::new() }
+        Self { engine, sampler, sequence: None, held: Vec::new(), adapter: None }
     }
 
-    /// Reads a prompt and returns the first token after it. What has been read already is not read again.
-    fn begin(&mut self, prompt: &[u32]) -> Result<u32, Failure> {
+    /// Reads a prompt and returns the first token after it. What has been read already, with this adapter, is not
+    /// read again.
+    fn begin(&mut self, prompt: &[u32], pinned: &Pinned) -> Result<u32, Failure> {
         let begins_alike = self.held.iter().zip(prompt).all(|(held, token)| held == token);
-        if !begins_alike || self.held.len() >= prompt.len() {
+        let same = match (&self.adapter, pinned.adapter()) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (own, other) => own.is_none() && other.is_none(),
+        };
+        self.adapter = pinned.adapter().cloned();
+        if !begins_alike || !same || self.held.len() >= prompt.len() {
             if let Some(sequence) = self.sequence.take() {
                 self.engine.close(sequence);
             }
@@ -232,7 +276,11 @@ impl Writer {
     fn step(&mut self, tokens: &[u32]) -> Result<u32, Failure> {
         let sequence = match self.sequence {
             Some(sequence) => sequence,
-            None => self.engine.open()?,
+            None => {
+                let sequence = self.engine.open()?;
+                self.engine.attach(sequence, self.adapter.clone())?;
+                sequence
+            }
         };
         self.sequence = Some(sequence);
         let next = next_tokens(self.engine.as_mut(), &[(sequence, tokens)], slice::from_mut(&mut self.sampler));

@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor};
 
 use super::weights::Model;
 use crate::{
-    engine::{Adapter, EngineError, LowRank, Place, SequenceId, Target, adapter::check},
+    engine::{Adapter, Choice, EngineError, LowRank, Place, SequenceId, Target, adapter::check, mixture::Choices},
     model::{decoder::Step, spec::ModelSpec},
 };
 
@@ -19,13 +19,22 @@ struct Factors {
     up: Tensor,
     /// What the columns of the result are multiplied by, where the change is a decomposed one.
     columns: Option<Tensor>,
+    /// How rows choose among its ranks, where they are of several adapters.
+    choice: Option<Choice>,
+}
+
+/// Returns what A made of rows, with what each has chosen.
+fn choose(choice: &Choice, narrow: &Tensor) -> Result<Tensor> {
+    let mut rows = narrow.to_vec2::<f32>()?;
+    rows.iter_mut().for_each(|row| choice.apply(row));
+    Tensor::from_vec(rows.concat(), narrow.shape(), narrow.device())
 }
 
 /// An adapter as tensors.
 pub(super) struct Ready(BTreeMap<Place, Factors>);
 
 impl Ready {
-    fn new(adapter: &Adapter, model: &Model) -> Result<Self> {
+    fn new(adapter: &Adapter, choices: &Choices, model: &Model) -> Result<Self> {
         let device = &model.device;
         let factors = |(place, part): (&Place, &LowRank)| {
             let LowRank { rank, scale, a, b, magnitude } = part;
@@ -37,7 +46,8 @@ impl Ready {
                 let row = |row: usize, out: &mut [f32]| out.copy_from_slice(&matrix[row * out.len()..][..out.len()]);
                 columns = part.factors(row).map(|values| Tensor::new(values, device)).transpose()?;
             }
-            Ok((*place, Factors { down, up: up.contiguous()?, columns }))
+            let choice = choices.get(place).cloned();
+            Ok((*place, Factors { down, up: up.contiguous()?, columns, choice }))
         };
         Ok(Self(adapter.iter().map(factors).collect::<Result<_>>()?))
     }
@@ -56,10 +66,10 @@ impl Adapters {
         &mut self,
         model: &Model,
         sequence: SequenceId,
-        adapter: Option<&Arc<Adapter>>,
+        adapter: Option<(&Arc<Adapter>, &Choices)>,
     ) -> std::result::Result<(), EngineError> {
         self.ready.retain(|(owner, _)| owner.strong_count() > 0);
-        let Some(adapter) = adapter else {
+        let Some((adapter, choices)) = adapter else {
             self.detach(sequence);
             return Ok(());
         };
@@ -68,7 +78,7 @@ impl Adapters {
             Arc::clone(ready)
         } else {
             check(adapter, &model.spec)?;
-            let ready = Arc::new(Ready::new(adapter, model)?);
+            let ready = Arc::new(Ready::new(adapter, choices, model)?);
             self.ready.push((Arc::downgrade(adapter), Arc::clone(&ready)));
             ready
         };
@@ -110,8 +120,10 @@ pub(super) fn add(
             start += width;
             parts.push(match ready.0.get(&place(target)) {
                 None => own,
-                Some(Factors { down, up, columns }) => {
-                    let whole = (own + inputs.matmul(down)?.matmul(up)?)?;
+                Some(Factors { down, up, columns, choice }) => {
+                    let narrow = inputs.matmul(down)?;
+                    let narrow = choice.as_ref().map_or(Ok(narrow.clone()), |choice| choose(choice, &narrow))?;
+                    let whole = (own + narrow.matmul(up)?)?;
                     columns.as_ref().map_or(Ok(whole.clone()), |columns| whole.broadcast_mul(columns))?
                 }
             });

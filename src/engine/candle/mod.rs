@@ -10,7 +10,9 @@ mod weights;
 use std::sync::Arc;
 
 use super::{
-    Adapter, Chunk, Device, EngineError, LanguageModel, Logits, SequenceId, room,
+    Adapter, Chunk, Device, EngineError, LanguageModel, Logits, Mixture, SequenceId,
+    mixture::NO_CHOICES,
+    room,
     sequences::Sequences,
     steps::{Steps, hand_out},
 };
@@ -88,7 +90,12 @@ impl LanguageModel for Candle {
 
     fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
         self.sequences.get(sequence)?;
-        self.adapters.attach(&self.model, sequence, adapter.as_ref())
+        self.adapters.attach(&self.model, sequence, adapter.as_ref().map(|adapter| (adapter, &NO_CHOICES)))
+    }
+
+    fn attach_mixture(&mut self, sequence: SequenceId, mixture: Arc<Mixture>) -> Result<(), EngineError> {
+        self.sequences.get(sequence)?;
+        self.adapters.attach(&self.model, sequence, Some((mixture.adapter(), mixture.choices())))
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {

@@ -10,7 +10,9 @@ use ruvlab_kernels::{ActivationClass, Arena, Format, Matrix, dequantize_row, qua
 use super::model::Model;
 
 use crate::{
-    engine::{Adapter, EngineError, LowRank, Place, SequenceId, Target, adapter::check},
+    engine::{
+        Adapter, Choice, EngineError, LowRank, Member, Place, SequenceId, Target, adapter::check, mixture::Choices,
+    },
     kv::{PrefixKey, prefix_root},
     model::decoder::Step,
 };
@@ -42,6 +44,8 @@ pub(super) struct Part {
     pub(super) b: Matrix,
     /// What the rows of the whole are multiplied by, where the change is a decomposed one.
     pub(super) factors: Option<Vec<f32>>,
+    /// How rows choose among its ranks, where they are of several adapters.
+    pub(super) choice: Option<Choice>,
 }
 
 /// The additions to the matrices of a group.
@@ -156,22 +160,21 @@ fn pack_terms(arena: &mut Arena, rows: usize, columns: usize, values: &[f32]) ->
         .map_err(|error| EngineError::Adapter(error.to_string()))
 }
 
-/// Packs the additions to the matrices of a group, each beside its matrix.
-fn pack_group(
-    arena: &mut Arena,
-    rounding: Rounding,
-    members: &[(Option<&LowRank>, &Matrix)],
-) -> Result<Option<Packed>, EngineError> {
-    let ranks: usize = members.iter().filter_map(|(member, _)| Some((*member)?.rank)).sum();
+/// A matrix with what is added to it, and how rows choose among that.
+type Addition<'a> = (Option<&'a LowRank>, Option<&'a Choice>, &'a Matrix);
+
+/// Packs the additions to the matrices of a group.
+fn pack_group(arena: &mut Arena, rounding: Rounding, members: &[Addition<'_>]) -> Result<Option<Packed>, EngineError> {
+    let ranks: usize = members.iter().filter_map(|(member, ..)| Some((*member)?.rank)).sum();
     let mut a = Vec::new();
     let (mut parts, mut start) = ([const { None }; SLOTS], 0);
-    for (part, (member, matrix)) in parts.iter_mut().zip(members.iter().copied()) {
+    for (part, (member, choice, matrix)) in parts.iter_mut().zip(members.iter().copied()) {
         let Some(member) = member else { continue };
         let LowRank { rank, scale, a: rows, b, .. } = member;
         a.extend_from_slice(rows);
         let b = pack(arena, rounding, b.len() / rank, *rank, b)?;
         let factors = member.factors(|row, out| matrix.row(row, out));
-        *part = Some(Part { ranks: start..start + rank, scale: *scale, b, factors });
+        *part = Some(Part { ranks: start..start + rank, scale: *scale, b, factors, choice: choice.cloned() });
         start += rank;
     }
     if ranks == 0 {
@@ -186,10 +189,13 @@ fn pack_group(
 }
 
 impl PackedAdapter {
-    fn new(adapter: &Adapter, model: &Model) -> Result<Self, EngineError> {
+    fn new(adapter: &Adapter, choices: &Choices, model: &Model) -> Result<Self, EngineError> {
         let layers = model.layers.len();
         let of = |layer: usize, targets: &[Target]| {
-            let member = |&target: &Target| (adapter.get(&Place { layer, target }), model.matrix(layer, target));
+            let member = |&target: &Target| {
+                let place = Place { layer, target };
+                (adapter.get(&place), choices.get(&place), model.matrix(layer, target))
+            };
             targets.iter().map(member).collect::<Vec<_>>()
         };
         let all: Vec<&LowRank> = adapter.values().collect();
@@ -238,10 +244,10 @@ impl Adapters {
         &mut self,
         model: &Model,
         sequence: SequenceId,
-        adapter: Option<&Arc<Adapter>>,
+        adapter: Option<(&Arc<Adapter>, &Choices)>,
     ) -> Result<(), EngineError> {
         self.packed.retain(|(owner, _)| owner.strong_count() > 0);
-        let Some(adapter) = adapter else {
+        let Some((adapter, choices)) = adapter else {
             self.detach(sequence);
             return Ok(());
         };
@@ -250,7 +256,7 @@ impl Adapters {
             Arc::clone(packed)
         } else {
             check(adapter, &model.spec)?;
-            let packed = Arc::new(PackedAdapter::new(adapter, model)?);
+            let packed = Arc::new(PackedAdapter::new(adapter, choices, model)?);
             self.packed.push((Arc::downgrade(adapter), Arc::clone(&packed)));
             packed
         };
@@ -260,8 +266,8 @@ impl Adapters {
 
     /// Returns what names a sequence's adapter by its numbers: a version of it has a name of its own, and
     /// a copy the same.
-    pub(super) fn key(&self, sequence: SequenceId, adapter: &Adapter) -> Option<PrefixKey> {
-        Some(*self.of.get(&sequence)?.key.get_or_init(|| name(adapter)))
+    pub(super) fn key(&self, sequence: SequenceId, adapter: &Adapter, choices: &Choices) -> Option<PrefixKey> {
+        Some(*self.of.get(&sequence)?.key.get_or_init(|| name(adapter, choices)))
     }
 
     /// Gives a sequence what another has.
@@ -295,12 +301,19 @@ impl Adapters {
     }
 }
 
-fn name(adapter: &Adapter) -> PrefixKey {
+fn name(adapter: &Adapter, choices: &Choices) -> PrefixKey {
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
     let mut parts = Vec::with_capacity(4 * adapter.len());
     for (Place { layer, target }, LowRank { rank, scale, a, b, magnitude }) in adapter {
         parts.push(format!("{layer} {target:?} {rank} {:08x}", scale.to_bits()).into_bytes());
         parts.extend([bytes(a), bytes(b), bytes(magnitude.as_deref().unwrap_or_default())]);
+    }
+    for (Place { layer, target }, Choice { members, top_k, temperature }) in choices {
+        parts.push(format!("{layer} {target:?} {top_k} {:08x}", temperature.to_bits()).into_bytes());
+        for Member { ranks, scale, prototype } in members {
+            parts.push(format!("{ranks:?} {:08x}", scale.to_bits()).into_bytes());
+            parts.push(bytes(prototype));
+        }
     }
     prefix_root(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }

@@ -99,6 +99,9 @@ impl LowRankScratch {
             for (slot, part) in packed.parts.iter().enumerate() {
                 let Some(part) = part else { continue };
                 let values = &mut values[part.ranks.clone()];
+                if let Some(choice) = &part.choice {
+                    choice.apply(values);
+                }
                 kernels.scale(values, part.scale);
                 fill(slot, first + at, values);
             }

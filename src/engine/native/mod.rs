@@ -20,7 +20,10 @@ use std::sync::Arc;
 use ruvlab_kernels::{Tier, for_tier};
 
 use super::{
-    Adapter, Admitted, Chunk, EngineError, LanguageModel, Logits, SequenceId, Settings, room, sequences::Sequences,
+    Adapter, Admitted, Chunk, EngineError, LanguageModel, Logits, Mixture, SequenceId, Settings,
+    mixture::{Choices, NO_CHOICES},
+    room,
+    sequences::Sequences,
     steps::Piece,
 };
 use crate::{
@@ -135,7 +138,7 @@ impl Native {
         adapter: Option<&Arc<Adapter>>,
     ) -> Result<Admitted, EngineError> {
         let sequence = self.sequences.open(self.name, ())?;
-        let found = self.attach_key(sequence, adapter);
+        let found = self.attach_key(sequence, adapter.map(|adapter| (adapter, &NO_CHOICES)));
         match found.and_then(|key| Ok(self.cache.open(sequence, prompt, tokens, key.as_ref())?)) {
             Ok(cached) => {
                 self.sequences.get_mut(sequence)?.length = cached;
@@ -153,11 +156,12 @@ impl Native {
     fn attach_key(
         &mut self,
         sequence: SequenceId,
-        adapter: Option<&Arc<Adapter>>,
+        adapter: Option<(&Arc<Adapter>, &Choices)>,
     ) -> Result<Option<PrefixKey>, EngineError> {
         self.adapters.attach(&self.model, sequence, adapter)?;
         let shares = self.cache.shares();
-        Ok(adapter.filter(|_| shares).and_then(|adapter| self.adapters.key(sequence, adapter)))
+        let key = |(adapter, choices): (&Arc<Adapter>, &Choices)| self.adapters.key(sequence, adapter, choices);
+        Ok(adapter.filter(|_| shares).and_then(key))
     }
 }
 
@@ -202,7 +206,13 @@ impl LanguageModel for Native {
 
     fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
         self.sequences.get(sequence)?;
-        let key = self.attach_key(sequence, adapter.as_ref())?;
+        let key = self.attach_key(sequence, adapter.as_ref().map(|adapter| (adapter, &NO_CHOICES)))?;
+        Ok(self.cache.attach(sequence, key.as_ref())?)
+    }
+
+    fn attach_mixture(&mut self, sequence: SequenceId, mixture: Arc<Mixture>) -> Result<(), EngineError> {
+        self.sequences.get(sequence)?;
+        let key = self.attach_key(sequence, Some((mixture.adapter(), mixture.choices())))?;
         Ok(self.cache.attach(sequence, key.as_ref())?)
     }
 

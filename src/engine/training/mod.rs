@@ -17,23 +17,18 @@ mod rows;
 mod trainable;
 mod workers;
 
-use std::{
-    collections::BTreeMap,
-    num::NonZeroUsize,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Adapter, EngineError, LowRank, Tier,
+    Adapter, EngineError, Tier,
     adapter::check,
     places::{Place, Target},
 };
 use crate::model::{
     decoder::{Executor, Segment, Step, walk_layer},
-    spec::ModelSpec,
     weights::Weights,
 };
 use changes::{Changed, Pair, Sums};
@@ -81,6 +76,7 @@ pub type Gradients = BTreeMap<Place, (Vec<f32>, Vec<f32>)>;
 
 /// Magnitudes of decomposed changes (DoRA), or their gradients: a number a row.
 pub type Magnitudes = BTreeMap<Place, Vec<f32>>;
+
 /// What predictions are held against where gradients are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Labels<'a> {
@@ -94,12 +90,12 @@ pub enum Labels<'a> {
         /// What they are drawn by.
         seed: u64,
     },
-    /// Logits that were kept of every scored position, see [`Trainee::top_logits`]: the loss of a position is
+    /// Logits that were kept of every scored position, see [`Trainable::top_logits`]: the loss of a position is
     /// the mean square of how far they are from those now (DER, arXiv 2004.07211).
     Kept(&'a [TopLogits]),
 }
 
-/// A frozen model with adapters that learn.
+/// A frozen model with adapters that learn, on our kernels: what it does is in [`Trainable`].
 pub struct Trainee {
     model: Model,
     pairs: BTreeMap<Place, Pair>,
@@ -144,57 +140,6 @@ impl Trainee {
         Ok(trainee)
     }
 
-    /// Sets what changes do not read while gradients are computed, from now on; nothing is dropped where
-    /// there is only a loss.
-    pub fn set_dropout(&mut self, dropout: Option<Dropout>) {
-        self.dropout = dropout;
-    }
-
-    /// Returns the shape of the model.
-    #[must_use]
-    pub fn spec(&self) -> &ModelSpec {
-        &self.model.spec
-    }
-
-    /// Puts other values in the place of a change's own; places that do not learn are left out.
-    ///
-    /// # Errors
-    ///
-    /// If they are more or fewer.
-    pub fn set(&mut self, place: Place, a: &[f32], b: &[f32]) -> Result<(), EngineError> {
-        let Some(pair) = self.pairs.get_mut(&place) else { return Ok(()) };
-        pair.set(a, b)?;
-        let norms = self.changed(place).map(|changed| changed.renewed(place.target)).transpose()?.flatten();
-        if let (Some(norms), Some(pair)) = (norms, self.pairs.get_mut(&place)) {
-            pair.renew(norms);
-        }
-        Ok(())
-    }
-
-    /// Puts other values in the place of all of a change's own, with its magnitudes.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::set`] and [`Self::set_magnitude`].
-    pub fn set_all(&mut self, place: Place, change: &LowRank) -> Result<(), EngineError> {
-        if let Some(magnitude) = &change.magnitude {
-            self.set_magnitude(place, magnitude)?;
-        }
-        self.set(place, &change.a, &change.b)
-    }
-
-    /// Makes every change a decomposed one (DoRA, arXiv 2402.09353) that is none yet, and returns the
-    /// magnitudes of those: the norms of the rows of `W + s B A` as they are.
-    ///
-    /// # Errors
-    ///
-    /// If the weights cannot be read.
-    pub fn decompose(&mut self) -> Result<Magnitudes, EngineError> {
-        let plain = self.pairs.iter().filter(|(_, pair)| !pair.is_decomposed());
-        let places: Vec<Place> = plain.map(|(place, _)| *place).collect();
-        places.into_iter().map(|place| Ok((place, self.decompose_one(place, None)?))).collect()
-    }
-
     /// Makes one change a decomposed one, with the norms of its rows as magnitudes where none are given.
     fn decompose_one(&mut self, place: Place, magnitude: Option<&[f32]>) -> Result<Vec<f32>, EngineError> {
         let decomposition = self.changed(place).map(|changed| changed.decomposed(place.target)).transpose()?.flatten();
@@ -233,34 +178,6 @@ impl Trainee {
         Learner::new(&self.model, &self.pairs, &self.workers, step, dropout)
     }
 
-    /// Notes from now on what passes every change in [`Self::accumulate`], or no longer.
-    pub fn note_flows(&mut self, noted: Option<Noted>) {
-        let spec = &self.model.spec;
-        for (place, pair) in &mut self.pairs {
-            pair.flow = noted.map(|noted| Mutex::new(Flow::new(noted, place.target.shape(spec))));
-        }
-    }
-
-    /// Returns what was noted, and begins anew.
-    pub fn take_flows(&mut self) -> BTreeMap<Place, Flow> {
-        let spec = &self.model.spec;
-        let take = |(place, pair): (&Place, &mut Pair)| {
-            let flow = pair.flow.as_mut()?.get_mut().unwrap_or_else(PoisonError::into_inner);
-            let noted = if flow.product.is_empty() { Noted::Squares } else { Noted::Product };
-            Some((*place, std::mem::replace(flow, Flow::new(noted, place.target.shape(spec)))))
-        };
-        self.pairs.iter_mut().filter_map(take).collect()
-    }
-
-    /// Returns the sum of the negative log-likelihoods of all scored tokens, in nats.
-    ///
-    /// # Errors
-    ///
-    /// If a sequence is too short or long or has an unknown token.
-    pub fn loss(&self, sequences: &[Scored<'_>]) -> Result<f64, EngineError> {
-        Ok(self.score(sequences, &self.normed(sequences)?, None)?.0)
-    }
-
     /// Returns what goes into the head at every position that predicts.
     fn normed(&self, sequences: &[Scored<'_>]) -> Result<Vec<f32>, EngineError> {
         let step = self.step(sequences)?;
@@ -270,54 +187,6 @@ impl Trainee {
             hidden = walk_layer(&mut learner, layer, hidden, &step)?;
         }
         learner.head(hidden, &step)
-    }
-
-    /// Adds the gradients of `weight` times the sum that [`Self::loss`] returns, and returns that sum.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::loss`].
-    pub fn accumulate(
-        &self,
-        sequences: &[Scored<'_>],
-        weight: f64,
-        gradients: &mut Gradients,
-    ) -> Result<f64, EngineError> {
-        self.accumulate_of(sequences, Labels::Data, weight, gradients)
-    }
-
-    /// Does what [`Self::accumulate`] does, with these labels; the sum it returns is that of their losses.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::loss`], and if logits were kept of more or fewer positions than are scored.
-    pub fn accumulate_of(
-        &self,
-        sequences: &[Scored<'_>],
-        labels: Labels<'_>,
-        weight: f64,
-        gradients: &mut Gradients,
-    ) -> Result<f64, EngineError> {
-        self.accumulate_all(sequences, labels, weight, gradients, &mut Magnitudes::new())
-    }
-
-    /// Does what [`Self::accumulate_of`] does, and adds the gradients of magnitudes.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::accumulate_of`].
-    pub fn accumulate_all(
-        &self,
-        sequences: &[Scored<'_>],
-        labels: Labels<'_>,
-        weight: f64,
-        gradients: &mut Gradients,
-        magnitudes: &mut Magnitudes,
-    ) -> Result<f64, EngineError> {
-        let mut sums = Sums { gradients: std::mem::take(gradients), magnitudes: std::mem::take(magnitudes) };
-        let loss = self.add_gradients(sequences, labels, weight, &mut sums);
-        (*gradients, *magnitudes) = (sums.gradients, sums.magnitudes);
-        loss
     }
 
     fn add_gradients(

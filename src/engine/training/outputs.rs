@@ -25,41 +25,13 @@ impl TopLogits {
 }
 
 impl Trainee {
-    /// Returns how likely each of these tokens is at every scored position, as natural logarithms,
-    /// `[positions, tokens]`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::loss`], for these tokens, too.
-    pub fn log_likelihoods(&self, sequences: &[Scored<'_>], tokens: &[u32]) -> Result<Vec<f64>, EngineError> {
-        let vocab_size = self.spec().vocab_size;
-        if let Some(&token) = tokens.iter().find(|token| **token as usize >= vocab_size) {
-            return Err(EngineError::TokenOutOfRange { token, vocab_size });
-        }
-        let kernels = self.workers.kernels;
-        let rows = self.outputs(sequences, |logits| {
-            let all = kernels.log_sum_exp_f32(logits);
-            tokens.iter().map(|token| f64::from(logits[*token as usize]) - all).collect::<Vec<f64>>()
-        })?;
-        Ok(rows.into_iter().flatten().collect())
-    }
-
-    /// Returns the `count` greatest logits of every scored position.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::loss`].
-    pub fn top_logits(&self, sequences: &[Scored<'_>], count: usize) -> Result<Vec<TopLogits>, EngineError> {
-        self.outputs(sequences, |logits| TopLogits::of(logits, count))
-    }
-
     /// Returns what `read` makes of the logits of every scored position.
-    fn outputs<T: Clone + Default + Send>(
+    pub(super) fn outputs<T: Clone + Default + Send>(
         &self,
         sequences: &[Scored<'_>],
         read: impl Fn(&[f32]) -> T + Sync,
     ) -> Result<Vec<T>, EngineError> {
-        let (spec, workers) = (self.spec(), &self.workers);
+        let (spec, workers) = (&self.model.spec, &self.workers);
         let (e, v) = (spec.hidden_size, spec.vocab_size);
         let normed = self.normed(sequences)?;
         let head =
@@ -85,7 +57,7 @@ impl Trainee {
 mod tests {
     use super::*;
     use crate::{
-        engine::{Adapter, Gradients, Labels, LowRank, Place, Target, TraineeSettings},
+        engine::{Adapter, Gradients, Labels, LowRank, Place, Target, Trainable, TraineeSettings},
         model::weights::Weights,
     };
 

@@ -1,7 +1,14 @@
 //! A model that learns, whichever engine computes it.
-use std::{collections::BTreeMap, num::NonZeroUsize};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError},
+};
 
-use super::{Dropout, Flow, Gradients, Labels, Magnitudes, Noted, Scored, TopLogits, Trainee, TraineeSettings};
+use super::{
+    Dropout, Flow, Gradients, Labels, Magnitudes, Noted, Scored, TopLogits, Trainee, TraineeSettings,
+    changes::{Pair, Sums},
+};
 use crate::{
     engine::{Adapter, Device, EngineError, EngineKind, LowRank, Place, candle::Autograd},
     model::{spec::ModelSpec, weights::Weights},
@@ -26,18 +33,35 @@ pub trait Trainable: Send + Sync {
     /// If a sequence is too short or long or has an unknown token.
     fn loss(&self, sequences: &[Scored<'_>]) -> Result<f64, EngineError>;
 
-    /// Adds the gradients of `weight` times the sum of the losses of these labels, and returns that sum.
+    /// Adds the gradients of `weight` times the sum of the losses of these labels, those of magnitudes among
+    /// them where there are any, and returns that sum.
     ///
     /// # Errors
     ///
-    /// As [`Self::loss`].
+    /// As [`Self::loss`], and if logits were kept of more or fewer positions than are scored.
+    fn accumulate_all(
+        &self,
+        sequences: &[Scored<'_>],
+        labels: Labels<'_>,
+        weight: f64,
+        gradients: &mut Gradients,
+        magnitudes: &mut Magnitudes,
+    ) -> Result<f64, EngineError>;
+
+    /// Does what [`Self::accumulate_all`] does, of A and B alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::accumulate_all`].
     fn accumulate_of(
         &self,
         sequences: &[Scored<'_>],
         labels: Labels<'_>,
         weight: f64,
         gradients: &mut Gradients,
-    ) -> Result<f64, EngineError>;
+    ) -> Result<f64, EngineError> {
+        self.accumulate_all(sequences, labels, weight, gradients, &mut Magnitudes::new())
+    }
 
     /// Adds the gradients of `weight` times the sum that [`Self::loss`] returns, and returns that sum.
     ///
@@ -46,22 +70,6 @@ pub trait Trainable: Send + Sync {
     /// As [`Self::loss`].
     fn accumulate(&self, sequences: &[Scored<'_>], weight: f64, gradients: &mut Gradients) -> Result<f64, EngineError> {
         self.accumulate_of(sequences, Labels::Data, weight, gradients)
-    }
-
-    /// Does what [`Self::accumulate_of`] does with the text's labels, and adds the gradients of magnitudes,
-    /// where there are any.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::loss`].
-    fn accumulate_all(
-        &self,
-        sequences: &[Scored<'_>],
-        weight: f64,
-        gradients: &mut Gradients,
-        _magnitudes: &mut Magnitudes,
-    ) -> Result<f64, EngineError> {
-        self.accumulate(sequences, weight, gradients)
     }
 
     /// Puts other values in the place of all of a change's own, with its magnitudes.
@@ -86,7 +94,8 @@ pub trait Trainable: Send + Sync {
         Err(not_here("train decomposed changes (DoRA)"))
     }
 
-    /// Sets what changes do not read while gradients are computed, from now on.
+    /// Sets what changes do not read while gradients are computed, from now on; nothing is dropped where there
+    /// is only a loss.
     ///
     /// # Errors
     ///
@@ -153,64 +162,87 @@ pub fn trainee(
 
 impl Trainable for Trainee {
     fn spec(&self) -> &ModelSpec {
-        self.spec()
+        &self.model.spec
     }
 
     fn set(&mut self, place: Place, a: &[f32], b: &[f32]) -> Result<(), EngineError> {
-        self.set(place, a, b)
+        let Some(pair) = self.pairs.get_mut(&place) else { return Ok(()) };
+        pair.set(a, b)?;
+        let norms = self.changed(place).map(|changed| changed.renewed(place.target)).transpose()?.flatten();
+        if let (Some(norms), Some(pair)) = (norms, self.pairs.get_mut(&place)) {
+            pair.renew(norms);
+        }
+        Ok(())
     }
 
     fn loss(&self, sequences: &[Scored<'_>]) -> Result<f64, EngineError> {
-        self.loss(sequences)
-    }
-
-    fn accumulate_of(
-        &self,
-        sequences: &[Scored<'_>],
-        labels: Labels<'_>,
-        weight: f64,
-        gradients: &mut Gradients,
-    ) -> Result<f64, EngineError> {
-        self.accumulate_of(sequences, labels, weight, gradients)
+        Ok(self.score(sequences, &self.normed(sequences)?, None)?.0)
     }
 
     fn accumulate_all(
         &self,
         sequences: &[Scored<'_>],
+        labels: Labels<'_>,
         weight: f64,
         gradients: &mut Gradients,
         magnitudes: &mut Magnitudes,
     ) -> Result<f64, EngineError> {
-        self.accumulate_all(sequences, Labels::Data, weight, gradients, magnitudes)
+        let mut sums = Sums { gradients: std::mem::take(gradients), magnitudes: std::mem::take(magnitudes) };
+        let loss = self.add_gradients(sequences, labels, weight, &mut sums);
+        (*gradients, *magnitudes) = (sums.gradients, sums.magnitudes);
+        loss
     }
 
     fn set_all(&mut self, place: Place, change: &LowRank) -> Result<(), EngineError> {
-        self.set_all(place, change)
+        if let Some(magnitude) = &change.magnitude {
+            self.set_magnitude(place, magnitude)?;
+        }
+        self.set(place, &change.a, &change.b)
     }
 
     fn decompose(&mut self) -> Result<Magnitudes, EngineError> {
-        self.decompose()
+        let plain = self.pairs.iter().filter(|(_, pair)| !pair.is_decomposed());
+        let places: Vec<Place> = plain.map(|(place, _)| *place).collect();
+        places.into_iter().map(|place| Ok((place, self.decompose_one(place, None)?))).collect()
     }
 
     fn set_dropout(&mut self, dropout: Option<Dropout>) -> Result<(), EngineError> {
-        self.set_dropout(dropout);
+        self.dropout = dropout;
         Ok(())
     }
 
     fn log_likelihoods(&self, sequences: &[Scored<'_>], tokens: &[u32]) -> Result<Vec<f64>, EngineError> {
-        self.log_likelihoods(sequences, tokens)
+        let vocab_size = self.model.spec.vocab_size;
+        if let Some(&token) = tokens.iter().find(|token| **token as usize >= vocab_size) {
+            return Err(EngineError::TokenOutOfRange { token, vocab_size });
+        }
+        let kernels = self.workers.kernels;
+        let rows = self.outputs(sequences, |logits| {
+            let all = kernels.log_sum_exp_f32(logits);
+            tokens.iter().map(|token| f64::from(logits[*token as usize]) - all).collect::<Vec<f64>>()
+        })?;
+        Ok(rows.into_iter().flatten().collect())
     }
 
     fn top_logits(&self, sequences: &[Scored<'_>], count: usize) -> Result<Vec<TopLogits>, EngineError> {
-        self.top_logits(sequences, count)
+        self.outputs(sequences, |logits| TopLogits::of(logits, count))
     }
 
     fn note_flows(&mut self, noted: Option<Noted>) {
-        self.note_flows(noted);
+        let spec = &self.model.spec;
+        for (place, pair) in &mut self.pairs {
+            pair.flow = noted.map(|noted| Mutex::new(Flow::new(noted, place.target.shape(spec))));
+        }
     }
 
     fn take_flows(&mut self) -> Result<BTreeMap<Place, Flow>, EngineError> {
-        Ok(self.take_flows())
+        let spec = &self.model.spec;
+        let take = |(place, pair): (&Place, &mut Pair)| {
+            let flow = pair.flow.as_mut()?.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let noted = if flow.product.is_empty() { Noted::Squares } else { Noted::Product };
+            Some((*place, std::mem::replace(flow, Flow::new(noted, place.target.shape(spec)))))
+        };
+        Ok(self.pairs.iter_mut().filter_map(take).collect())
     }
 }
 

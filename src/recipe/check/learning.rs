@@ -1,18 +1,24 @@
 //! Rules of adapters and training.
 use super::{Report, continual};
 use crate::recipe::schema::{
-    Adapter, AdapterType, KernelSet, LrScheduler, LrSchedulerType, MicroOptimizer, Recipe, TargetModule, Training,
-    Workload,
+    Adapter, AdapterType, ComposeMethod, KernelSet, LrScheduler, LrSchedulerType, MicroOptimizer, Recipe, TargetModule,
+    Training, Workload,
 };
 
 pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
     let needs_training = "add `training: {learning_rate: 2.0e-4, max_steps: 100}`";
     if let Some(adapter) = &recipe.adapter {
-        if recipe.training.is_none() && adapter.init.is_none() {
+        let given = adapter.init.is_some() || adapter.compose.is_some();
+        if recipe.training.is_none() && !given {
             let message = "`adapter` has neither `training` nor an `init` to start from, so it would stay empty";
             report.error(&["adapter"], "needs", message, needs_training);
         }
-        if adapter.target_modules.is_empty() && adapter.init.is_none() {
+        if recipe.training.is_some() && adapter.compose.is_some() {
+            let message = "`adapter.compose` is what workloads run with, and `training` begins with one adapter";
+            let hint = "make one of them first (`ruvlab adapter compose`) and name it as `init`";
+            report.error(&["adapter.compose"], "no-effect", message, hint);
+        }
+        if adapter.target_modules.is_empty() && !given {
             let hint = "name at least one, such as [q_proj, v_proj]";
             report.error(&["adapter.target_modules"], "empty-list", "`adapter.target_modules` is empty", hint);
         }
@@ -27,9 +33,14 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
             let hint = "set `target_modules: [lm_head]`, or train an `adapter`";
             report.error(&["micro_lora.target_modules", "micro_lora"], "target", message, hint);
         }
-        if micro.optimizer == MicroOptimizer::Adagrad && micro.learning_rate > 1.0 {
-            let message = format!("with `adagrad`, rows move by about the rate, and {} is far", micro.learning_rate);
-            let hint = "0.15 is a good rate; for one such as 2.5 set `optimizer: sgd`";
+        let (most, hint) = match micro.optimizer {
+            MicroOptimizer::Newton => (2.0, "1 is the whole step; for a rate such as 2.5 set `optimizer: sgd`"),
+            MicroOptimizer::Adagrad => (0.9, "0.15 is a good rate"),
+            MicroOptimizer::Sgd => (f64::INFINITY, ""),
+        };
+        if micro.learning_rate > most {
+            let message =
+                format!("a `learning_rate` of {} is far beyond what the optimizer takes", micro.learning_rate);
             report.error(&["micro_lora.learning_rate", "micro_lora"], "rate", message, hint);
         }
         let adapts = recipe.workloads.iter().any(|workload| matches!(workload, Workload::Adapt(_)));
@@ -48,7 +59,29 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
     continual::check(recipe, report);
 }
 
+fn check_composed(adapter: &Adapter, report: &mut Report<'_>) {
+    let Some(composed) = &adapter.compose else { return };
+    if adapter.init.is_some() {
+        let message = "`init` is one adapter and `compose` is several: it cannot be both";
+        report.error(&["adapter.init"], "no-effect", message, "take one of them out");
+    }
+    if composed.adapters.is_empty() {
+        let message = "`adapter.compose.adapters` is empty";
+        report.error(&["adapter.compose.adapters"], "empty-list", message, "name at least one PEFT folder");
+    }
+    if !composed.weights.is_empty() && composed.weights.len() != composed.adapters.len() {
+        let (weights, adapters) = (composed.weights.len(), composed.adapters.len());
+        let message = format!("{weights} weights for {adapters} adapters");
+        report.error(&["adapter.compose.weights"], "length", message, "give each one, or none for 1 each");
+    }
+    if composed.method == ComposeMethod::Arrow && composed.temperature <= 0.0 {
+        let message = "`temperature` is 0, and scores are divided by it";
+        report.error(&["adapter.compose.temperature"], "temperature", message, "for the best alone set `top_k: 1`");
+    }
+}
+
 fn check_adapter(adapter: &Adapter, report: &mut Report<'_>) {
+    check_composed(adapter, report);
     if adapter.lora_dropout >= 1.0 {
         let message = "`lora_dropout: 1` drops everything, and nothing would be learned";
         report.error(&["adapter.lora_dropout"], "dropout", message, "0.05 to 0.1 is usual");

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::compose::Compose;
+
 /// A LoRA adapter (arXiv 2106.09685): `W x + (lora_alpha / r) B A x`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +42,9 @@ pub struct Adapter {
     /// matrices are its own then. Without `training`, the workloads run with it as it is.
     #[serde(default)]
     pub init: Option<String>,
+    /// Several adapters as one, in place of `init`: what the workloads run with.
+    #[serde(default)]
+    pub compose: Option<Compose>,
 }
 
 fn default_rank() -> u32 {
@@ -94,8 +99,9 @@ pub struct MicroLora {
     /// How an update moves it.
     #[serde(default)]
     pub optimizer: MicroOptimizer,
-    /// The step size: of `adagrad` about how far a token's row moves that learns for the first time; of `sgd` for the
-    /// mean loss of a request and inputs of size 1, 2.5 say.
+    /// The step size: of `newton` the share of its step that is taken; of `adagrad` about how far a token's row moves
+    /// that learns for the first time, 0.15 say; of `sgd` for the mean loss of a request and inputs of size 1, 2.5
+    /// say.
     #[serde(default = "default_micro_learning_rate")]
     #[schemars(range(min = 0.0))]
     pub learning_rate: f64,
@@ -113,8 +119,10 @@ pub struct MicroLora {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MicroOptimizer {
-    /// With a rate of its own for each token, which falls with its gradients so far (Duchi, Hazan and Singer 2011).
+    /// By how often a token came and how often it was expected to, so far: the gradient over the curvature.
     #[default]
+    Newton,
+    /// With a rate of its own for each token, which falls with its gradients so far (Duchi, Hazan and Singer 2011).
     Adagrad,
     /// Plain gradient descent.
     Sgd,
@@ -133,7 +141,7 @@ fn default_micro_targets() -> Vec<TargetModule> {
 }
 
 fn default_micro_learning_rate() -> f64 {
-    0.15
+    1.0
 }
 
 fn default_micro_decay() -> f64 {

@@ -4,6 +4,7 @@
 //! Field terms are PEFT's for adapters, torch's and transformers' for training, llama.cpp's for
 //! KV types and bench sizes. No `flatten`, `untagged` or `tag`: they lose error positions.
 mod adapter;
+mod compose;
 mod continual;
 mod kv_cache;
 mod matrix;
@@ -17,6 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use adapter::{Adapter, AdapterType, MicroLora, MicroOptimizer, TargetModule};
+pub use compose::{Compose, ComposeMethod};
 pub use continual::{
     Boundaries, Continual, ContinualMethod, DEFAULT_PROMPT, Ewc, EwcMode, EwcSpace, FisherKind, MethodName,
     PenaltyConvention, Task,
@@ -111,10 +113,12 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Returns the adapter that the workloads run with, as it is: a path.
+    /// Returns the adapter that the workloads run with as it is: what a file holds, or several files.
     #[must_use]
-    pub fn attached(&self) -> Option<&str> {
-        self.adapter.as_ref().filter(|_| self.training.is_none())?.init.as_deref()
+    pub fn attached(&self) -> Option<&Adapter> {
+        self.adapter
+            .as_ref()
+            .filter(|adapter| self.training.is_none() && (adapter.init.is_some() || adapter.compose.is_some()))
     }
 
     /// Returns every text its workloads and tasks name, each with the path of its key.

@@ -25,8 +25,8 @@ use super::{
 };
 use crate::{
     engine::{
-        Adapter, Device, EngineError, Flow, Gradients, Labels, Noted, Scored, TopLogits, Trainable, TraineeSettings,
-        adapter::check, places::Place,
+        Adapter, Device, EngineError, Flow, Gradients, Labels, Magnitudes, Noted, Scored, TopLogits, Trainable,
+        TraineeSettings, adapter::check, places::Place,
     },
     model::{
         decoder::{Executor, walk_layer},
@@ -139,12 +139,14 @@ impl Trainable for Autograd {
         Ok(total(&losses)?)
     }
 
-    fn accumulate_of(
+    fn accumulate_all(
         &self,
         sequences: &[Scored<'_>],
         labels: Labels<'_>,
         weight: f64,
         gradients: &mut Gradients,
+        // It has no decomposed changes.
+        _magnitudes: &mut Magnitudes,
     ) -> std::result::Result<f64, EngineError> {
         let batch = Batch::new(sequences, &self.model)?;
         let layers = self.model.spec.layers;
