@@ -132,36 +132,53 @@ fn mean_row(rows: &[f32], width: usize) -> Vec<f32> {
     sums.into_iter().map(|sum| (sum / count) as f32).collect()
 }
 
+/// Returns loops that know nothing yet; slices are limited where time is measured.
+fn begin(
+    stream: &SonaStream,
+    cell: &Cell,
+    loaded: &mut Loaded,
+    texts: &Texts,
+    is_timed: bool,
+) -> Result<Sona, LaunchError> {
+    let mut inputs = Vec::new();
+    for index in 0..CALIBRATION {
+        let (prompt, answer) = pair(&texts.general, stream, (0, index));
+        inputs.extend(Passage::read(loaded.engine.as_mut(), None, &prompt, &answer)?.hidden);
+    }
+    let spec = loaded.engine.spec();
+    let nothing = || MicroLoraError::Setting("the head's inputs of the general text are all zero".to_owned());
+    let directions = Directions::principal(&inputs, spec.hidden_size).ok_or_else(nothing)?;
+    let center = mean_row(&inputs, spec.hidden_size);
+    let section = cell.recipe.sona.clone().unwrap_or_default();
+    let mut own = loops(&section, cell);
+    if let (Some(own), Some(written), true) = (&mut own.background, &section.background, is_timed) {
+        own.slice = Some(Duration::from_millis(written.slice_ms));
+    }
+    let sona = Sona::new(&own, spec, &directions, center, Arc::new(Registry::new(LIMITS)))?;
+    match section.deep.filter(|own| own.enabled && !is_timed) {
+        Some(own) => deep::add(sona, &own, cell, texts, stream),
+        None => Ok(sona),
+    }
+}
+
 impl<'a> Course<'a> {
-    /// Returns loops that know nothing yet; slices are limited where time is measured.
     fn new(stream: &'a SonaStream, cell: &Cell, loaded: &'a mut Loaded, is_timed: bool) -> Result<Self, LaunchError> {
         let texts = Texts::new(stream, cell, loaded)?;
-        let mut inputs = Vec::new();
-        for index in 0..CALIBRATION {
-            let (prompt, answer) = pair(&texts.general, stream, (0, index));
-            inputs.extend(Passage::read(loaded.engine.as_mut(), None, &prompt, &answer)?.hidden);
-        }
-        let spec = loaded.engine.spec().clone();
-        let nothing = || MicroLoraError::Setting("the head's inputs of the general text are all zero".to_owned());
-        let directions = Directions::principal(&inputs, spec.hidden_size).ok_or_else(nothing)?;
-        let center = mean_row(&inputs, spec.hidden_size);
-        let section = cell.recipe.sona.clone().unwrap_or_default();
-        let background = section.background.clone().unwrap_or_default();
-        let mut own = loops(&section, cell);
-        if let Some(loops) = own.background.as_mut().filter(|_| is_timed) {
-            loops.slice = Some(Duration::from_millis(background.slice_ms));
-        }
-        let sona = Sona::new(&own, &spec, &directions, center, Arc::new(Registry::new(LIMITS)))?;
-        let deep = section.deep.as_ref().filter(|own| own.enabled && !is_timed);
-        let sona = match deep {
-            Some(own) => deep::add(sona, own, cell, &texts, stream)?,
-            None => sona,
-        };
-        let every = deep.map(|own| own.every_requests);
+        let sona = begin(stream, cell, loaded, &texts, is_timed)?;
         let request = sona.request(stream.output_tokens as usize);
         let random = ChaCha8Rng::seed_from_u64(derive_seed("patterns", cell.seed, 0, 0));
+        let section = cell.recipe.sona.clone().unwrap_or_default();
+        let background = section.background.unwrap_or_default();
         let (steps, interval) = (background.steps_per_request, Duration::from_millis(background.interval_ms));
+        let every = sona.deep().and(section.deep).map(|deep| deep.every_requests);
         Ok(Self { stream, loaded, texts, sona, request, steps, every, interval, random })
+    }
+
+    /// Ends the loops, and begins again from what they saved.
+    fn restart(&mut self, cell: &Cell) -> Result<(), LaunchError> {
+        let state = self.sona.save(self.loaded.engine.as_mut())?;
+        self.sona = begin(self.stream, cell, self.loaded, &self.texts, false)?;
+        Ok(self.sona.resume(&state)?)
     }
 
     /// Returns a passage as the model with its adapter reads it, its mean loss as it is served now, and what that
@@ -315,6 +332,9 @@ pub(super) fn run(
     let blocked = stream.order == RequestOrder::Blocked;
     for ((done, place), outcome) in (0..).zip(&order).zip(outcomes) {
         recorder.progress(done, total);
+        if stream.restart && done == total / 2 {
+            course.restart(cell)?;
+        }
         // Where domains come one after the other, what each leaves of all.
         if blocked && place.1 == 0 {
             results.tests.push(course.test()?);

@@ -34,6 +34,9 @@ pub struct SonaStream {
     /// Prompts that are answered with the loops and without where time is measured; 0 measures no time.
     #[schemars(range(max = 100_000))]
     pub timed_answers: u32,
+    /// Whether the loops are ended in the middle of the stream and begin again from their saved state: nothing may change
+    /// by that.
+    pub restart: bool,
     /// What the loops are given in place of the feedback, to see what that alone does.
     pub control: SonaControl,
 }
@@ -63,6 +66,7 @@ impl Default for SonaStream {
             order: RequestOrder::default(),
             general: calibration,
             timed_answers: 48,
+            restart: false,
             control: SonaControl::default(),
         }
     }
