@@ -5,7 +5,7 @@ mod waves;
 use std::process::ExitCode;
 
 use ruvlab_kernels::{
-    AttentionScratch, AttentionShape, Cached, CachedType, KEY_TILE, Kernels, KeyValuePage, KeyValuePages, quantize_row,
+    AttentionScratch, AttentionShape, CacheType, Cached, KEY_TILE, Kernels, KeyValuePage, KeyValuePages, quantize_row,
 };
 use suite::{Suite, Work, tiers, verify};
 use waves::waves;
@@ -17,32 +17,32 @@ const SHAPES: [(&str, usize, usize, usize); 3] =
 const CASES: [(&str, usize, usize); 3] = [("decode", 1, 1023), ("decode", 1, 4095), ("prefill", 128, 0)];
 
 /// Types of keys and values, and the model they are timed with where it is one only.
-const TYPES: [(CachedType, Option<&str>); 5] = [
-    (CachedType::F16, None),
-    (CachedType::F32, None),
-    (CachedType::Q8_0, Some("qwen2.5-1.5b")),
-    (CachedType::Q5_1, Some("qwen2.5-1.5b")),
-    (CachedType::Q4_0, Some("qwen2.5-1.5b")),
+const TYPES: [(CacheType, Option<&str>); 5] = [
+    (CacheType::F16, None),
+    (CacheType::F32, None),
+    (CacheType::Q8_0, Some("qwen2.5-1.5b")),
+    (CacheType::Q5_1, Some("qwen2.5-1.5b")),
+    (CacheType::Q4_0, Some("qwen2.5-1.5b")),
 ];
 
 /// Numbers as they are cached.
 enum Stored {
     F32(Vec<f32>),
     F16(Vec<u16>),
-    Blocks(CachedType, Vec<u8>),
+    Blocks(CacheType, Vec<u8>),
 }
 
 impl Stored {
-    fn new(kernels: &Kernels, kind: CachedType, values: &[f32]) -> Self {
+    fn new(kernels: &Kernels, kind: CacheType, values: &[f32]) -> Self {
         match kind {
-            CachedType::F32 => Self::F32(values.to_vec()),
-            CachedType::F16 => {
+            CacheType::F32 => Self::F32(values.to_vec()),
+            CacheType::F16 => {
                 let mut bits = vec![0; values.len()];
                 kernels.narrow(values, &mut bits);
                 Self::F16(bits)
             }
             kind => {
-                let mut blocks = vec![0; kind.cached_bytes(values.len()).expect("whole blocks")];
+                let mut blocks = vec![0; kind.bytes(values.len()).expect("whole blocks")];
                 quantize_row(kind.format(), values, &mut blocks).expect("numbers");
                 Self::Blocks(kind, blocks)
             }
@@ -55,11 +55,11 @@ impl Stored {
             Self::F32(all) => Cached::F32(&all[range]),
             Self::F16(all) => Cached::F16(&all[range]),
             Self::Blocks(kind, all) => {
-                let bytes = |values| kind.cached_bytes(values).expect("whole blocks");
+                let bytes = |values| kind.bytes(values).expect("whole blocks");
                 let blocks = &all[bytes(range.start)..bytes(range.end)];
                 match kind {
-                    CachedType::Q8_0 => Cached::Q8_0(blocks),
-                    CachedType::Q5_1 => Cached::Q5_1(blocks),
+                    CacheType::Q8_0 => Cached::Q8_0(blocks),
+                    CacheType::Q5_1 => Cached::Q5_1(blocks),
                     _ => Cached::Q4_0(blocks),
                 }
             }
@@ -75,7 +75,7 @@ struct Head {
 
 impl Head {
     /// Returns numbers that differ from head to head.
-    fn new(kernels: &Kernels, kind: CachedType, index: usize, length: usize) -> Self {
+    fn new(kernels: &Kernels, kind: CacheType, index: usize, length: usize) -> Self {
         let part = |from: usize| Stored::new(kernels, kind, &waves(from + length)[from..]);
         Self { length, stored: [part(31 * index), part(1000 + 77 * index)] }
     }
@@ -138,7 +138,7 @@ fn main() -> ExitCode {
                 // Each query sees what comes before it and itself; a score and a weighted sum of both.
                 let pairs: usize = heads * (1..=tokens).map(|token| before + token).sum::<usize>();
                 let work = Work {
-                    read: 2 * kv_heads * cache.cached_bytes(length).expect("whole blocks") + size_of_val(&queries[..]),
+                    read: 2 * kv_heads * cache.bytes(length).expect("whole blocks") + size_of_val(&queries[..]),
                     written: size_of_val(&queries[..]),
                     float_operations: pairs * (4 * d + 3),
                     threads: 1,

@@ -123,6 +123,17 @@ fn program_digest() -> Option<String> {
     DIGEST.get_or_init(read).clone()
 }
 
+/// Returns the versions of the libraries that compute; CUDA's in a build with the feature `cuda`.
+fn libraries() -> BTreeMap<String, String> {
+    let cuda = option_env!("RUVLAB_CUDA_VERSION").map(|version| if version.is_empty() { "unknown" } else { version });
+    let named = |(name, version): (&str, &str)| (name.to_owned(), version.to_owned());
+    [Some(("candle", env!("RUVLAB_CANDLE"))), cuda.map(|version| ("cuda", version))]
+        .into_iter()
+        .flatten()
+        .map(named)
+        .collect()
+}
+
 impl Host {
     /// Reads the facts of this machine and this build.
     #[must_use]
@@ -147,7 +158,7 @@ impl Host {
             profile: env!("RUVLAB_PROFILE").to_owned(),
             target_features: env!("RUVLAB_TARGET_FEATURES").to_owned(),
             program: program_digest().unwrap_or_else(|| "unknown".to_owned()),
-            libraries: BTreeMap::from([("candle".to_owned(), env!("RUVLAB_CANDLE").to_owned())]),
+            libraries: libraries(),
         };
         host.host_id = host.identity();
         host

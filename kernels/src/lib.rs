@@ -43,7 +43,7 @@ mod neon;
 pub use activations::{ActivationClass, Activations, Precision, SharedRows};
 pub use arena::{Arena, ArenaError};
 pub use attention::{
-    AttentionScratch, AttentionShape, Cached, CachedMut, CachedType, KEY_PART, KEY_TILE, KeyValuePage, KeyValuePages,
+    AttentionScratch, AttentionShape, CacheType, Cached, CachedMut, KEY_PART, KEY_TILE, KeyValuePage, KeyValuePages,
     SMALLEST_PAGE, part_values,
 };
 pub use claims::Claims;

@@ -60,6 +60,14 @@ pub struct Example {
     pub prompt: usize,
 }
 
+impl Example {
+    /// Returns it as a trainee scores it.
+    #[must_use]
+    pub fn scored(&self) -> Scored<'_> {
+        Scored { tokens: &self.tokens, prompt: self.prompt }
+    }
+}
+
 /// Examples in the portions they are drawn in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dataset {
@@ -164,8 +172,7 @@ impl Dataset {
 
     /// Returns a portion; none beyond the last.
     pub fn portion(&self, index: usize) -> impl Iterator<Item = Scored<'_>> {
-        let examples = self.portions.get(index).into_iter().flatten();
-        examples.map(|Example { tokens, prompt }| Scored { tokens, prompt: *prompt })
+        self.portions.get(index).into_iter().flatten().map(Example::scored)
     }
 }
 

@@ -6,6 +6,7 @@ pub mod continual;
 pub mod data;
 pub mod ewc;
 pub mod file;
+pub mod labelled;
 pub mod merge;
 pub mod micro_lora;
 pub mod optim;

@@ -6,10 +6,10 @@ use clap::ValueEnum;
 use crate::{
     event::{Event, Outcome},
     model::source::locate::Locator,
-    plan::{self, Cell, LaunchSpec, LaunchTask, PROTOCOL},
+    plan::{self, Cell, LaunchSpec, LaunchTask, PROTOCOL, set_name},
     recipe::{
         Recipe,
-        schema::{ActivationPrecision, KernelSet, Workload},
+        schema::{ActivationPrecision, Device, KernelSet, Workload},
     },
     run::{self, Interrupt, RunError},
     ui::Printer,
@@ -54,6 +54,36 @@ impl From<KernelChoice> for KernelSet {
     }
 }
 
+/// A device on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum DeviceChoice {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// The first NVIDIA GPU, in a build that `scripts/build-cuda` makes.
+    Cuda,
+}
+
+impl From<DeviceChoice> for Device {
+    fn from(choice: DeviceChoice) -> Self {
+        match choice {
+            DeviceChoice::Cpu => Self::Cpu,
+            DeviceChoice::Cuda => Self::Cuda,
+        }
+    }
+}
+
+/// Returns what computes in a cell, in one text: the kernel set, and what it was told to do differently.
+pub(super) fn backend(cell: &Cell) -> String {
+    let set = set_name(cell.kernel_set);
+    let kernels = &cell.recipe.kernels;
+    match (kernels.device, kernels.activations) {
+        (Device::Cuda, _) => format!("{set} cuda"),
+        (Device::Cpu, Some(ActivationPrecision::Int8)) => format!("{set} int8"),
+        (Device::Cpu, _) => set.to_owned(),
+    }
+}
+
 /// Reads a precision of activations as recipes write it.
 pub(super) fn precision(text: &str) -> Result<ActivationPrecision, String> {
     serde_json::from_value(text.into()).map_err(|error| error.to_string())
@@ -65,6 +95,8 @@ pub(super) struct AdHoc {
     pub(super) model: String,
     /// The kernel set.
     pub(super) kernels: KernelChoice,
+    /// Where it computes.
+    pub(super) device: DeviceChoice,
     /// The precision of activations.
     pub(super) activations: Option<ActivationPrecision>,
     /// Worker threads.
@@ -86,6 +118,7 @@ impl AdHoc {
             "model": {"source": source},
             "kernels": {
                 "set": KernelSet::from(self.kernels),
+                "device": Device::from(self.device),
                 "activations": self.activations,
                 "threads": self.threads,
                 "verify": {"reference": null},

@@ -19,7 +19,7 @@ use crate::{
 use super::{
     Failure, Format, Global,
     access::Offline,
-    ad_hoc::{self, AdHoc, KernelChoice},
+    ad_hoc::{self, AdHoc, DeviceChoice, KernelChoice},
 };
 
 /// Time prompt processing and generation of one model, as llama-bench does.
@@ -47,6 +47,9 @@ pub(super) struct Arguments {
     /// Kernel sets.
     #[arg(long, value_name = "SET", value_delimiter = ',', default_value = "auto")]
     kernels: Vec<KernelChoice>,
+    /// Where the kernel set `candle` computes; the others have the processor alone.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: DeviceChoice,
     /// Precision of activations in ruvlab's own kernels: `int16` (when absent) or `int8`.
     #[arg(long, value_name = "PRECISION", value_parser = ad_hoc::precision)]
     activations: Option<ActivationPrecision>,
@@ -149,6 +152,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
                 let adhoc = AdHoc {
                     model: arguments.model.clone(),
                     kernels,
+                    device: arguments.device,
                     activations: arguments.activations,
                     threads,
                     adapter: arguments.adapter.clone(),
@@ -187,10 +191,7 @@ fn record(host: &Host, cell: &Cell, test: Test, samples: &[Sample]) -> Result<Re
         build_commit: host.commit.clone(),
         build_version: host.ruvlab.clone(),
         cpu_info: host.cpu.clone(),
-        backends: match cell.recipe.kernels.activations {
-            Some(ActivationPrecision::Int8) => format!("{} int8", set_name(cell.kernel_set)),
-            _ => set_name(cell.kernel_set).to_owned(),
-        },
+        backends: ad_hoc::backend(cell),
         model_filename: cell.model.source.clone(),
         model_type: format!("{} {}", cell.model.name, cell.model.format),
         model_size: cell.model.weights_bytes,

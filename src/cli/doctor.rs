@@ -3,7 +3,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::{
-    engine::{self, EngineKind, Tier, TierError},
+    engine::{self, Device, EngineKind, Tier, TierError},
     exit,
     host::{EnergyReading, Host, Load},
     plan::{self, set_name},
@@ -104,6 +104,21 @@ impl KernelTiers {
     }
 }
 
+/// Returns what this build and this machine can do with a GPU, and whether that is all the build was made for.
+fn gpu(host: &Host) -> (bool, String) {
+    let here = match (host.gpus.as_slice(), &host.gpu_driver) {
+        ([], _) => "no NVIDIA GPU is listed".to_owned(),
+        (gpus, driver) => format!("{} ({})", gpus.join(", "), driver.as_deref().unwrap_or("driver unknown")),
+    };
+    let Some(cuda) = host.libraries.get("cuda") else {
+        return (true, format!("{here}; this build has no CUDA (scripts/build-cuda makes one that has)"));
+    };
+    match Device::Cuda.check() {
+        Ok(()) => (true, format!("{here}; `candle` computes on it with CUDA {cuda}")),
+        Err(error) => (false, format!("{here}; this build has CUDA {cuda}, and cannot use a GPU: {error}")),
+    }
+}
+
 fn findings(global: &Global, host: &Host, load: &Load, kernels: &KernelTiers) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |name, fine, text: String| findings.push(Finding { name, fine, text });
@@ -114,6 +129,8 @@ fn findings(global: &Global, host: &Host, load: &Load, kernels: &KernelTiers) ->
     let features = if host.cpu_features.is_empty() { "none known".to_owned() } else { host.cpu_features.join(" ") };
     add("instructions", simd, features);
     add("kernels", kernels.auto.is_ok(), kernels.text());
+    let (gpu_fine, gpu) = gpu(host);
+    add("gpu", gpu_fine, gpu);
     match &host.governor {
         Some(governor) => {
             let steady = governor == "performance";

@@ -19,7 +19,7 @@ use crate::{
 use super::{
     Failure, Format, Global,
     access::{self, Offline},
-    ad_hoc::{self, AdHoc, KernelChoice},
+    ad_hoc::{self, AdHoc, DeviceChoice, KernelChoice},
 };
 
 /// Score a text: llama.cpp's convention, the second half of each window.
@@ -46,6 +46,9 @@ pub(super) struct Arguments {
     /// Kernel set.
     #[arg(long, value_name = "SET", default_value = "auto")]
     kernels: KernelChoice,
+    /// Where the kernel set `candle` computes; the others have the processor alone.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: DeviceChoice,
     /// Precision of activations in ruvlab's own kernels: `int16` (when absent) or `int8`.
     #[arg(long, value_name = "PRECISION", value_parser = ad_hoc::precision)]
     activations: Option<ActivationPrecision>,
@@ -94,6 +97,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     let adhoc = AdHoc {
         model: arguments.model.clone(),
         kernels: arguments.kernels,
+        device: arguments.device,
         activations: arguments.activations,
         threads: arguments.threads,
         adapter: arguments.adapter.clone(),
@@ -160,6 +164,7 @@ impl<'a> Scores<'a> {
             "text": arguments.file,
             "model": cell.model,
             "kernels": set_name(cell.kernel_set),
+            "device": cell.recipe.kernels.device,
         });
         if let Some(reference) = cell.references.values().next() {
             let mut divergence = json!({
@@ -189,7 +194,7 @@ impl<'a> Scores<'a> {
             perplexity.n,
             arguments.ctx,
             cell.model.name,
-            set_name(cell.kernel_set)
+            ad_hoc::backend(cell)
         );
         let Some(reference) = cell.references.values().next() else { return text };
         let mean = |metric: &str| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::{Adapter, Admitted, Chunk, EngineError, LanguageModel, Logits, SequenceId};
 use crate::{
     kv::{CacheReport, Transition},
-    model::spec::ModelSpec,
+    model::{sampler::TopK, spec::ModelSpec},
 };
 
 /// A model with an adapter.
@@ -79,6 +79,10 @@ impl LanguageModel for Adapted {
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {
         self.model.step(batch)
+    }
+
+    fn step_top_k(&mut self, batch: &[Chunk<'_>], k: usize) -> Result<Vec<TopK>, EngineError> {
+        self.model.step_top_k(batch, k)
     }
 
     fn cache_report(&self) -> Option<CacheReport> {

@@ -6,6 +6,7 @@ mod adapted;
 mod adapter;
 mod candle;
 mod device;
+mod generation;
 mod native;
 mod places;
 mod reference;
@@ -19,6 +20,7 @@ pub use adapted::adapted;
 pub use adapter::{Adapter, LowRank};
 pub use candle::Autograd;
 pub use device::Device;
+pub use generation::{GenerationError, next_tokens};
 pub use native::AttentionMethod;
 pub use places::{Place, Target};
 pub use ruvlab_kernels::{Precision, Tier, TierError, select, setting};
@@ -30,7 +32,7 @@ pub use training::{
 pub use crate::kv::CacheType;
 use crate::{
     kv::{CacheError, CacheReport, Policy, Transition},
-    model::{spec::ModelSpec, weights::Weights},
+    model::{sampler::TopK, spec::ModelSpec, weights::Weights},
 };
 
 /// A sequence an engine holds context for.
@@ -424,6 +426,19 @@ pub trait LanguageModel {
     /// context is full. All chunks are checked first, so such an error changes no sequence. Nor does a
     /// full cache ([`EngineError::CacheFull`]), but for what its policy did before it gave up.
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError>;
+
+    /// Does what [`LanguageModel::step`] does, and returns only the `k` greatest logits of each position that
+    /// gives any, in the order of the chunks: all that sampling needs where few tokens may be chosen
+    /// ([`deciding_logits`](crate::model::sampler::Sampling::deciding_logits)), so that an engine need not keep the others.
+    ///
+    /// # Errors
+    ///
+    /// As [`LanguageModel::step`].
+    fn step_top_k(&mut self, batch: &[Chunk<'_>], k: usize) -> Result<Vec<TopK>, EngineError> {
+        let all = self.step(batch)?;
+        let rows = all.iter().flat_map(|logits| (0..logits.rows).map(|row| logits.row(row)));
+        Ok(rows.map(|row| TopK::of(row, k)).collect())
+    }
 
     /// Keeps what goes into the head, after the last norm, for the rows that give logits, from the next step
     /// on, or keeps it no longer.

@@ -1,7 +1,14 @@
 //! From logits to a token.
+mod top_k;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+pub use top_k::TopK;
+use top_k::likelier;
+
+/// The most logits that are kept in order while others come by; more are sorted when all are there.
+const MOST_KEPT: u32 = 256;
 
 /// How tokens are chosen, in the order the steps are taken (transformers' order): logits are
 /// divided by `temperature`, then `top_k`, `top_p` and `min_p` each drop tokens of what is left.
@@ -38,11 +45,28 @@ pub struct Sampler {
     random: ChaCha8Rng,
 }
 
+impl Sampling {
+    /// Returns how many of the greatest logits decide which token is chosen; none where all may.
+    #[must_use]
+    pub fn deciding_logits(&self) -> Option<usize> {
+        if self.temperature <= 0.0 {
+            return Some(1);
+        }
+        (1..=MOST_KEPT).contains(&self.top_k).then_some(self.top_k as usize)
+    }
+}
+
 impl Sampler {
     /// Returns a sampler; the same seed makes the same choices from the same logits.
     #[must_use]
     pub fn new(sampling: Sampling, seed: u64) -> Self {
         Self { sampling, random: ChaCha8Rng::seed_from_u64(seed) }
+    }
+
+    /// Returns how it chooses.
+    #[must_use]
+    pub fn sampling(&self) -> &Sampling {
+        &self.sampling
     }
 
     /// Returns the next token. Of equally likely tokens, the one with the lower number comes first.
@@ -51,14 +75,46 @@ impl Sampler {
     ///
     /// If a logit is NaN or positive infinity, or none is above negative infinity.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SamplerError> {
+        if let Some(k) = self.sampling.deciding_logits() {
+            return self.sample_top_k(&TopK::of(logits, k));
+        }
         if let Some(token) = logits.iter().position(|x| x.is_nan() || *x == f32::INFINITY) {
             return Err(SamplerError::NotFinite { token });
         }
-        let best = likeliest(logits).ok_or(SamplerError::Empty)?;
+        let mut all: Vec<(u32, f32)> =
+            (0..).zip(logits.iter().copied()).filter(|(_, logit)| *logit > f32::NEG_INFINITY).collect();
+        let keep = self.sampling.top_k as usize;
+        if keep > 0 && keep < all.len() {
+            all.select_nth_unstable_by(keep - 1, likelier);
+            all.truncate(keep);
+        }
+        all.sort_unstable_by(likelier);
+        self.draw(&all)
+    }
+
+    /// Returns the token that [`Sampler::sample`] returns for all logits of the position.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sampler::sample`].
+    ///
+    /// # Panics
+    ///
+    /// If the list has room for fewer logits than decide ([`Sampling::deciding_logits`]).
+    pub fn sample_top_k(&mut self, top_k: &TopK) -> Result<u32, SamplerError> {
+        let needed = self.sampling.deciding_logits();
+        assert!(needed.is_some_and(|k| k <= top_k.k()), "{} logits, where {needed:?} decide", top_k.k());
+        let kept = top_k.entries()?;
+        self.draw(&kept[..needed.map_or(kept.len(), |k| k.min(kept.len()))])
+    }
+
+    /// Returns a token of those that `top_k` left, likeliest first.
+    fn draw(&mut self, likeliest: &[(u32, f32)]) -> Result<u32, SamplerError> {
+        let (best, highest) = *likeliest.first().ok_or(SamplerError::Empty)?;
         if self.sampling.temperature <= 0.0 {
             return Ok(best);
         }
-        let candidates = self.candidates(logits, best);
+        let candidates = self.candidates(likeliest, highest);
         let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
         let mut left = self.random.random::<f64>() * total;
         for (token, weight) in &candidates {
@@ -73,22 +129,11 @@ impl Sampler {
 
     /// Returns the tokens that may be chosen, likeliest first, with their weights relative to the
     /// likeliest, which is always among them.
-    fn candidates(&self, logits: &[f32], best: u32) -> Vec<(u32, f64)> {
-        let Sampling { temperature, top_k, top_p, min_p } = self.sampling;
-        let highest = f64::from(logits[best as usize]);
-        let weigh = |logit: f32| ((f64::from(logit) - highest) / temperature).exp();
-        let mut candidates: Vec<(u32, f64)> = (0..)
-            .zip(logits)
-            .map(|(token, logit)| (token, weigh(*logit)))
-            .filter(|(_, weight)| *weight > 0.0)
-            .collect();
-        let likelier = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        let keep = top_k as usize;
-        if keep > 0 && keep < candidates.len() {
-            candidates.select_nth_unstable_by(keep - 1, likelier);
-            candidates.truncate(keep);
-        }
-        candidates.sort_unstable_by(likelier);
+    fn candidates(&self, likeliest: &[(u32, f32)], highest: f32) -> Vec<(u32, f64)> {
+        let Sampling { temperature, top_p, min_p, .. } = self.sampling;
+        let weigh = |logit: f32| ((f64::from(logit) - f64::from(highest)) / temperature).exp();
+        let mut candidates: Vec<(u32, f64)> =
+            likeliest.iter().map(|(token, logit)| (*token, weigh(*logit))).take_while(|(_, w)| *w > 0.0).collect();
         if top_p < 1.0 {
             let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
             let mut sum = 0.0;
@@ -98,21 +143,10 @@ impl Sampler {
             });
             candidates.truncate(enough.map_or(candidates.len(), |index| index + 1));
         }
-        candidates.retain(|(token, weight)| *weight >= min_p || *token == best);
+        let others = candidates.iter().skip(1).position(|(_, weight)| *weight < min_p);
+        candidates.truncate(others.map_or(candidates.len(), |index| index + 1));
         candidates
     }
-}
-
-/// Returns the first token with the highest logit; none if no logit is above negative infinity.
-fn likeliest(logits: &[f32]) -> Option<u32> {
-    let mut best = None;
-    let mut highest = f32::NEG_INFINITY;
-    for (token, logit) in (0..).zip(logits) {
-        if *logit > highest {
-            (best, highest) = (Some(token), *logit);
-        }
-    }
-    best
 }
 
 #[cfg(test)]
@@ -135,6 +169,48 @@ mod tests {
     fn without_temperature_the_first_of_the_likeliest_is_taken() {
         let greedy = Sampling { temperature: 0.0, ..PLAIN };
         assert_eq!(drawn(greedy, 10), [0, 10, 0, 0, 0]);
+    }
+
+    /// Whatever else is set, as long as few logits decide.
+    #[test]
+    fn the_greatest_logits_give_the_tokens_that_all_give() {
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        // Of a grid, so that some are equal.
+        let logits: Vec<f32> = (0..700).map(|_| (random.random::<f32>() * 64.0).floor() / 8.0).collect();
+        let top = TopK::of(&logits, 300);
+        for (temperature, top_k) in [(0.0, 0), (0.8, 1), (0.8, 40), (3.0, 256), (1.0e30, 40)] {
+            for (top_p, min_p) in [(1.0, 0.0), (0.9, 0.0), (1.0, 0.3), (0.5, 0.6)] {
+                let sampling = Sampling { temperature, top_k, top_p, min_p };
+                let (mut all, mut few) = (Sampler::new(sampling, 9), Sampler::new(sampling, 9));
+                let exact = TopK::of(&logits, sampling.deciding_logits().unwrap());
+                for draw in 0..200 {
+                    let want = all.sample(&logits).unwrap();
+                    let list = if draw % 2 == 0 { &exact } else { &top };
+                    assert_eq!(few.sample_top_k(list), Ok(want), "{sampling:?}");
+                }
+            }
+        }
+        let all_decide = Sampling { top_k: 257, ..PLAIN };
+        assert_eq!((PLAIN.deciding_logits(), all_decide.deciding_logits()), (None, None));
+    }
+
+    /// The same tokens whether a list is kept in order or all logits are sorted.
+    #[test]
+    fn keeping_in_order_and_sorting_choose_alike() {
+        let logits: Vec<f32> = (0..700).map(|token| ((token * 37) % 101) as f32 / 16.0).collect();
+        let (kept, sorted) = (Sampling { top_k: 256, ..PLAIN }, Sampling { top_k: 257, ..PLAIN });
+        let small = |sampling| Sampling { min_p: 0.9, ..sampling };
+        let (mut kept, mut sorted) = (Sampler::new(small(kept), 4), Sampler::new(small(sorted), 4));
+        for _ in 0..500 {
+            assert_eq!(kept.sample(&logits), sorted.sample(&logits));
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "1 logits, where Some(2) decide")]
+    fn fewer_logits_than_decide_are_refused() {
+        let mut sampler = Sampler::new(Sampling { top_k: 2, ..PLAIN }, 0);
+        let _token = sampler.sample_top_k(&TopK::of(&LOGITS, 1));
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Resolver<'_, '_> {
             let message =
                 format!("`{}` computes on the processor, and not on `{}`", set_name(kernel_set), device.name());
             let problem = Diagnostic::error("unsupported-device", message).at(place);
-            self.report(problem.hint("set `kernels.set` to `candle`, or take `kernels.device` out"));
+            self.report(problem.hint("the kernel set `candle` computes there; or take the device out"));
             return None;
         }
         let (message, hint) = if device.is_built() {

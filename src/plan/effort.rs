@@ -38,7 +38,7 @@ fn training_seconds(cell: &Cell) -> f64 {
         Workload::Train(_) => 1,
         Workload::Continual(_) => cell.recipe.continual.as_ref().map_or(0, |continual| {
             let arms: usize = continual.arms().iter().map(|arm| arm.lambda.len().max(1)).sum();
-            continual.tasks.len() * arms * (1 + continual.task_orders as usize)
+            continual.tasks.len() * arms * (continual.orders.len().max(1) + continual.task_orders as usize)
         }),
         _ => 0,
     };

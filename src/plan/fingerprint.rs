@@ -57,6 +57,7 @@ pub(super) fn cell_hash(
         // Likewise.
         remove(&mut tree, "/kernels", "device");
     }
+    remove(&mut tree, "/continual", "data_folder");
     remove(&mut tree, "/model", "source");
     remove(&mut tree, "/model", "revision");
     if let Some(adapter) = &model.adapter {

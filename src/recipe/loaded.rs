@@ -293,7 +293,15 @@ fn expand_sources(recipe: &mut Recipe, layers: &Layers, environment: Environment
         }
     };
     apply(&mut recipe.model.source, "model.source".to_owned(), source::model);
+    let data_folder = recipe.continual.as_mut().and_then(|continual| continual.data_folder.as_mut());
+    if let Some(folder) = data_folder {
+        apply(folder, "continual.data_folder".to_owned(), source::path);
+    }
+    let data_folder = recipe.continual.as_ref().and_then(|continual| continual.data_folder.clone());
     for (path, text) in recipe.texts_mut() {
+        if let Some(folder) = data_folder.as_ref().filter(|_| path.starts_with("continual.tasks")) {
+            *text = source::within(folder, text);
+        }
         apply(text, path, source::text);
     }
     for (index, workload) in recipe.workloads.iter_mut().enumerate() {

@@ -92,6 +92,16 @@ pub(crate) fn text(source: &str, folder: &Path, environment: Environment<'_>) ->
     }
 }
 
+/// Returns a text's source as it is written from outside a folder: of a relative path, one that begins there.
+pub(crate) fn within(folder: &str, source: &str) -> String {
+    let is_relative = scheme(source).is_none() && !source.is_empty() && !source.starts_with(['~', '$']);
+    if is_relative {
+        Path::new(&folder.replace('$', "$$")).join(source).display().to_string()
+    } else {
+        source.to_owned()
+    }
+}
+
 /// Returns a path with variables expanded, made absolute.
 ///
 /// # Errors

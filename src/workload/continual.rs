@@ -1,127 +1,26 @@
 //! Tasks learned one after the other, by every method, in every order.
-use rand::{SeedableRng, seq::SliceRandom};
-use rand_chacha::ChaCha8Rng;
+mod arm;
+mod course;
+mod lesson;
+mod order;
 
 use super::{
-    launch::{LaunchError, load_trainee, open_text, open_tokenizer, open_weights},
+    launch::{LaunchError, open_tokenizer, open_weights},
     recorder::Recorder,
 };
 use crate::{
-    adapt::{
-        continual::{ContinualTrainer, Geometry, Matrix, Protection, Source, Updates},
-        ewc::{Convention, Method, Strength},
-        optim::AdamW,
-        train::Rule,
-    },
-    engine::{Adapter, TraineeSettings},
-    event::Phase,
+    adapt::{continual::Updates, optim::AdamW, train::Rule},
+    engine::TraineeSettings,
     host::Load,
-    model::{tokenizer::Tokenizer, weights::Weights},
     plan::{self, Cell},
-    recipe::schema::{
-        ContinualLearning, ContinualMethod, EwcSpace, FisherKind, MethodName, Optimizer, PenaltyConvention, Task,
-        Training,
-    },
+    recipe::schema::{ContinualLearning, MethodName, Optimizer, Training},
 };
+use arm::Arm;
+use course::{Course, Ideal};
+use lesson::Reader;
+use order::orders;
 
-/// Steps between two looks at the path of `RWalk`.
-const PATH_STEPS: u32 = 10;
-
-/// A task, in tokens.
-struct Lesson {
-    name: String,
-    train: Vec<Vec<u32>>,
-    test: Vec<Vec<u32>>,
-}
-
-/// All that arms have in common.
-struct Course<'a> {
-    cell: &'a Cell,
-    weights: Weights,
-    adapter: Adapter,
-    held: TraineeSettings,
-    updates: Updates,
-    lessons: Vec<Lesson>,
-    general: Vec<Vec<u32>>,
-}
-
-/// One method at one strength.
-struct Arm {
-    method: ContinualMethod,
-    lambda: f64,
-}
-
-impl Arm {
-    fn label(&self, order: usize) -> String {
-        let name = serde_json::to_value(self.method.method).ok();
-        let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or_default();
-        let strength = if self.method.method.is_penalty() { format!(",l{}", self.lambda) } else { String::new() };
-        format!("continual({name}{strength},o{order})")
-    }
-
-    fn protection(&self) -> Protection {
-        let ContinualMethod {
-            method,
-            lambda: _,
-            fisher_decay,
-            fisher,
-            fisher_batches,
-            normalize_fisher,
-            space,
-            penalty_convention,
-            replay_sequences,
-        } = &self.method;
-        let rate = 1.0 - fisher_decay;
-        Protection {
-            method: match method {
-                MethodName::Sequential | MethodName::Replay | MethodName::Joint => Method::Sequential,
-                MethodName::L2 => Method::Anchored,
-                MethodName::Ewc => Method::Ewc,
-                MethodName::Online => Method::Online { decay: *fisher_decay },
-                MethodName::EwcPp => Method::EwcPlusPlus { rate },
-                MethodName::Rwalk => Method::RWalk { rate, every: PATH_STEPS },
-            },
-            strength: Strength {
-                lambda: self.lambda,
-                convention: match penalty_convention {
-                    PenaltyConvention::Half => Convention::Half,
-                    PenaltyConvention::Full => Convention::Full,
-                },
-            },
-            geometry: match space {
-                EwcSpace::DeltaW => Geometry::Product,
-                EwcSpace::DeltaWRank1 => Geometry::Outer,
-                EwcSpace::Factors => Geometry::Factors,
-            },
-            source: match fisher {
-                // A recipe with `exact` is refused before it is planned.
-                FisherKind::Sampled | FisherKind::Exact => Source::Sampled,
-                FisherKind::Empirical => Source::Empirical,
-                FisherKind::Batched => Source::Batched,
-            },
-            batches: *fisher_batches,
-            normalized: *normalize_fisher,
-            replayed: if *method == MethodName::Replay { *replay_sequences as usize } else { 0 },
-        }
-    }
-}
-
-/// Returns a text in sequences of so many tokens, each beginning as the model wants.
-fn sequences(tokenizer: &Tokenizer, cell: &Cell, text: &str, length: usize) -> Result<Vec<Vec<u32>>, LaunchError> {
-    let content = open_text(cell, text)?.content;
-    let wrong = |error| LaunchError::Tokenizer { source_name: cell.model.source.clone(), error };
-    let tokens = tokenizer.encode(&content, false).map_err(wrong)?;
-    let begin = tokenizer.bos_to_add();
-    let own = length - usize::from(begin.is_some());
-    let sequences: Vec<Vec<u32>> =
-        tokens.chunks_exact(own).map(|part| begin.into_iter().chain(part.iter().copied()).collect()).collect();
-    if sequences.is_empty() {
-        return Err(LaunchError::TextTooShort { name: text.to_owned(), found: tokens.len(), needed: own });
-    }
-    Ok(sequences)
-}
-
-fn updates(training: &Training, steps: u64) -> Updates {
+fn updates(training: &Training) -> Updates {
     Updates {
         schedule: plan::schedule(training),
         rule: match training.optimizer {
@@ -130,26 +29,8 @@ fn updates(training: &Training, steps: u64) -> Updates {
         },
         weight_decay: training.weight_decay,
         max_grad_norm: training.max_grad_norm,
-        steps,
         batch: training.batch_size as usize,
     }
-}
-
-/// Returns the orders of so many tasks: as written, then drawn ones, each another as long as there are any.
-fn orders(tasks: usize, drawn: u32, seed: u64) -> Vec<Vec<usize>> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut orders: Vec<Vec<usize>> = vec![(0..tasks).collect()];
-    for _ in 0..drawn {
-        let mut order: Vec<usize> = (0..tasks).collect();
-        for _ in 0..100 {
-            order.shuffle(&mut random);
-            if !orders.contains(&order) {
-                break;
-            }
-        }
-        orders.push(order);
-    }
-    orders
 }
 
 pub(super) fn run(learning: &ContinualLearning, cell: &Cell, recorder: &mut Recorder<'_>) -> Result<(), LaunchError> {
@@ -164,148 +45,40 @@ pub(super) fn run(learning: &ContinualLearning, cell: &Cell, recorder: &mut Reco
     let steps = training.max_steps.ok_or_else(|| missing("training.max_steps"))?;
     let weights = open_weights(cell)?;
     let tokenizer = open_tokenizer(cell, &weights)?;
-    let length = training.sequence_length as usize;
-    let most = learning.eval_sequences as usize;
-    let cut = |text: &str| sequences(&tokenizer, cell, text, length);
-    let tested = |text: &str| {
-        let mut all = cut(text)?;
-        all.truncate(most);
-        Ok::<_, LaunchError>(all)
+    let reader = Reader {
+        cell,
+        tokenizer: &tokenizer,
+        length: training.sequence_length as usize,
+        train: learning.train_sequences.map_or(usize::MAX, |most| most as usize),
+        test: learning.eval_sequences as usize,
     };
-    let lesson = |task: &Task| {
-        Ok::<_, LaunchError>(Lesson { name: task.name.clone(), train: cut(&task.train)?, test: tested(&task.test)? })
-    };
-    let lessons = continual.tasks.iter().map(lesson).collect::<Result<Vec<_>, LaunchError>>()?;
     let free = Load::now().memory_available_bytes.unwrap_or(0);
     let course = Course {
         cell,
         adapter: plan::beginning(adapter, weights.spec(), cell.seed)?.0,
         // Half of what is free: activations need room, too.
         held: TraineeSettings { widen: weights.parameters() * 8 <= free / 2, recompute: false },
-        general: tested(&learning.general)?,
-        updates: updates(training, steps),
-        lessons,
+        lessons: continual.tasks.iter().map(|task| reader.lesson(task)).collect::<Result<_, _>>()?,
+        general: reader.tested(&learning.general)?,
+        updates: updates(training),
+        steps,
         weights,
     };
-    let mut arms: Vec<Arm> = Vec::new();
-    for method in continual.arms() {
-        let strengths = if method.lambda.is_empty() { vec![0.0] } else { method.lambda.clone() };
-        arms.extend(strengths.into_iter().map(|lambda| Arm { method: method.clone(), lambda }));
-    }
-    // What could be had at best is compared with, so it comes before what is.
-    arms.sort_by_key(|arm| (arm.method.method != MethodName::Joint, arm.method.method != MethodName::Sequential));
-    let orders = orders(course.lessons.len(), continual.task_orders, cell.seed);
+    let (arms, orders) = (Arm::all(continual), orders(continual, cell.seed));
     let total = (orders.len() * arms.len()) as u64;
     for (at, order) in orders.iter().enumerate() {
-        let (mut joint, mut plain): (Option<Vec<f64>>, Option<f64>) = (None, None);
+        let mut ideal = Ideal::default();
         for (done, arm) in arms.iter().enumerate() {
             recorder.begin(arm.label(at));
             recorder.progress((at * arms.len() + done) as u64, total);
             if arm.method.method == MethodName::Joint {
-                joint = Some(course.together(arm, order, recorder)?);
-                continue;
+                ideal.joint = Some(course.together(arm, order, recorder)?);
+            } else {
+                let record = course.sequence(arm, order, recorder)?;
+                record.report(&mut ideal, recorder);
             }
-            let matrix = course.sequence(arm, order, recorder)?;
-            let n = order.len() as u64;
-            let mut once = |metric: &str, value: f64| recorder.once(metric, Phase::Eval, value, n);
-            once("average_nll", matrix.average());
-            once("learned_gain", matrix.gain());
-            if order.len() > 1 {
-                once("forgetting", matrix.forgetting());
-                once("backward_transfer", matrix.backward_transfer());
-                once("forward_transfer", matrix.forward_transfer());
-                once("retained_gain", matrix.retained_gain());
-            }
-            if let Some(joint) = &joint {
-                once("intransigence", matrix.intransigence(joint));
-            }
-            once("plasticity_loss", 1.0 - matrix.gain() / *plain.get_or_insert(matrix.gain()));
         }
     }
     recorder.progress(total, total);
     Ok(())
-}
-
-impl Course<'_> {
-    fn begin(&self, arm: &Arm) -> Result<ContinualTrainer, LaunchError> {
-        let Self { weights, adapter, held, updates, cell, .. } = self;
-        let trainee = load_trainee(cell, weights, adapter, *held)?;
-        Ok(ContinualTrainer::of(trainee, adapter, arm.protection(), *updates, cell.seed)?)
-    }
-
-    fn numerics(recorder: &Recorder<'_>, nll: f64) -> LaunchError {
-        let problem =
-            format!("the held-out loss is {nll}; lower `training.learning_rate` or set `training.max_grad_norm`");
-        LaunchError::Numerics { workload: recorder.workload().to_owned(), problem }
-    }
-
-    /// Scores all tasks and records a row of the matrix.
-    fn row(
-        &self,
-        trainer: &ContinualTrainer,
-        order: &[usize],
-        through: usize,
-        recorder: &mut Recorder<'_>,
-    ) -> Result<Vec<f64>, LaunchError> {
-        let mut row = Vec::new();
-        for (at, lesson) in order.iter().map(|task| &self.lessons[*task]).enumerate() {
-            let (nll, n) = trainer.score(&lesson.test)?;
-            if !nll.is_finite() {
-                return Err(Self::numerics(recorder, nll));
-            }
-            let step = (through * order.len() + at) as u64;
-            recorder.of_task("task_nll", nll, n as u64, (lesson.name.as_str(), through as u32), step);
-            row.push(nll);
-        }
-        Ok(row)
-    }
-
-    fn sequence(&self, arm: &Arm, order: &[usize], recorder: &mut Recorder<'_>) -> Result<Matrix, LaunchError> {
-        let mut trainer = self.begin(arm)?;
-        let (before, n) = trainer.score(&self.general)?;
-        let mut matrix = Matrix { nll: vec![self.row(&trainer, order, 0, recorder)?] };
-        for (at, task) in order.iter().enumerate() {
-            let lesson = &self.lessons[*task];
-            let seed = self.cell.seed.wrapping_mul(1000).wrapping_add(*task as u64);
-            trainer.learn(&lesson.train, self.updates.steps, seed)?;
-            if let Some(statistics) = trainer.finish(&lesson.train, seed)? {
-                for (metric, value) in [("fisher_mean", statistics.mean), ("fisher_max", statistics.most)] {
-                    recorder.of_task(metric, value, 1, (lesson.name.as_str(), at as u32 + 1), at as u64);
-                }
-            }
-            matrix.nll.push(self.row(&trainer, order, at + 1, recorder)?);
-        }
-        recorder.once("general_drift", Phase::Eval, trainer.score(&self.general)?.0 - before, n as u64);
-        Ok(matrix)
-    }
-
-    fn together(&self, arm: &Arm, order: &[usize], recorder: &mut Recorder<'_>) -> Result<Vec<f64>, LaunchError> {
-        let mut trainer = self.begin(arm)?;
-        let (before, n) = trainer.score(&self.general)?;
-        let all: Vec<Vec<u32>> = self.lessons.iter().flat_map(|lesson| lesson.train.iter().cloned()).collect();
-        trainer.learn(&all, self.updates.steps * order.len() as u64, self.cell.seed)?;
-        let row = self.row(&trainer, order, order.len(), recorder)?;
-        let mean = row.iter().sum::<f64>() / row.len() as f64;
-        recorder.once("average_nll", Phase::Eval, mean, row.len() as u64);
-        recorder.once("general_drift", Phase::Eval, trainer.score(&self.general)?.0 - before, n as u64);
-        Ok(row)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn orders_are_the_written_one_and_others() {
-        let found = orders(4, 3, 9);
-        assert_eq!(found[0], [0, 1, 2, 3]);
-        for (at, order) in found.iter().enumerate() {
-            let mut sorted = order.clone();
-            sorted.sort_unstable();
-            assert_eq!(sorted, [0, 1, 2, 3]);
-            assert!(!found[..at].contains(order));
-        }
-        assert_eq!((orders(1, 1, 0).len(), orders(4, 3, 9)), (2, found));
-    }
 }

@@ -1,4 +1,6 @@
 //! Decode: how fast prompts are answered, token by token.
+use std::slice;
+
 use super::{
     launch::{LaunchError, Loaded},
     prompt::{Prompts, derive_seed},
@@ -6,9 +8,9 @@ use super::{
 };
 use crate::{
     clock::Stopwatch,
-    engine::{Chunk, EngineError, LogitRows, Logits},
+    engine::{GenerationError, SequenceId, next_tokens},
     event::{Phase, TokenTime},
-    model::sampler::{Sampler, SamplerError, Sampling},
+    model::sampler::{Sampler, Sampling},
     plan::Cell,
     recipe::schema::Decode,
 };
@@ -89,27 +91,21 @@ fn answer(
     let prompts = texts.iter().map(|text| encode(loaded, text)).collect::<Result<Vec<_>, _>>()?;
     let engine = &mut loaded.engine;
     let sequences = prompts.iter().map(|_| engine.open()).collect::<Result<Vec<_>, _>>()?;
-    let mut take = |logits: &[Logits], answers: &mut Answers| {
-        for ((sampler, logits), tokens) in samplers.iter_mut().zip(logits).zip(&mut answers.tokens) {
-            tokens.push(sampler.sample(logits.row(0))?);
-        }
+    let mut step = |tokens: Vec<&[u32]>| {
+        let tokens: Vec<(SequenceId, &[u32])> = sequences.iter().copied().zip(tokens).collect();
+        next_tokens(engine.as_mut(), &tokens, samplers).map_err(|error| match error {
+            GenerationError::Engine(error) => error.into(),
+            GenerationError::Sampler(error) => LaunchError::sampler(label, error),
+        })
+    };
+    let mut next = step(prompts.iter().map(Vec::as_slice).collect())?;
+    loop {
+        answers.tokens.iter_mut().zip(&next).for_each(|(tokens, token)| tokens.push(*token));
         answers.times_ns.push(stopwatch.elapsed_ns());
-        Ok(())
-    };
-    let mut step = |tokens: Vec<&[u32]>| -> Result<Vec<Logits>, EngineError> {
-        let chunks: Vec<Chunk<'_>> = sequences
-            .iter()
-            .zip(tokens)
-            .map(|(sequence, tokens)| Chunk { sequence: *sequence, tokens, logits: LogitRows::Last })
-            .collect();
-        engine.step(&chunks)
-    };
-    let numerics = |error: SamplerError| LaunchError::sampler(label, error);
-    take(&step(prompts.iter().map(Vec::as_slice).collect())?, &mut answers).map_err(numerics)?;
-    for _ in 1..output_tokens {
-        let last: Vec<&[u32]> = answers.tokens.iter().map(|tokens| &tokens[tokens.len() - 1..]).collect();
-        let logits = step(last)?;
-        take(&logits, &mut answers).map_err(numerics)?;
+        if answers.times_ns.len() >= output_tokens {
+            break;
+        }
+        next = step(next.iter().map(slice::from_ref).collect())?;
     }
     for sequence in sequences {
         engine.close(sequence);

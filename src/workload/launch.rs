@@ -9,6 +9,7 @@ use crate::{
     adapt::{
         checkpoint::CheckpointError,
         file::{self, AdapterFileError},
+        labelled::LabelledError,
         micro_lora::MicroLoraError,
         peft::PeftError,
     },
@@ -79,6 +80,25 @@ pub enum LaunchError {
         found: usize,
         /// Tokens needed.
         needed: usize,
+    },
+    /// More text around an example than a sequence holds.
+    #[error("{name} has {found} tokens with its longest label, a sequence {most}: raise training.sequence_length")]
+    TextTooLong {
+        /// What is too long.
+        name: String,
+        /// Tokens it has.
+        found: usize,
+        /// Tokens of a sequence.
+        most: usize,
+    },
+    /// A file without texts with labels.
+    #[error("{name}: {error}")]
+    Labels {
+        /// The file.
+        name: String,
+        /// Why.
+        #[source]
+        error: LabelledError,
     },
     /// No tokenizer.
     #[error("model {source_name}: {error}")]
@@ -169,11 +189,13 @@ impl LaunchError {
             | Self::AdapterChanged { .. }
             | Self::Text(_)
             | Self::TextChanged { .. }
+            | Self::Labels { .. }
             | Self::Peft(_)
             | Self::Checkpoint(_) => exit::RESOURCE,
             Self::Protocol { .. }
             | Self::KernelSet(_)
             | Self::TextTooShort { .. }
+            | Self::TextTooLong { .. }
             | Self::Tokenizer { .. }
             | Self::Context { .. }
             | Self::NothingFits { .. }

@@ -17,7 +17,7 @@ use crate::{
     host::Load,
     model::weights::{TensorType, Weights},
     plan::{self, Cell},
-    recipe::schema::Verify,
+    recipe::schema::{ActivationPrecision, Verify},
 };
 
 /// Tokens that come one by one after the prompt, as in decoding.
@@ -25,6 +25,8 @@ const SINGLE: usize = 8;
 /// The shortest prompt compared.
 const SHORTEST: usize = 24;
 const LABEL: &str = "verify";
+/// What to know of an error with activations of 8 bits.
+const EIGHT_BITS: &str = ": `kernels.activations: int8` has an error of its own, so where it is wanted all the same, raise `kernels.verify.max_nmse`";
 
 /// Does nothing when no set counts as right, or the cell's set is the one that does.
 pub(super) fn run(cell: &Cell, recorder: &mut Recorder<'_>) -> Result<(), LaunchError> {
@@ -66,7 +68,8 @@ pub(super) fn run(cell: &Cell, recorder: &mut Recorder<'_>) -> Result<(), Launch
     if error.is_finite() {
         recorder.once("verify_nmse", Phase::Eval, error, tokens.len() as u64);
     }
-    judge(error, max_nmse, candidate_kind.name(), &against)
+    let eight_bits = cell.recipe.kernels.activations == Some(ActivationPrecision::Int8);
+    judge(error, max_nmse, candidate_kind.name(), &against, if eight_bits { EIGHT_BITS } else { "" })
 }
 
 /// Returns the most sequences that a workload of the recipe has side by side.
@@ -89,12 +92,13 @@ fn worst(runs: &[Vec<f32>], right: &[f32]) -> f64 {
         .fold(0.0, |worst, error| if worst.is_nan() || error <= worst { worst } else { error })
 }
 
-/// Refuses an error above the bound, and one that is no number.
-fn judge(error: f64, max_nmse: f64, set: &str, reference: &str) -> Result<(), LaunchError> {
+/// Refuses an error above the bound, and one that is no number; `note` is what else to know of it.
+fn judge(error: f64, max_nmse: f64, set: &str, reference: &str, note: &str) -> Result<(), LaunchError> {
     if error <= max_nmse {
         return Ok(());
     }
-    let problem = format!("logits of {set} differ from {reference}'s by an NMSE of {error:e}, more than {max_nmse:e}");
+    let problem =
+        format!("logits of {set} differ from {reference}'s by an NMSE of {error:e}, more than {max_nmse:e}{note}");
     Err(LaunchError::Numerics { workload: LABEL.to_owned(), problem })
 }
 
@@ -183,9 +187,9 @@ mod tests {
 
     #[test]
     fn what_is_above_the_bound_or_no_number_is_refused_with_its_exit_code() {
-        assert!(judge(5.0e-4, 5.0e-4, "candle", "reference").is_ok());
+        assert!(judge(5.0e-4, 5.0e-4, "candle", "reference", "").is_ok());
         for error in [5.1e-4, f64::INFINITY, f64::NAN] {
-            let refusal = judge(error, 5.0e-4, "candle", "reference").unwrap_err();
+            let refusal = judge(error, 5.0e-4, "candle", "reference", "").unwrap_err();
             assert_eq!(refusal.exit_code(), crate::exit::NUMERICS, "{refusal}");
             assert!(refusal.to_string().contains("NMSE"), "{refusal}");
         }

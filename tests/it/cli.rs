@@ -173,6 +173,12 @@ fn wrong_input_ends_with_its_documented_code() {
     bench.ends(5, &["baseline", "check", "tiny.yaml", "--baseline", "main"]);
     bench.ends(14, &["run", "tiny.yaml", "--set", "model.source=absent.gguf"]);
     bench.ends(14, &["perplexity", "-m", "absent.gguf"]);
+    for command in ["bench", "perplexity"] {
+        bench.ends(3, &[command, "-m", "builtin:pico", "--device", "cuda"]);
+        bench.ends(2, &[command, "-m", "builtin:pico", "--device", "metal"]);
+        #[cfg(not(feature = "cuda"))]
+        bench.ends(14, &[command, "-m", "builtin:pico", "--device", "cuda", "--kernels", "candle"]);
+    }
     let refused = bench.run(&["run", "tiny.yaml", "--set", "sona={instant: {enabled: true}}"]);
     assert_eq!(refused.status.code(), Some(3));
     assert!(text(&refused.stderr).contains("cannot be run yet"), "{}", text(&refused.stderr));

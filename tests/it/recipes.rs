@@ -21,9 +21,11 @@ fn yaml_below(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-const SHIPPED: [&str; 25] = [
+const SHIPPED: [&str; 27] = [
     "base/cpu.yaml",
+    "continual/pico-lambda.yaml",
     "continual/pico.yaml",
+    "continual/standard-cl.yaml",
     "kernels/pico.yaml",
     "kernels/smollm2.yaml",
     "kernels/synthetic.yaml",

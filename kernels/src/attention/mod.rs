@@ -16,7 +16,7 @@ mod walk;
 
 use crate::Kernels;
 pub(crate) use pages::widen_blocks;
-pub use pages::{Cached, CachedMut, CachedType, KeyValuePage, KeyValuePages};
+pub use pages::{CacheType, Cached, CachedMut, KeyValuePage, KeyValuePages};
 pub use part::part_values;
 use walk::Walk;
 

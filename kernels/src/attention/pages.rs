@@ -7,17 +7,22 @@ use crate::{Format, Kernels, dequantize_row, quantize_row};
 ///
 /// The quantised types are llama.cpp's blocks of 32 numbers, laid along D for each token and head: D
 /// is a multiple of 32 there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are the types")]
-pub enum CachedType {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CacheType {
+    /// 32-bit floats.
     F32,
+    /// 16-bit floats: half the memory to read at every token.
+    #[default]
     F16,
+    /// 8 bits and a scale for 32 numbers.
     Q8_0,
+    /// 5 bits, a scale and a minimum for 32 numbers.
     Q5_1,
+    /// 4 bits and a scale for 32 numbers.
     Q4_0,
 }
 
-impl CachedType {
+impl CacheType {
     /// All types, the widest first.
     pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Q8_0, Self::Q5_1, Self::Q4_0];
 
@@ -45,18 +50,24 @@ impl CachedType {
     /// # Examples
     ///
     /// ```
-    /// use ruvlab_kernels::CachedType;
+    /// use ruvlab_kernels::CacheType;
     ///
-    /// assert_eq!(CachedType::Q8_0.cached_bytes(64), Some(68));
-    /// assert_eq!(CachedType::Q8_0.cached_bytes(80), None);
+    /// assert_eq!(CacheType::Q8_0.bytes(64), Some(68));
+    /// assert_eq!(CacheType::Q8_0.bytes(80), None);
     /// ```
     #[must_use]
-    pub const fn cached_bytes(self, values: usize) -> Option<usize> {
+    pub const fn bytes(self, values: usize) -> Option<usize> {
         self.format().row_bytes(values)
+    }
+
+    /// Returns the narrower of two.
+    #[must_use]
+    pub fn narrower(self, other: Self) -> Self {
+        if other.bytes(32) < self.bytes(32) { other } else { self }
     }
 }
 
-impl std::fmt::Display for CachedType {
+impl std::fmt::Display for CacheType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
@@ -87,13 +98,13 @@ pub enum CachedMut<'a> {
 impl<'a> Cached<'a> {
     /// Returns the type.
     #[must_use]
-    pub fn kind(self) -> CachedType {
+    pub fn kind(self) -> CacheType {
         match self {
-            Self::F32(_) => CachedType::F32,
-            Self::F16(_) => CachedType::F16,
-            Self::Q8_0(_) => CachedType::Q8_0,
-            Self::Q5_1(_) => CachedType::Q5_1,
-            Self::Q4_0(_) => CachedType::Q4_0,
+            Self::F32(_) => CacheType::F32,
+            Self::F16(_) => CacheType::F16,
+            Self::Q8_0(_) => CacheType::Q8_0,
+            Self::Q5_1(_) => CacheType::Q5_1,
+            Self::Q4_0(_) => CacheType::Q4_0,
         }
     }
 
@@ -124,7 +135,7 @@ impl<'a> Cached<'a> {
         let values = range.start * d..range.end * d;
         let blocks = || {
             let kind = self.kind();
-            let Some(bytes) = kind.cached_bytes(d) else {
+            let Some(bytes) = kind.bytes(d) else {
                 panic!("attend: heads of {d} numbers are no whole blocks of {kind} (cache them as f16)")
             };
             range.start * bytes..range.end * bytes

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::Kernels;
 
-/// Tokens between which what is read next is asked for.
-const PIECE: usize = 16;
+/// Tokens of a page that are taken together; what is read next is asked for between them.
+const PIECE: usize = 32;
 
 pub(super) struct Walk<'a> {
     pub(super) kernels: &'a Kernels,

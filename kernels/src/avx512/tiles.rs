@@ -68,8 +68,8 @@ pub(super) const BLOCKS: [BlockKernels; 3] = [
     },
 ];
 
-/// Query heads whose scores, or weighted sums, stay in registers together.
-const HEADS: usize = 4;
+/// Query heads whose scores, or weighted sums, stay in registers together: 24 of the 32 there are.
+const HEADS: usize = 6;
 /// Keys whose scores stay in registers together.
 const KEYS: usize = 4;
 /// Vectors of columns whose weighted sums stay in registers together.
@@ -153,17 +153,23 @@ fn load_five_bits(block: &[u8; 24]) -> [__m512; 2] {
 /// Returns the sums of four vectors.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn sums([a, b, c, d]: [__m512; KEYS]) -> [f32; KEYS] {
+fn sums([a, b, c, d]: [__m512; KEYS]) -> __m128 {
     let fold = |x, y| _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(x, y), _mm512_shuffle_f32x4::<0xEE>(x, y));
     let (ab, cd) = (fold(a, b), fold(c, d));
     let quarters = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xDD>(ab, cd));
     let pairs = _mm512_add_ps(quarters, _mm512_permute_ps::<0b01_00_11_10>(quarters));
     let whole = _mm512_add_ps(pairs, _mm512_permute_ps::<0b10_11_00_01>(pairs));
-    let firsts = _mm512_maskz_compress_ps(0b0001_0001_0001_0001, whole);
-    let mut out = [0.0; KEYS];
-    // SAFETY: `out` is 16 writable bytes, and `storeu` needs no alignment.
-    unsafe { _mm_storeu_ps(out.as_mut_ptr(), _mm512_castps512_ps128(firsts)) };
-    out
+    _mm512_castps512_ps128(_mm512_maskz_compress_ps(0b0001_0001_0001_0001, whole))
+}
+
+/// Writes the first values of a vector, as many as there is room for: a copy of a length the compiler does not
+/// know would be a call, which keeps no vector in a register.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn store_some(out: &mut [f32], values: __m128) {
+    let mask = (1_u8 << out.len().min(KEYS)) - 1;
+    // SAFETY: only what the mask names is written, and `out` has at least that many.
+    unsafe { _mm_mask_storeu_ps(out.as_mut_ptr(), mask, values) };
 }
 
 /// The functions of one cached type: how many elements are loaded at once, to how many vectors.
@@ -181,6 +187,8 @@ macro_rules! tile_kernels {
             pub(super) fn scores(queries: &[f32], keys: &[$type], d: usize, out: &mut [f32]) {
                 for (queries, out) in queries.chunks(HEADS * d).zip(out.chunks_mut(HEADS * KEY_TILE)) {
                     match queries.len() / d {
+                        6 => score_heads::<6>(queries, keys, d, out),
+                        5 => score_heads::<5>(queries, keys, d, out),
                         4 => score_heads::<4>(queries, keys, d, out),
                         3 => score_heads::<3>(queries, keys, d, out),
                         2 => score_heads::<2>(queries, keys, d, out),
@@ -221,7 +229,7 @@ macro_rules! tile_kernels {
                     }
                     let valid = KEYS.min(count - start);
                     for g in 0..G {
-                        out[g * KEY_TILE + start..][..valid].copy_from_slice(&sums(products[g])[..valid]);
+                        store_some(&mut out[g * KEY_TILE + start..][..valid], sums(products[g]));
                     }
                 }
             }
@@ -230,6 +238,8 @@ macro_rules! tile_kernels {
             pub(super) fn combine(weights: &[f32], values: &[$type], d: usize, sums: &mut [f32]) {
                 for (weights, sums) in weights.chunks(HEADS * KEY_TILE).zip(sums.chunks_mut(HEADS * d)) {
                     match sums.len() / d {
+                        6 => combine_heads::<6>(weights, values, d, sums),
+                        5 => combine_heads::<5>(weights, values, d, sums),
                         4 => combine_heads::<4>(weights, values, d, sums),
                         3 => combine_heads::<3>(weights, values, d, sums),
                         2 => combine_heads::<2>(weights, values, d, sums),

@@ -1,51 +1,57 @@
 use super::*;
 use crate::{
-    adapt::{ewc::Convention, optim::AdamW, schedule::Shape, train::fresh},
-    engine::Target,
+    adapt::{
+        data::Example,
+        ewc::{Convention, Method, Needs, Strength},
+        optim::AdamW,
+        schedule::{Schedule, Shape},
+        train::{Rule, fresh},
+    },
+    engine::{Gradients, Labels, Noted, Scored, Target, Trainee, TraineeSettings},
+    model::weights::Weights,
 };
 
-#[test]
-fn the_matrix_tells_what_was_learned_and_what_forgotten() {
-    let nll = vec![vec![4.0, 5.0, 6.0], vec![2.0, 4.5, 6.0], vec![3.0, 3.0, 5.5], vec![3.5, 3.5, 4.0]];
-    let matrix = Matrix { nll };
-    let close = |found: f64, expected: f64| assert!((found - expected).abs() <= 1.0e-12, "{found} for {expected}");
-    close(matrix.average(), 11.0 / 3.0);
-    close(matrix.backward_transfer(), -1.0);
-    close(matrix.forgetting(), 1.0);
-    close(matrix.forward_transfer(), 0.5);
-    close(matrix.gain(), 2.0);
-    close(matrix.retained_gain(), 2.0 / 4.0);
-    close(matrix.intransigence(&[1.0, 2.0, 3.0]), 1.0);
+/// Returns sequences of 40 tokens from `first` on: tasks of other tokens take likelihood from each other.
+fn sequences(first: u32) -> Vec<Example> {
+    let tokens = |row: u32| (0..16).map(|at| first + (at * 7 + row * 3) % 40).collect();
+    (0..4).map(|row| Example { tokens: tokens(row), prompt: 0 }).collect()
 }
 
-/// Returns sequences of 40 tokens from `first` on: tasks of other tokens take likelihood from each other.
-fn sequences(first: u32) -> Vec<Vec<u32>> {
-    (0..4).map(|row| (0..16).map(|at| first + (at * 7 + row * 3) % 40).collect()).collect()
+fn scored(examples: &[Example]) -> Vec<Scored<'_>> {
+    examples.iter().map(Example::scored).collect()
 }
 
 fn trainer(weights: &Weights, protection: Protection) -> ContinualTrainer {
-    let adapter = fresh(weights.spec(), &[Target::Query, Target::Down], 4, 2.0, 3);
+    let mut adapter = fresh(weights.spec(), &[Target::Query, Target::Down], 4, 2.0, 3);
+    if let Some(Orthogonality { tasks, .. }) = protection.orthogonality {
+        adapter = widened(&adapter, tasks, 4);
+    }
     let updates = Updates {
         schedule: Schedule { shape: Shape::Constant { warmup: 0 }, peak: 5.0e-3, total: 0 },
         rule: Rule::AdamW(AdamW::default()),
         weight_decay: 0.0,
         max_grad_norm: Some(1.0),
-        steps: 4,
         batch: 2,
     };
     let held = TraineeSettings { widen: true, recompute: false };
-    ContinualTrainer::new(weights, &adapter, held, protection, updates, 1).unwrap()
+    let trainee = Trainee::load(weights, &adapter, held).unwrap();
+    ContinualTrainer::new(trainee, &adapter, protection, updates, 1).unwrap()
 }
 
-const NOTHING: Protection = Protection {
+const NO_PENALTY: Penalty = Penalty {
     method: Method::Sequential,
     strength: Strength { lambda: 0.0, convention: Convention::Half },
     geometry: Geometry::Outer,
     source: Source::Sampled,
     batches: 2,
     normalized: true,
-    replayed: 0,
 };
+const NOTHING: Protection = Protection { penalty: NO_PENALTY, rehearsal: None, orthogonality: None };
+
+fn pulled(method: Method, lambda: f64, geometry: Geometry) -> Protection {
+    let strength = Strength { lambda, convention: Convention::Half };
+    Protection { penalty: Penalty { method, strength, geometry, ..NO_PENALTY }, ..NOTHING }
+}
 
 /// Returns the losses of both tasks after both.
 fn losses(weights: &Weights, protection: Protection) -> (f64, f64) {
@@ -65,7 +71,6 @@ fn losses(weights: &Weights, protection: Protection) -> (f64, f64) {
 fn every_method_keeps_more_of_the_first_task_than_nothing_does() {
     let weights = Weights::open("builtin:pico").unwrap();
     let (forgot, _) = losses(&weights, NOTHING);
-    let strength = Strength { lambda: 1.0e4, convention: Convention::Half };
     for (method, geometry) in [
         (Method::Anchored, Geometry::Outer),
         (Method::Ewc, Geometry::Outer),
@@ -75,14 +80,76 @@ fn every_method_keeps_more_of_the_first_task_than_nothing_does() {
         (Method::EwcPlusPlus { rate: 0.1 }, Geometry::Outer),
         (Method::RWalk { rate: 0.1, every: 2 }, Geometry::Product),
     ] {
-        let (kept, _) = losses(&weights, Protection { method, strength, geometry, ..NOTHING });
+        let (kept, _) = losses(&weights, pulled(method, 1.0e4, geometry));
         assert!(kept < forgot, "{method:?} in {geometry:?}: {kept}, {forgot} without");
     }
-    let (replayed, _) = losses(&weights, Protection { replayed: 4, ..NOTHING });
-    assert!(replayed < forgot, "{replayed}, {forgot} without");
+    let distillation = Distillation { logits_weight: 0.5, labels_weight: 0.5, logits: 16 };
+    let mut kept_by = Vec::new();
+    for distillation in [None, Some(distillation), Some(Distillation { logits_weight: 0.0, ..distillation })] {
+        let rehearsal = Some(Rehearsal { kept: 4, distillation });
+        let (kept, _) = losses(&weights, Protection { rehearsal, ..NOTHING });
+        assert!(kept < forgot, "{rehearsal:?}: {kept}, {forgot} without");
+        kept_by.push(kept);
+    }
+    // Both of DER++'s terms act.
+    assert!(kept_by[0] != kept_by[1] && kept_by[1] != kept_by[2], "{kept_by:?}");
     // No strength, no protection, bit for bit.
-    let (weak, _) = losses(&weights, Protection { method: Method::Ewc, ..NOTHING });
+    let (weak, _) = losses(&weights, pulled(Method::Ewc, 0.0, Geometry::Outer));
     assert_eq!(weak.to_bits(), forgot.to_bits());
+}
+
+#[test]
+fn every_task_has_factors_of_its_own_that_others_leave_alone() {
+    let weights = Weights::open("builtin:pico").unwrap();
+    let run = |weight: f64| {
+        let orthogonality = Some(Orthogonality { weight, tasks: 2 });
+        trainer(&weights, Protection { orthogonality, ..NOTHING })
+    };
+    let mut trainer = run(0.5);
+    let begin = trainer.parameters.clone();
+    let (first, second) = (sequences(5), sequences(60));
+    let before = trainer.score(&second).unwrap().0;
+    trainer.learn(&first, 2, 2).unwrap();
+    trainer.finish(&first, 2).unwrap();
+    let learned = trainer.parameters.clone();
+    trainer.learn(&second, 2, 2).unwrap();
+    assert!(trainer.score(&second).unwrap().0 < before);
+    // Rows of A and columns of B that either task moved: none that both did.
+    let moved = |from: &[f32], to: &[f32]| from.iter().zip(to).map(|(a, b)| a != b).collect::<Vec<bool>>();
+    let (one, two) = (moved(&begin, &learned), moved(&learned, &trainer.parameters));
+    assert!(one.iter().any(|moved| *moved) && two.iter().any(|moved| *moved));
+    assert!(one.iter().zip(&two).all(|(one, two)| !(*one && *two)));
+    // Their strength changes what the second task learns, and not the first, which has nothing to avoid.
+    let mut free = run(0.0);
+    free.learn(&first, 2, 2).unwrap();
+    free.finish(&first, 2).unwrap();
+    assert_eq!(free.parameters, learned);
+    free.learn(&second, 2, 2).unwrap();
+    assert_ne!(free.parameters, trainer.parameters);
+}
+
+#[test]
+fn a_task_that_ends_without_a_word_is_found_and_protected() {
+    let weights = Weights::open("builtin:pico").unwrap();
+    let (first, second) = (sequences(5), sequences(60));
+    let run = |watches: bool| {
+        let mut trainer = trainer(&weights, pulled(Method::Online { decay: 1.0 }, 1.0e5, Geometry::Outer));
+        if watches {
+            trainer.watch(MeanShift::new(2.0, 1.0e4));
+        }
+        trainer.learn(&first, 60, 2).unwrap();
+        // Told of an end, one that watches does nothing.
+        if watches {
+            trainer.finish(&first, 2).unwrap();
+            assert!(trainer.regularizer.terms().is_empty());
+        }
+        trainer.learn(&second, 6, 2).unwrap();
+        (trainer.found().to_vec(), trainer.score(&first).unwrap().0)
+    };
+    let ((none, forgot), (found, kept)) = (run(false), run(true));
+    assert!(none.is_empty());
+    assert!(matches!(found[..], [61..=64]), "{found:?}");
+    assert!(kept < forgot, "{kept}, {forgot} without");
 }
 
 #[test]

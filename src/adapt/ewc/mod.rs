@@ -18,7 +18,7 @@ mod tests;
 
 pub use digits::{Arm, Digits, Network, Outcome, Study};
 pub use importance::{Statistics, normalize};
-pub use methods::{Anchored, Ewc, EwcPlusPlus, Method, Online, RWalk, Sequential};
+pub use methods::Method;
 pub use space::{Block, Space};
 
 use super::optim::Real;
@@ -62,6 +62,19 @@ pub struct Term<T> {
     pub importance: Vec<T>,
 }
 
+impl<T: Real> Term<T> {
+    /// Returns the pull to these parameters.
+    ///
+    /// # Panics
+    ///
+    /// If they are not as many as the space has, or the importances are not.
+    fn new(space: &Space, anchor: &[T], importance: Vec<T>) -> Self {
+        assert_eq!(anchor.len(), space.parameters(), "an anchor of another space");
+        assert_eq!(importance.len(), space.importances(), "importances of another space");
+        Self { anchor: anchor.to_vec(), importance }
+    }
+}
+
 /// Which Fisher information a method wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
@@ -95,10 +108,18 @@ pub trait Regularizer<T: Real> {
     }
 
     /// Takes note of a step; only where [`Needs::EveryStep`].
+    ///
+    /// # Panics
+    ///
+    /// If it is not of the space the steps before were in.
     fn observe(&mut self, _: &Observation<'_, T>) {}
 
     /// Ends a task that was left at `optimum`. `fisher` is its Fisher information where
     /// [`Needs::AtTheEnd`], and otherwise not looked at. Returns what is known of the new importances.
+    ///
+    /// # Panics
+    ///
+    /// If optimum or importances are not as many numbers as the space has.
     fn consolidate(&mut self, space: &Space, optimum: &[T], fisher: &[T]) -> Option<Statistics>;
 
     /// Returns Ω.

@@ -364,6 +364,31 @@ fn anchors_and_averages_are_kept_as_each_method_says() {
 }
 
 #[test]
+fn what_is_of_another_space_is_refused_and_not_cut_to_length() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    let space = Space::plain(2);
+    for method in [Method::Ewc, Method::Online { decay: 0.5 }] {
+        for (optimum, fisher) in [(&[0.0; 2][..], &[1.0; 3][..]), (&[0.0; 2], &[1.0]), (&[0.0; 3], &[1.0; 2])] {
+            let mut own = method.begin::<f64>(true);
+            let refused = catch_unwind(AssertUnwindSafe(|| own.consolidate(&space, optimum, fisher)));
+            assert!(refused.is_err(), "{method:?}: {} and {}", optimum.len(), fisher.len());
+        }
+    }
+    for method in [Method::EwcPlusPlus { rate: 0.5 }, Method::RWalk { rate: 0.5, every: 1 }] {
+        for count in [1, 3] {
+            let mut own = method.begin::<f64>(true);
+            let mut observe = |count: usize| {
+                let list = vec![1.0; count];
+                let seen = Observation { fisher: &list, gradient: &list, moved: &list };
+                catch_unwind(AssertUnwindSafe(|| own.observe(&seen)))
+            };
+            observe(2).unwrap();
+            assert!(observe(count).is_err(), "{method:?}: {count}");
+        }
+    }
+}
+
+#[test]
 fn digits_are_those_of_the_file() {
     let digits = Digits::load();
     assert_eq!((digits.images.len(), digits.labels.len()), (1797, 1797));

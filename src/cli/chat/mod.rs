@@ -22,7 +22,7 @@ use crate::{
 use super::{
     Failure, Format, Global,
     access::Offline,
-    ad_hoc::{AdHoc, KernelChoice},
+    ad_hoc::{AdHoc, DeviceChoice, KernelChoice},
 };
 use session::{Answer, Session, Stop};
 
@@ -89,6 +89,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     let adhoc = AdHoc {
         model: arguments.model.clone(),
         kernels: arguments.kernels,
+        device: DeviceChoice::Cpu,
         activations: None,
         threads: arguments.threads,
         adapter: arguments.adapter.clone(),

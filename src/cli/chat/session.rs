@@ -1,5 +1,5 @@
 //! A conversation with a model: prompts, the sampling loop, and why it stops.
-use std::{io, path::Path, sync::Arc};
+use std::{io, path::Path, slice, sync::Arc};
 
 use serde::Serialize;
 use serde_json::{Value as Json, json};
@@ -9,7 +9,7 @@ use crate::{
     adapt::file,
     cli::Failure,
     clock::{self, Stopwatch},
-    engine::{self, Chunk, EngineError, LanguageModel, LogitRows, SequenceId},
+    engine::{self, EngineError, GenerationError, LanguageModel, SequenceId, next_tokens},
     exit,
     model::{
         chat_template::{ChatTemplate, ChatTemplateError, Conversation},
@@ -235,18 +235,23 @@ impl Writer {
             None => self.engine.open()?,
         };
         self.sequence = Some(sequence);
-        let logits = match self.engine.step(&[Chunk { sequence, tokens, logits: LogitRows::Last }]) {
-            Ok(logits) => logits,
-            Err(error) => {
+        let next = next_tokens(self.engine.as_mut(), &[(sequence, tokens)], slice::from_mut(&mut self.sampler));
+        match next {
+            Ok(next) => {
+                self.held.extend_from_slice(tokens);
+                Ok(next[0])
+            }
+            Err(GenerationError::Sampler(error)) => {
+                self.held.extend_from_slice(tokens);
+                Err(Failure::new(exit::NUMERICS, "numerics", error.to_string(), None))
+            }
+            Err(GenerationError::Engine(error)) => {
                 // How much of the tokens it has read before it failed, nobody knows.
                 self.engine.close(sequence);
                 self.sequence = None;
                 self.held.clear();
-                return Err(error.into());
+                Err(error.into())
             }
-        };
-        self.held.extend_from_slice(tokens);
-        let token = self.sampler.sample(logits[0].row(0));
-        token.map_err(|error| Failure::new(exit::NUMERICS, "numerics", error.to_string(), None))
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::{
     adapters::{Adapters, Group},
     low_rank::Additions,
     model::Model,
-    products::{Input, Product, Team, Then, room},
+    products::{Destination, Input, Product, Team, Then, room},
 };
 use crate::{
     engine::EngineError,
@@ -20,6 +20,7 @@ use crate::{
     model::{
         decoder::{Executor, Segment, Step},
         rope::RopeLayout,
+        sampler::TopK,
         spec::ModelSpec,
     },
 };
@@ -64,6 +65,14 @@ pub(super) struct Workspace {
     weighing: Weighing,
 }
 
+/// What the head gives of a step, and where it goes.
+pub(super) enum HeadResults<'a> {
+    /// All logits, `[logit_rows, V]`.
+    Logits(&'a mut [f32]),
+    /// The greatest ones, a list more for each of the rows.
+    TopK { k: usize, lists: &'a mut Vec<TopK> },
+}
+
 /// Runs one step of a model.
 pub(super) struct Walker<'a> {
     pub(super) model: &'a Model,
@@ -74,8 +83,7 @@ pub(super) struct Walker<'a> {
     pub(super) attention: AttentionMethod,
     /// Of the step.
     pub(super) rows: usize,
-    /// `[logit_rows, V]`.
-    pub(super) logits: &'a mut [f32],
+    pub(super) results: HeadResults<'a>,
     /// Where the head's inputs go, after those of earlier steps, if anybody wants them.
     pub(super) kept: Option<&'a mut Vec<f32>>,
 }
@@ -155,7 +163,7 @@ impl Walker<'_> {
         let output = projected.output(self.rows, matrix.rows());
         let stream = hidden.output(self.rows, matrix.rows());
         let then = if norm.is_some() { Then::Nothing } else { Then::AddTo(&stream) };
-        let product = Product { matrix, output: &output, then };
+        let product = Product { matrix, destination: Destination::Output(&output), then };
         let additions = Additions { runs: &self.adapters.rows, group };
         self.team.multiply(Input::Plain(input), self.rows, matrix.columns(), &[product], additions);
         if let Some(weight) = norm {
@@ -221,7 +229,7 @@ impl Executor for Walker<'_> {
             [work.queries.output(rows, queries), work.keys.output(rows, keys), work.values.output(rows, keys)];
         let product = |i: usize| Product {
             matrix: &layer.projections[i],
-            output: &outputs[i],
+            destination: Destination::Output(&outputs[i]),
             then: layer.biases.as_ref().map_or(Then::Nothing, |biases| Then::Bias(&biases[i])),
         };
         let input = normed(spec, &work.hidden.values, &layer.attention_norm);
@@ -254,7 +262,7 @@ impl Executor for Walker<'_> {
         let output = gate.output(self.rows, spec.intermediate_size);
         let other = up.output(self.rows, spec.intermediate_size);
         let then = Then::Gate { up: &layer.up, output: &other, activation: spec.activation };
-        let product = Product { matrix: &layer.gate, output: &output, then };
+        let product = Product { matrix: &layer.gate, destination: Destination::Output(&output), then };
         let input = normed(spec, &hidden.values, &layer.feed_forward_norm);
         self.team.multiply(input, self.rows, spec.hidden_size, &[product], additions);
         self.add_product(From::Gate, &layer.down, down, layer.post_feed_forward_norm.as_deref());
@@ -279,11 +287,25 @@ impl Executor for Walker<'_> {
                 self.team.kernels.rms_norm(stream, &model.output_norm, spec.rms_norm_eps as f32, out);
             }
         }
-        let output = Output::new(self.logits, rows, spec.vocab_size, &mut work.logit_claims);
-        let then = spec.logit_softcap.map_or(Then::Nothing, |cap| Then::SoftCap(cap as f32));
+        let then = || spec.logit_softcap.map_or(Then::Nothing, |cap| Then::SoftCap(cap as f32));
         let matrix = model.output.as_ref().unwrap_or(&model.embedding);
         let additions = Additions { runs: &self.adapters.logit_rows, group: Group::Head };
-        self.team.multiply(input, rows, spec.hidden_size, &[Product { matrix, output: &output, then }], additions);
+        match &mut self.results {
+            HeadResults::Logits(values) => {
+                let output = Output::new(values, rows, spec.vocab_size, &mut work.logit_claims);
+                let product = Product { matrix, destination: Destination::Output(&output), then: then() };
+                self.team.multiply(input, rows, spec.hidden_size, &[product], additions);
+            }
+            HeadResults::TopK { k, lists } => {
+                let workers = self.team.pool.threads();
+                (0..workers).for_each(|worker| self.team.scratch(worker).selection.begin(rows, *k));
+                let product = Product { matrix, destination: Destination::Selection, then: then() };
+                self.team.multiply(input, rows, spec.hidden_size, &[product], additions);
+                let start = lists.len();
+                lists.resize_with(start + rows, || TopK::new(*k));
+                (0..workers).for_each(|worker| self.team.scratch(worker).selection.merge_into(&mut lists[start..]));
+            }
+        }
         Ok(())
     }
 }

@@ -1,4 +1,6 @@
 //! The products of a phase's rows with its adapters' matrices.
+use std::ops::Range;
+
 use ruvlab_kernels::{ActivationClass, Activations, Claims, Kernels, Output, Precision, SharedRows, Tile};
 
 use super::{
@@ -15,7 +17,7 @@ pub(super) struct Additions<'a> {
 
 impl<'a> Additions<'a> {
     /// Returns the runs whose adapter adds to this group.
-    pub(super) fn runs(self) -> impl Iterator<Item = (std::ops::Range<usize>, &'a Packed)> {
+    pub(super) fn runs(self) -> impl Iterator<Item = (Range<usize>, &'a Packed)> {
         self.runs.iter().filter_map(move |(rows, adapter)| Some((rows.clone(), adapter.group(self.group)?)))
     }
 }
@@ -69,7 +71,7 @@ impl LowRankScratch {
         row: &mut Vec<f32>,
         prepared: &[Option<&Activations>; 2],
         packed: &Packed,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         first: usize,
         fill: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
@@ -103,17 +105,17 @@ impl LowRankScratch {
         }
     }
 
-    /// Adds what B makes of them to the tile of one matrix of the group, and scales the rows of decomposed
-    /// changes.
+    /// Adds what B makes of them to a tile of these rows of one matrix of the group, and scales the rows of
+    /// decomposed changes.
     pub(super) fn add(
         &mut self,
         kernels: &Kernels,
         additions: Additions<'_>,
         reduced: &Reduced,
         slot: usize,
+        outputs: Range<usize>,
         tile: &mut Tile<'_>,
     ) {
-        let outputs = tile.rows();
         for (run, (rows, packed)) in additions.runs().enumerate() {
             let Some(part) = &packed.parts[slot] else { continue };
             let values = room(&mut self.values, rows.len() * outputs.len());

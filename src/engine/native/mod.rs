@@ -12,29 +12,27 @@ mod executor;
 mod low_rank;
 mod model;
 mod products;
+mod run;
+mod selection;
 
 use std::sync::Arc;
 
 use ruvlab_kernels::{Tier, for_tier};
 
 use super::{
-    Adapter, Admitted, Chunk, EngineError, LanguageModel, Logits, SequenceId, Settings, room,
-    sequences::Sequences,
-    steps::{Piece, Steps, hand_out},
+    Adapter, Admitted, Chunk, EngineError, LanguageModel, Logits, SequenceId, Settings, room, sequences::Sequences,
+    steps::Piece,
 };
 use crate::{
     kv::{CacheReport, CacheSettings, CacheTypes, PageShape, PagedCache, PrefixKey, Transition, prefix_root},
-    model::{
-        decoder::{Step, walk},
-        spec::ModelSpec,
-        weights::Weights,
-    },
+    model::{decoder::Step, sampler::TopK, spec::ModelSpec, weights::Weights},
 };
 use adapters::Adapters;
-use executor::{CachedRotation, Walker, Workspace};
+use executor::Workspace;
 use model::Model;
 pub(super) use model::format;
 use products::Team;
+use run::Wanted;
 
 /// Rows computed at once.
 const STEP_ROWS: usize = 512;
@@ -130,82 +128,6 @@ impl Native {
         })
     }
 
-    fn run(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {
-        let vocab_size = self.model.spec.vocab_size;
-        let mut all = Vec::with_capacity(batch.len());
-        all.resize_with(batch.len(), || Logits { rows: 0, vocab_size, values: Vec::new() });
-        let mut steps = Steps::new(STEP_ROWS.min(self.cache.most_rows()));
-        while steps.next(batch, &self.sequences, &mut self.pieces, &mut self.step)? {
-            let rotation = CachedRotation { model: &self.model, kernels: self.team.kernels };
-            self.cache.prepare(self.step.segments.iter().map(|part| (part.sequence, part.rows.len())), &rotation)?;
-            if self.cache.evicts() {
-                place(&mut self.step, &self.cache)?;
-            }
-            let wanted = self.step.logit_rows.len();
-            let logits = match (all.as_mut_slice(), self.pieces.as_slice()) {
-                // One chunk's logits are computed where they are returned.
-                (several, [piece]) => {
-                    let Logits { rows, values, .. } = &mut several[piece.chunk];
-                    let start = *rows * vocab_size;
-                    *rows += wanted;
-                    if values.is_empty() {
-                        *values = vec![0.0; wanted * vocab_size];
-                    } else {
-                        values.resize(*rows * vocab_size, 0.0);
-                    }
-                    &mut values[start..]
-                }
-                _ => {
-                    self.logits.resize(wanted * vocab_size, 0.0);
-                    self.logits.as_mut_slice()
-                }
-            };
-            self.adapters.lay_out(&self.step);
-            let rows = self.step.tokens.len();
-            let Self { model, team, work, cache, adapters, attention, hidden, .. } = self;
-            let attention = *attention;
-            let mut walker =
-                Walker { model, team, work, cache, adapters, attention, rows, logits, kept: hidden.as_mut() };
-            walk(&mut walker, model.spec.layers, &self.step)?;
-            if self.pieces.len() > 1 {
-                hand_out(&self.logits, &self.pieces, &self.step, &mut all);
-            }
-            for segment in &self.step.segments {
-                self.cache.advance(segment.sequence, &self.step.tokens[segment.rows.clone()])?;
-                self.sequences.get_mut(segment.sequence)?.length = self.cache.length(segment.sequence)?.0;
-            }
-        }
-        Ok(all)
-    }
-
-    /// Runs a batch in as many parts as its pages need that come from a file.
-    fn run_parts(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {
-        let mut all = Vec::new();
-        let mut rest = batch;
-        loop {
-            let fitting = self.cache.fitting(rest.iter().map(|chunk| (chunk.sequence, chunk.tokens.len())))?;
-            let (part, after) = rest.split_at(fitting.min(rest.len()));
-            let logits = self.run(part)?;
-            if all.is_empty() && after.is_empty() {
-                return Ok(logits);
-            }
-            all.extend(logits);
-            rest = after;
-            if rest.is_empty() {
-                return Ok(all);
-            }
-        }
-    }
-
-    /// Takes all sequences of a batch back to where they were before it.
-    fn undo(&mut self) -> Result<(), EngineError> {
-        for (sequence, tokens) in std::mem::take(&mut self.before) {
-            self.cache.truncate(sequence, tokens)?;
-            self.sequences.get_mut(sequence)?.length = self.cache.length(sequence)?.0;
-        }
-        Ok(())
-    }
-
     fn open_with(
         &mut self,
         prompt: &[u32],
@@ -237,22 +159,6 @@ impl Native {
         let shares = self.cache.shares();
         Ok(adapter.filter(|_| shares).and_then(|adapter| self.adapters.key(sequence, adapter)))
     }
-}
-
-/// Gives the rows of a step their places anew, after tokens before them were evicted.
-fn place(step: &mut Step, cache: &PagedCache) -> Result<(), EngineError> {
-    for at in 0..step.segments.len() {
-        let (earlier, rest) = step.segments.split_at_mut(at);
-        let Some(segment) = rest.first_mut() else { break };
-        let (length, dropped) = cache.length(segment.sequence)?;
-        let same = earlier.iter().filter(|other| other.sequence == segment.sequence);
-        segment.past = length + same.map(|other| other.rows.len()).sum::<usize>();
-        let first = segment.past + dropped;
-        for (position, row) in (first..).zip(segment.rows.clone()) {
-            step.positions[row] = position as u32;
-        }
-    }
-    Ok(())
 }
 
 impl LanguageModel for Native {
@@ -301,23 +207,17 @@ impl LanguageModel for Native {
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {
-        let context_length = if self.cache.evicts() { usize::MAX } else { self.context_length };
-        self.sequences.check(batch, self.model.spec.vocab_size, context_length)?;
-        if let Some(hidden) = &mut self.hidden {
-            hidden.clear();
-        }
-        self.before.clear();
-        for chunk in batch {
-            let (length, dropped) = self.cache.length(chunk.sequence)?;
-            self.before.push((chunk.sequence, length + dropped));
-        }
-        match self.run_parts(batch) {
-            Ok(logits) => Ok(logits),
-            Err(error) => {
-                self.undo()?;
-                Err(error)
-            }
-        }
+        let vocab_size = self.model.spec.vocab_size;
+        let mut all = Vec::with_capacity(batch.len());
+        all.resize_with(batch.len(), || Logits { rows: 0, vocab_size, values: Vec::new() });
+        self.append(batch, Wanted::Logits(&mut all))?;
+        Ok(all)
+    }
+
+    fn step_top_k(&mut self, batch: &[Chunk<'_>], k: usize) -> Result<Vec<TopK>, EngineError> {
+        let mut lists = Vec::with_capacity(batch.len());
+        self.append(batch, Wanted::TopK { k, lists: &mut lists })?;
+        Ok(lists)
     }
 
     fn keep_hidden(&mut self, keep: bool) -> Result<(), EngineError> {

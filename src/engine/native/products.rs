@@ -5,10 +5,13 @@ use std::{
 };
 
 use ruvlab_kernels::{
-    ActivationClass, Activations, AttentionScratch, Chunks, Kernels, Matrix, Output, Pool, Precision,
+    ActivationClass, Activations, AttentionScratch, Chunks, Kernels, Matrix, Output, Pool, Precision, Tile,
 };
 
-use super::low_rank::{Additions, LowRankScratch, Reduced};
+use super::{
+    low_rank::{Additions, LowRankScratch, Reduced},
+    selection::Selection,
+};
 use crate::model::spec::Activation;
 
 /// Up to so many rows (decoding), every thread prepares all inputs for itself, which is cheaper than
@@ -30,6 +33,7 @@ pub(super) struct Scratch {
     pub(super) attention: AttentionScratch,
     low_rank: LowRankScratch,
     reduced: Reduced,
+    pub(super) selection: Selection,
 }
 
 /// Makes a buffer at least so long, and returns that much of it.
@@ -92,10 +96,19 @@ pub(super) enum Then<'a> {
     SoftCap(f32),
 }
 
+/// Where a product goes.
+#[derive(Clone, Copy)]
+pub(super) enum Destination<'a> {
+    /// All of it here.
+    Output(&'a Output<'a>),
+    /// The greatest numbers of each row, into what the thread keeps.
+    Selection,
+}
+
 /// A product `x Wᵀ`.
 pub(super) struct Product<'a> {
     pub(super) matrix: &'a Matrix,
-    pub(super) output: &'a Output<'a>,
+    pub(super) destination: Destination<'a>,
     pub(super) then: Then<'a>,
 }
 
@@ -119,16 +132,36 @@ impl Product<'_> {
         slot: usize,
         from: Inputs<'_>,
         rows: Range<usize>,
-        scratch: &mut LowRankScratch,
+        low_rank: &mut LowRankScratch,
+        selection: &mut Selection,
     ) {
         if rows.is_empty() {
             return;
         }
+        match self.destination {
+            Destination::Output(output) => {
+                self.fill(kernels, slot, from, rows.clone(), &mut output.tile(rows), low_rank);
+            }
+            Destination::Selection => {
+                selection.keep(rows, |some, tile| self.fill(kernels, slot, from, some, tile, low_rank));
+            }
+        }
+    }
+
+    /// Computes some rows into a tile of as many.
+    fn fill(
+        &self,
+        kernels: &Kernels,
+        slot: usize,
+        from: Inputs<'_>,
+        rows: Range<usize>,
+        tile: &mut Tile<'_>,
+        low_rank: &mut LowRankScratch,
+    ) {
         let Inputs { activations, additions, reduced } = from;
         let of = |matrix: &Matrix| &activations[index(matrix.activation_class())];
-        let mut tile = self.output.tile(rows.clone());
-        kernels.matmul(self.matrix, of(self.matrix), &mut tile);
-        scratch.add(kernels, additions, reduced, slot, &mut tile);
+        kernels.matmul_rows(self.matrix, rows.clone(), of(self.matrix), tile);
+        low_rank.add(kernels, additions, reduced, slot, rows.clone(), tile);
         match &self.then {
             Then::Nothing => {}
             Then::Bias(bias) => {
@@ -140,9 +173,9 @@ impl Product<'_> {
                 (0..tile.tokens()).for_each(|token| kernels.add(stream.token(token), tile.token(token)));
             }
             Then::Gate { up, output, activation } => {
-                let mut other = output.tile(rows);
+                let mut other = output.tile(rows.clone());
                 kernels.matmul(up, of(up), &mut other);
-                scratch.add(kernels, additions, reduced, slot + 1, &mut other);
+                low_rank.add(kernels, additions, reduced, slot + 1, rows, &mut other);
                 for token in 0..tile.tokens() {
                     match activation {
                         Activation::Silu => kernels.silu_gate(tile.token(token), other.token(token)),
@@ -235,7 +268,7 @@ impl Team {
     ) {
         let (kernels, workers) = (self.kernels, self.pool.threads());
         self.pool.run(&|worker| {
-            let Scratch { activations, row, low_rank, reduced, .. } = &mut *self.scratch(worker);
+            let Scratch { activations, row, low_rank, reduced, selection, .. } = &mut *self.scratch(worker);
             let shared = activations.each_mut();
             for (batch, class) in shared.into_iter().zip(classes) {
                 let Some(class) = class else { continue };
@@ -254,7 +287,8 @@ impl Team {
             }
             let from = Inputs { activations, additions, reduced };
             for (slot, product) in products.iter().enumerate() {
-                product.compute(kernels, slot, from, product.matrix.share(worker, workers), low_rank);
+                let share = product.matrix.share(worker, workers);
+                product.compute(kernels, slot, from, share, low_rank, selection);
             }
         });
     }
@@ -305,14 +339,14 @@ impl Team {
         let chunks_of = |product: &Product<'_>| product.matrix.rows().div_ceil(CHUNK);
         let chunks = Chunks::new(products.iter().map(chunks_of).sum(), 1);
         self.pool.run(&|worker| {
-            let scratch = &mut self.scratch(worker).low_rank;
+            let Scratch { low_rank, selection, .. } = &mut *self.scratch(worker);
             while let Some(chunk) = chunks.next() {
                 let mut number = chunk.start;
                 for (slot, product) in products.iter().enumerate() {
                     if number < chunks_of(product) {
                         let start = number * CHUNK;
                         let rows = start..(start + CHUNK).min(product.matrix.rows());
-                        product.compute(kernels, slot, from, rows, scratch);
+                        product.compute(kernels, slot, from, rows, low_rank, selection);
                         break;
                     }
                     number -= chunks_of(product);

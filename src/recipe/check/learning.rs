@@ -1,8 +1,8 @@
-//! Rules of adapters, training and continual learning.
-use super::Report;
+//! Rules of adapters and training.
+use super::{Report, continual};
 use crate::recipe::schema::{
-    Adapter, AdapterType, Continual, EwcSpace, FisherKind, KernelSet, LrScheduler, LrSchedulerType, MethodName,
-    MicroOptimizer, Recipe, TargetModule, Training, Workload,
+    Adapter, AdapterType, KernelSet, LrScheduler, LrSchedulerType, MicroOptimizer, Recipe, TargetModule, Training,
+    Workload,
 };
 
 pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
@@ -42,79 +42,10 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
         check_schedule(training, report);
     }
     check_trainings(recipe, report);
-    if let Some(continual) = &recipe.continual {
-        if recipe.training.is_none() {
-            report.error(&["continual"], "needs", "`continual` needs `training`", needs_training);
-        }
-        check_tasks(continual, report);
-        check_methods(continual, report);
+    if recipe.continual.is_some() && recipe.training.is_none() {
+        report.error(&["continual"], "needs", "`continual` needs `training`", needs_training);
     }
-    check_workload(recipe, report);
-}
-
-/// What the workload `continual` needs, and what would be ignored.
-fn check_workload(recipe: &Recipe, report: &mut Report<'_>) {
-    let is_continual = |workload: &Workload| matches!(workload, Workload::Continual(_));
-    let Some(index) = recipe.workloads.iter().position(is_continual) else { return };
-    let path = format!("workloads[{index}]");
-    let needs = [
-        ("continual", recipe.continual.is_some(), "add `continual: {tasks: […]}`"),
-        ("adapter", recipe.adapter.is_some(), "add `adapter: {target_modules: [q_proj, v_proj]}`"),
-        (
-            "training.max_steps",
-            recipe.training.as_ref().is_some_and(|t| t.max_steps.is_some()),
-            "say how many updates a task gets",
-        ),
-    ];
-    for (key, has, hint) in needs {
-        if !has {
-            let message = format!("the workload `continual` needs `{key}`");
-            report.error(&[key, &path], "needs", message, hint);
-        }
-    }
-    let Some(adapter) = &recipe.adapter else { return };
-    let foreign = [
-        ("adapter.type", adapter.kind != AdapterType::Lora),
-        ("adapter.lora_dropout", adapter.lora_dropout > 0.0),
-        ("adapter.init", adapter.init.is_some()),
-        (
-            "training.gradient_accumulation_steps",
-            recipe.training.as_ref().is_some_and(|t| t.gradient_accumulation_steps > 1),
-        ),
-    ];
-    for (key, set) in foreign {
-        if set {
-            let message = format!("the workload `continual` cannot do what `{key}` says");
-            report.error(&[key], "unsupported", message, "leave it out");
-        }
-    }
-}
-
-fn check_methods(continual: &Continual, report: &mut Report<'_>) {
-    for (index, arm) in continual.arms().iter().skip(1).enumerate() {
-        // The first is `sequential`, which is always there.
-        let path = if continual.methods.is_empty() {
-            "continual.ewc".to_owned()
-        } else {
-            format!("continual.methods[{index}]")
-        };
-        if arm.method.is_penalty() == arm.lambda.is_empty() {
-            let (message, hint) = if arm.method.is_penalty() {
-                ("a penalty needs at least one strength", "add `lambda: [10, 100]`")
-            } else {
-                ("`lambda` says nothing to a method without a penalty", "leave it out")
-            };
-            report.error(&[&format!("{path}.lambda"), &path], "method", message, hint);
-        }
-        if arm.method.is_penalty() && arm.fisher == FisherKind::Exact {
-            let message = "`exact` takes a backward pass for each token of the vocabulary at each position";
-            report.error(&[&format!("{path}.fisher"), &path], "method", message, "take `sampled`, which is unbiased");
-        }
-        if arm.method == MethodName::Rwalk && arm.space == EwcSpace::DeltaWRank1 {
-            let message = "`rwalk` scores single elements, which importances of rank 1 do not have";
-            report.error(&[&format!("{path}.space"), &path], "method", message, "take `delta_w` or `factors`");
-        }
-    }
+    continual::check(recipe, report);
 }
 
 fn check_adapter(adapter: &Adapter, report: &mut Report<'_>) {
@@ -231,23 +162,5 @@ fn check_schedule(training: &Training, report: &mut Report<'_>) {
     if let Some(floor) = min_lr.filter(|floor| *floor > peak) {
         let message = format!("`min_lr` is {floor}, above the `learning_rate` it falls from, {peak}");
         report.error(&["training.lr_scheduler.min_lr"], "schedule", message, "lower `min_lr`");
-    }
-}
-
-fn check_tasks(continual: &Continual, report: &mut Report<'_>) {
-    let tasks = &continual.tasks;
-    if tasks.is_empty() {
-        let hint = "add `- {name: a, train: builtin:french.train, test: builtin:french.test}`";
-        report.error(&["continual.tasks"], "empty-list", "`continual.tasks` is empty", hint);
-    } else if tasks.len() == 1 && continual.ewc.is_some() {
-        let message = "`continual.ewc` protects earlier tasks, and there is only one task";
-        report.error(&["continual.ewc"], "needs", message, "add a second task, or leave `ewc` out");
-    }
-    for (index, task) in tasks.iter().enumerate() {
-        if tasks[..index].iter().any(|earlier| earlier.name == task.name) {
-            let message = format!("two tasks are called `{}`", task.name);
-            let hint = "results are stored by that name; give each its own";
-            report.error(&[&format!("continual.tasks[{index}].name")], "duplicate-name", message, hint);
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! Rules between keys that need no weights. All run, so all problems show at once; each names the
 //! key to look at and the way out.
+mod continual;
 mod learning;
 mod matrix;
 mod run;

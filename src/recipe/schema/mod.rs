@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub use adapter::{Adapter, AdapterType, MicroLora, MicroOptimizer, TargetModule};
 pub use continual::{
-    Continual, ContinualMethod, Ewc, EwcMode, EwcSpace, FisherKind, MethodName, PenaltyConvention, Task,
+    Boundaries, Continual, ContinualMethod, DEFAULT_PROMPT, Ewc, EwcMode, EwcSpace, FisherKind, MethodName,
+    PenaltyConvention, Task,
 };
 pub use kv_cache::{CacheTier, KvCache, KvType, Pressure, PressurePolicy};
 pub use matrix::{AxisPoint, Matrix, same_value};
@@ -124,8 +125,8 @@ impl Recipe {
         });
         let tasks = self.continual.iter_mut().flat_map(|continual| &mut continual.tasks).enumerate();
         let tasks = tasks.flat_map(|(index, task)| {
-            let at = |key: &str| format!("continual.tasks[{index}].{key}");
-            [(at("train"), &mut task.train), (at("test"), &mut task.test)]
+            let texts = task.texts_mut();
+            texts.map(move |(key, text)| (format!("continual.tasks[{index}].{key}"), text))
         });
         workloads.chain(tasks).collect()
     }

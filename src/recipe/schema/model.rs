@@ -114,7 +114,7 @@ pub enum ActivationPrecision {
     /// 15 bits and a sign: predictions are those of f32 activations.
     Int16,
     /// 7 bits and a sign, as llama.cpp has: faster prompts where the processor multiplies bytes, and an
-    /// error of its own.
+    /// error of its own, which `verify` refuses on some models until its `max_nmse` is raised.
     Int8,
 }
 

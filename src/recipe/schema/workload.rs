@@ -341,9 +341,10 @@ impl fmt::Display for Workload {
                     f.write_str(",restart")?;
                 }
             }
-            Self::Continual(ContinualLearning { eval_sequences, general }) => {
+            Self::Continual(ContinualLearning { eval_sequences, train_sequences, general }) => {
                 let name = general.rsplit(['/', ':']).next().unwrap_or(general);
-                write!(f, "continual(e{eval_sequences},{name}")?;
+                let train = train_sequences.map_or_else(String::new, |count| format!("t{count},"));
+                write!(f, "continual(e{eval_sequences},{train}{name}")?;
             }
         }
         f.write_str(")")

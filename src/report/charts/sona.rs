@@ -100,55 +100,58 @@ pub(super) fn draw(cells: &Cells<'_>) -> Result<Vec<Chart>, ChartError> {
     if arms.is_empty() {
         return Ok(Vec::new());
     }
-    let mut charts = vec![changes(cells, &arms, &streams)?];
+    let mut charts = Vec::new();
     for (at, stream) in streams.iter().enumerate() {
+        charts.push(changes(cells, &arms, stream, at)?);
         charts.push(course(cells, &arms, stream, at)?);
     }
     Ok(charts)
 }
 
-/// Returns every arm's changes, stream by stream.
-fn changes(cells: &Cells<'_>, arms: &[Arm<'_>], streams: &[String]) -> Result<Chart, ChartError> {
+/// Returns the name of a chart of the stream at this place.
+fn numbered(name: &str, at: usize) -> String {
+    if at == 0 { name.to_owned() } else { format!("{name}-{}", at + 1) }
+}
+
+/// Returns every arm's changes of one stream.
+fn changes(cells: &Cells<'_>, arms: &[Arm<'_>], stream: &str, at: usize) -> Result<Chart, ChartError> {
     let title = format!("{}: what learning from requests changes", cells.recipe);
-    let groups: Vec<(&str, &str, &String, Vec<Mark>)> = streams
-        .iter()
-        .flat_map(|stream| METRICS.iter().map(move |(metric, words)| (*metric, *words, stream)))
-        .map(|(metric, words, stream)| {
-            let marks = arms.iter().enumerate().filter_map(|(at, arm)| mark(at, arm, metric, stream)).collect();
-            (metric, words, stream, marks)
-        })
-        .collect();
-    let counts: Vec<usize> = groups.iter().flat_map(|group| &group.3).map(|mark| mark.seeds).collect();
+    let of = |(metric, words): &(&'static str, &'static str)| {
+        let marks = arms.iter().enumerate().filter_map(|(at, arm)| mark(at, arm, metric, stream)).collect();
+        (*metric, *words, marks)
+    };
+    let groups: Vec<(&str, &str, Vec<Mark>)> = METRICS.iter().map(of).collect();
+    let counts: Vec<usize> = groups.iter().flat_map(|group| &group.2).map(|mark| mark.seeds).collect();
     let caption = format!(
-        "Change of the mean negative log-likelihood against the model as it came. n = {} seeds; whiskers: 95 % interval \
+        "{stream}. Change of the mean negative log-likelihood against the model as it came. n = {} seeds; whiskers: 95 % interval \
          over seeds (Student's t), or over requests of one seed. Placebo: as much general text learned in place of the \
          requests; shuffled: feedback dealt out to other requests.",
         show::range(&counts)
     );
     let frame = Frame::new(&title, &cells.facts, &caption);
-    let heights: Vec<f64> = groups.iter().map(|group| HEADING + group.3.len() as f64 * ROW + GAP).collect();
+    let heights: Vec<f64> = groups.iter().map(|group| HEADING + group.2.len() as f64 * ROW + GAP).collect();
     let top = frame.top();
     let bottom = top + heights.iter().sum::<f64>();
     let height = bottom + X_AXIS_HEIGHT + frame.bottom();
     let names = arms.iter().map(|arm| text::width(&arm.name, LABEL_SIZE)).fold(0.0, f64::max).min(260.0);
     let value = |mark: &Mark| format!("{} %", show::with_interval(mark.mean, mark.interval));
     let widest =
-        groups.iter().flat_map(|group| &group.3).map(|mark| text::width(&value(mark), TICK_SIZE)).fold(0.0, f64::max);
+        groups.iter().flat_map(|group| &group.2).map(|mark| text::width(&value(mark), TICK_SIZE)).fold(0.0, f64::max);
     let plot = Plot { left: MARGIN + names + 14.0, right: WIDTH - MARGIN - widest - 12.0, top, bottom };
     let ends = |mark: &Mark| mark.interval.map_or([mark.mean; 2], |i| [i.low, i.high]);
-    let all = groups.iter().flat_map(|group| &group.3).flat_map(ends);
+    let all = groups.iter().flat_map(|group| &group.2).flat_map(ends);
     let (low, high) = all.fold((0.0f64, 0.0f64), |(low, high), value| (low.min(value), high.max(value)));
     let room = ((high - low) * 0.04).max(0.05);
     let scale = Scale::linear((low - room, high + room), (plot.left, plot.right));
-    let name = "sona".to_owned();
+    let name = numbered("sona", at);
     let svg = canvas::draw(&name, &title, (WIDTH, height), |canvas| {
         frame.write(canvas, height);
         plot.x_axis(canvas, &scale, 7, "change of the loss, % (less is better)");
         canvas.line((scale.at(0.0), plot.top), (scale.at(0.0), plot.bottom), Stroke::solid(INK, 1.0));
         let mut y = plot.top;
-        for ((_, words, stream, marks), height) in groups.iter().zip(&heights) {
+        for ((_, words, marks), height) in groups.iter().zip(&heights) {
             canvas.line((MARGIN, y), (plot.right, y), Stroke::solid(AXIS, 0.6));
-            canvas.text((MARGIN, y + HEADING / 2.0), &format!("{stream}: {words}"), LABEL_SIZE, SOFT, Anchor::Start);
+            canvas.text((MARGIN, y + HEADING / 2.0), words, LABEL_SIZE, SOFT, Anchor::Start);
             for (row, mark) in marks.iter().enumerate() {
                 let at = y + HEADING + (row as f64 + 0.5) * ROW;
                 let name = text::fit(&arms[mark.arm].name, LABEL_SIZE, plot.left - MARGIN - 13.0);
@@ -165,10 +168,10 @@ fn changes(cells: &Cells<'_>, arms: &[Arm<'_>], streams: &[String]) -> Result<Ch
         }
     })?;
     let mut csv = Csv::new(&["workload", "metric", "arm", "seeds", "change_percent", "low", "high"]);
-    for (metric, _, stream, marks) in &groups {
+    for (metric, _, marks) in &groups {
         for mark in marks {
             csv.row([
-                (*stream).clone(),
+                stream.to_owned(),
                 (*metric).to_owned(),
                 arms[mark.arm].name.clone(),
                 mark.seeds.to_string(),
@@ -207,7 +210,7 @@ fn so_far(arm: &Arm<'_>, stream: &str) -> Vec<f64> {
 
 /// Returns how one stream went, arm by arm.
 fn course(cells: &Cells<'_>, arms: &[Arm<'_>], stream: &str, at: usize) -> Result<Chart, ChartError> {
-    let name = if at == 0 { "sona-stream".to_owned() } else { format!("sona-stream-{}", at + 1) };
+    let name = numbered("sona-stream", at);
     let title = format!("{}: {stream}", cells.recipe);
     let caption = "Mean change of the loss of all requests so far against the model as it came, each request scored before \
                    anything learns from it (prequentially); mean over seeds.";

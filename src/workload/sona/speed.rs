@@ -1,5 +1,5 @@
 //! What learning costs a model that answers: prompts answered with the loops and without, in turn.
-use super::{Course, pair};
+use super::{Course, texts::pair};
 use crate::{
     clock::Stopwatch,
     engine::{Chunk, LogitRows},

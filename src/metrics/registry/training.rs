@@ -1,0 +1,73 @@
+//! Training an adapter.
+use super::{
+    Direction::{Higher, Lower, Neutral},
+    Metric,
+    Replication::{Deterministic, Launch},
+    metric,
+};
+
+pub(super) const METRICS: &[Metric] = &[
+    metric(
+        "train_loss",
+        "training loss",
+        "nats/token",
+        Lower,
+        Deterministic,
+        None,
+        "mean negative log-likelihood of the scored tokens of a step, before its update; with a step, of that one, without, of the last",
+    ),
+    metric(
+        "train_grad_norm",
+        "gradient norm",
+        "",
+        Neutral,
+        Deterministic,
+        None,
+        "Euclidean norm of all gradients of a step together, before clipping",
+    ),
+    metric(
+        "train_learning_rate",
+        "learning rate",
+        "",
+        Neutral,
+        Deterministic,
+        None,
+        "the learning rate the update of a step used",
+    ),
+    metric(
+        "train_eval_nll",
+        "held-out loss",
+        "nats/token",
+        Lower,
+        Deterministic,
+        None,
+        "mean negative log-likelihood of the scored tokens of the held-out data; with a step, after that many updates, without, of the adapter that was stored",
+    ),
+    metric(
+        "train_best_step",
+        "best step",
+        "",
+        Neutral,
+        Deterministic,
+        None,
+        "updates after which the held-out loss was least: the adapter that was stored",
+    ),
+    metric(
+        "train_tok_s",
+        "training speed",
+        "tokens/s",
+        Higher,
+        Launch,
+        None,
+        "tokens that went through the model divided by the time of steps, evaluations and checkpoints left out; with a step, of that one",
+    ),
+    metric(
+        "train_peak_bytes",
+        "training peak memory",
+        "bytes",
+        Lower,
+        Launch,
+        None,
+        "the kernel's high-water mark of the process's resident memory after training",
+    ),
+];

@@ -1,0 +1,148 @@
+//! Rules of continual learning.
+use super::Report;
+use crate::recipe::schema::{
+    AdapterType, Boundaries, Continual, DEFAULT_PROMPT, EwcSpace, FisherKind, MethodName, Recipe, Task, Workload,
+};
+
+pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
+    if let Some(continual) = &recipe.continual {
+        check_tasks(continual, report);
+        check_methods(continual, report);
+    }
+    check_workload(recipe, report);
+}
+
+/// What the workload `continual` needs, and what would be ignored.
+fn check_workload(recipe: &Recipe, report: &mut Report<'_>) {
+    let is_continual = |workload: &Workload| matches!(workload, Workload::Continual(_));
+    let Some(index) = recipe.workloads.iter().position(is_continual) else { return };
+    let path = format!("workloads[{index}]");
+    let needs = [
+        ("continual", recipe.continual.is_some(), "add `continual: {tasks: […]}`"),
+        ("adapter", recipe.adapter.is_some(), "add `adapter: {target_modules: [q_proj, v_proj]}`"),
+        (
+            "training.max_steps",
+            recipe.training.as_ref().is_some_and(|t| t.max_steps.is_some()),
+            "say how many updates a task gets",
+        ),
+    ];
+    for (key, has, hint) in needs {
+        if !has {
+            let message = format!("the workload `continual` needs `{key}`");
+            report.error(&[key, &path], "needs", message, hint);
+        }
+    }
+    let Some(adapter) = &recipe.adapter else { return };
+    let foreign = [
+        ("adapter.type", adapter.kind != AdapterType::Lora),
+        ("adapter.lora_dropout", adapter.lora_dropout > 0.0),
+        ("adapter.init", adapter.init.is_some()),
+        (
+            "training.gradient_accumulation_steps",
+            recipe.training.as_ref().is_some_and(|t| t.gradient_accumulation_steps > 1),
+        ),
+    ];
+    for (key, set) in foreign {
+        if set {
+            let message = format!("the workload `continual` cannot do what `{key}` says");
+            report.error(&[key], "unsupported", message, "leave it out");
+        }
+    }
+}
+
+fn check_methods(continual: &Continual, report: &mut Report<'_>) {
+    let arms = continual.arms();
+    for (index, arm) in arms.iter().skip(1).enumerate() {
+        // The first is `sequential`, which is always there.
+        let path = if continual.methods.is_empty() {
+            "continual.ewc".to_owned()
+        } else {
+            format!("continual.methods[{index}]")
+        };
+        let label = arm.label();
+        if !label.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-.+".contains(letter)) || label.is_empty() {
+            let message = format!("`name` is {label:?}, and labels of results are made of it");
+            report.error(&[&format!("{path}.name")], "method", message, "take letters, digits, `_`, `-`, `.` and `+`");
+        }
+        if arms[..=index].iter().any(|earlier| earlier.label() == label) {
+            let message = format!("two methods are called `{label}`");
+            let hint = "results are stored by that name; give one a `name` of its own";
+            report.error(&[&format!("{path}.name"), &path], "duplicate-name", message, hint);
+        }
+        if arm.method.has_strength() == arm.lambda.is_empty() {
+            let (message, hint) = if arm.method.has_strength() {
+                ("the method needs at least one strength", "add `lambda: [10, 100]`")
+            } else {
+                ("`lambda` says nothing to a method without a strength", "leave it out")
+            };
+            report.error(&[&format!("{path}.lambda"), &path], "method", message, hint);
+        }
+        for (at, lambda) in arm.lambda.iter().enumerate() {
+            if arm.lambda[..at].contains(lambda) || !(lambda.is_finite() && *lambda >= 0.0) {
+                let message = format!("`lambda` has {lambda} twice, or it is no strength");
+                report.error(
+                    &[&format!("{path}.lambda"), &path],
+                    "method",
+                    message,
+                    "strengths are at least 0, each once",
+                );
+            }
+        }
+        if arm.method.is_penalty() && arm.fisher == FisherKind::Exact {
+            let message = "`exact` takes a backward pass for each token of the vocabulary at each position";
+            report.error(&[&format!("{path}.fisher"), &path], "method", message, "take `sampled`, which is unbiased");
+        }
+        if arm.boundaries == Boundaries::Detected && arm.method == MethodName::Joint {
+            let message = "`joint` learns all tasks at once: there is no end of one to be detected";
+            report.error(&[&format!("{path}.boundaries"), &path], "method", message, "leave `boundaries` out");
+        }
+        if arm.method == MethodName::Rwalk && arm.space == EwcSpace::DeltaWRank1 {
+            let message = "`rwalk` scores single elements, which importances of rank 1 do not have";
+            report.error(&[&format!("{path}.space"), &path], "method", message, "take `delta_w` or `factors`");
+        }
+    }
+}
+
+fn check_tasks(continual: &Continual, report: &mut Report<'_>) {
+    let tasks = &continual.tasks;
+    if tasks.is_empty() {
+        let hint = "add `- {name: a, train: builtin:french.train, test: builtin:french.test}`";
+        report.error(&["continual.tasks"], "empty-list", "`continual.tasks` is empty", hint);
+    } else if tasks.len() == 1 && continual.ewc.is_some() {
+        let message = "`continual.ewc` protects earlier tasks, and there is only one task";
+        report.error(&["continual.ewc"], "needs", message, "add a second task, or leave `ewc` out");
+    }
+    for (index, task) in tasks.iter().enumerate() {
+        if tasks[..index].iter().any(|earlier| earlier.name == task.name) {
+            let message = format!("two tasks are called `{}`", task.name);
+            let hint = "results are stored by that name; give each its own";
+            report.error(&[&format!("continual.tasks[{index}].name")], "duplicate-name", message, hint);
+        }
+        check_prompt(task, &format!("continual.tasks[{index}]"), report);
+    }
+    for (index, order) in continual.orders.iter().enumerate() {
+        let mut named: Vec<&String> = order.iter().collect();
+        let mut known: Vec<&String> = tasks.iter().map(|task| &task.name).collect();
+        named.sort_unstable();
+        known.sort_unstable();
+        if named != known {
+            let message = format!("the order [{}] does not name every task once", order.join(", "));
+            let hint =
+                format!("the tasks are {}", known.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", "));
+            report.error(&[&format!("continual.orders[{index}]"), "continual.orders"], "order", message, &hint);
+        }
+    }
+}
+
+/// What labels follow must have a place for the text, and labels.
+fn check_prompt(task: &Task, path: &str, report: &mut Report<'_>) {
+    let at = format!("{path}.prompt");
+    if task.prompt.matches("{text}").count() != 1 {
+        let message = format!("`prompt` is {:?}, and needs `{{text}}` once, where the text stands", task.prompt);
+        report.error(&[&at, path], "prompt", message, "write it such as \"{text}\\nTopic:\"");
+    }
+    if task.labels.is_none() && task.prompt != DEFAULT_PROMPT {
+        let message = "`prompt` says nothing to a task without labels";
+        report.error(&[&at, path], "no-effect", message, "name a file of `labels`, or leave it out");
+    }
+}
