@@ -82,8 +82,8 @@ const GROUPS: &[&[Metric]] = &[
     kv_pressure::METRICS,
     training::METRICS,
     adaptation::METRICS,
-    sona::METRICS,
     continual::METRICS,
+    sona::METRICS,
     &[WEIGHTS],
 ];
 

@@ -71,7 +71,7 @@ impl Bank {
     pub(super) fn replace(&mut self, patterns: Vec<Pattern>) -> Result<(), SonaError> {
         let needed = self.center.len();
         for Pattern { centroid, sum, .. } in &patterns {
-            for found in [centroid.len(), sum.len()].into_iter().filter(|found| *found != needed) {
+            if let Some(found) = [centroid.len(), sum.len()].into_iter().find(|found| *found != needed) {
                 return Err(SonaError::Width { what: "a pattern", found, needed });
             }
         }

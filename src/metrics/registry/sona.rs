@@ -1,4 +1,4 @@
-//! Learning loops on streams of requests.
+//! Learning from a stream of requests by three loops.
 use super::{
     Direction::{Higher, Lower, Neutral},
     Metric,

@@ -85,16 +85,8 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
                 (u64::from(*n_ctx), words, format!("{path}.kl_divergence.n_ctx"))
             }
             Workload::KvPressure(pressure) => {
-                let KvPressure { prompt_tokens, output_tokens, n_ctx, needles, .. } = pressure;
-                if recipe.kv_cache.budget.is_none() {
-                    let message = "`kv_pressure` drives requests past the budget of the cache, and there is none";
-                    report.error(&["kv_cache.budget", &path], "needs", message, "add `kv_cache: {budget: 512MiB}`");
-                }
-                if *needles > 0 && *n_ctx < 64 {
-                    let message = format!("a text of {n_ctx} tokens has no room for a fact and a question");
-                    let hint = "raise `n_ctx` to 64 or more, or leave out `needles`";
-                    report.error(&[&format!("{path}.kv_pressure.needles"), &path], "needs", message, hint);
-                }
+                let KvPressure { prompt_tokens, output_tokens, n_ctx, .. } = pressure;
+                check_kv_pressure(pressure, &path, recipe, report);
                 let tokens = u64::from(pressure.longest());
                 let words = format!(
                     "requests of {prompt_tokens} and {output_tokens} tokens, half as many again at most, or texts of {n_ctx}, are longer than"
@@ -129,6 +121,18 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
             let hint = "shorten the workload or raise `model.context_length`";
             report.error(&[&key, &path], "context-length", message, hint);
         }
+    }
+}
+
+fn check_kv_pressure(pressure: &KvPressure, path: &str, recipe: &Recipe, report: &mut Report<'_>) {
+    if recipe.kv_cache.budget.is_none() {
+        let message = "`kv_pressure` drives requests past the budget of the cache, and there is none";
+        report.error(&["kv_cache.budget", path], "needs", message, "add `kv_cache: {budget: 512MiB}`");
+    }
+    if pressure.needles > 0 && pressure.n_ctx < 64 {
+        let message = format!("a text of {} tokens has no room for a fact and a question", pressure.n_ctx);
+        let hint = "raise `n_ctx` to 64 or more, or leave out `needles`";
+        report.error(&[&format!("{path}.kv_pressure.needles"), path], "needs", message, hint);
     }
 }
 

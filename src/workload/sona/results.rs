@@ -102,7 +102,7 @@ impl Results {
         }
         if self.tests.len() > 2 {
             let row = |row: &Vec<Vec<[f64; 2]>>| row.iter().map(|of| mean(of.iter().map(|losses| losses[1]))).collect();
-            let matrix = Matrix { nll: self.tests.iter().map(row).collect() };
+            let matrix = Matrix { loss: self.tests.iter().map(row).collect() };
             let n = tests.len() as u64;
             // Nothing that was gained cannot be kept.
             if matrix.gain() > 0.0 {
