@@ -142,8 +142,13 @@ pub(crate) fn demand(workload: &Workload) -> Demand {
                 sequence_tokens: stream.prompt_tokens.saturating_add(stream.output_tokens),
                 prompt_tokens: stream.prompt_tokens,
                 keeps_logits: true,
-                timed: Tokens { together: 0, steps: 100 * u64::from(stream.output_tokens), batch: 1 },
-                quality: Tokens::together(2 * requests * stream.tokens() as u64),
+                timed: Tokens {
+                    together: 0,
+                    steps: 2 * u64::from(stream.timed_answers) * u64::from(stream.output_tokens),
+                    batch: 1,
+                },
+                // As it came, as it is served, and what is read again between requests.
+                quality: Tokens::together(6 * requests * stream.tokens() as u64),
                 ..NOTHING
             }
         }

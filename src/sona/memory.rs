@@ -64,11 +64,13 @@ impl Memory {
         &self.held_out
     }
 
-    /// Keeps a request: one in four to judge by, the others to be learned again. Moves the pattern it is nearest to,
+    /// Keeps a request: one in four to judge by, of the first four one at least, the others to be learned again. Moves the pattern it is nearest to,
     /// and finds all patterns anew where it is time and that `may_extract`; returns which of them are new.
     pub(super) fn keep(&mut self, trajectory: Trajectory, may_extract: bool) -> Result<Vec<usize>, SonaError> {
         self.bank.observe(&trajectory.key)?;
-        let judges = self.random.random::<f64>() < HELD_OUT;
+        // Nothing can be judged before there is one.
+        let is_wanted = self.held_out.offered() == 0 && self.replayed.offered() >= 3;
+        let judges = self.random.random::<f64>() < HELD_OUT || is_wanted;
         let of = if judges { &mut self.held_out } else { &mut self.replayed };
         of.offer(trajectory, &mut self.random);
         let offered = self.replayed.offered() + self.held_out.offered();

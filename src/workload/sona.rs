@@ -2,72 +2,33 @@
 //! (prequentially), and tells what is left at the end.
 mod deep;
 mod feedback;
+mod loops;
 mod results;
 mod speed;
+mod texts;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use feedback::{Answer, Outcome, outcomes};
+use loops::begin;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use results::Results;
 pub(super) use speed::run as run_speed;
+use texts::{CALIBRATION, DRIFT, OTHERS, PLACEBO, Pair, Texts, pair};
 
 use super::{
-    adapt::{Stream, settings},
     launch::{LaunchError, Loaded},
     prompt::derive_seed,
     recorder::Recorder,
 };
 use crate::{
-    adapt::{
-        micro_lora::{Directions, MicroLoraError, Request},
-        registry::{Limits, Registry},
-    },
+    adapt::micro_lora::Request,
     event::LearningRequest,
     plan::Cell,
-    recipe::schema::{Adapt, RequestOrder, Sona as Section, SonaControl, SonaStream},
-    sona::{
-        Account, Addition, BackgroundSettings, CacheSettings, Evidence, Feedback, MemorySettings, Passage, Served,
-        Sona, SonaSettings, Verdict,
-    },
+    recipe::schema::{Adapt, RequestOrder, SonaControl, SonaStream},
+    sona::{Account, Addition, Evidence, Feedback, Passage, Served, Sona, Verdict},
 };
-
-/// What requests of the general text are for, in order: the directions of micro adapters, how far the model drifts
-/// at the end, what judges transactions and what they distil; those after them are the placebo's.
-const CALIBRATION: usize = 8;
-const DRIFT: usize = 16;
-const GUARD: usize = 8;
-const DISTILLED: usize = 8;
-const OTHERS: usize = CALIBRATION + DRIFT + GUARD + DISTILLED;
-const PLACEBO: usize = 64;
-
-/// What the loops may publish.
-const LIMITS: Limits = Limits { adapters: 256, bytes: 4 << 30 };
-
-/// The texts of a stream, in requests.
-struct Texts {
-    domains: Stream,
-    general: Stream,
-    /// Requests of each domain that are streamed; those after them are tested.
-    streamed: usize,
-}
-
-impl Texts {
-    fn new(stream: &SonaStream, cell: &Cell, loaded: &Loaded) -> Result<Self, LaunchError> {
-        let placebo = if stream.control == SonaControl::Placebo { PLACEBO } else { 0 };
-        let general = stream.over(std::slice::from_ref(&stream.general), (OTHERS + placebo) as u32);
-        let domains = stream.over(&stream.domains, stream.requests + stream.test_requests);
-        let mut texts = Self {
-            domains: Stream::new(&domains, cell, &loaded.tokenizer)?,
-            general: Stream::new(&general, cell, &loaded.tokenizer)?,
-            streamed: stream.requests as usize,
-        };
-        let streamed = texts.streamed;
-        texts.domains.order.retain(|(_, index)| *index < streamed);
-        Ok(texts)
-    }
-}
 
 /// The loops of a recipe at work on a stream.
 struct Course<'a> {
@@ -87,81 +48,24 @@ struct Course<'a> {
     random: ChaCha8Rng,
 }
 
-/// A prompt and its answer.
-type Pair = (Vec<u32>, Vec<u32>);
-
-/// Returns a request: the last token of its prompt predicts the first of its answer.
-fn pair(texts: &Stream, stream: &SonaStream, (domain, index): (usize, usize)) -> Pair {
-    let prompt = &texts.request(domain, index)[..=stream.prompt_tokens as usize];
-    (prompt.to_vec(), texts.targets(domain, index).to_vec())
-}
-
-/// Returns which loops a recipe runs, and how.
-fn loops(section: &Section, cell: &Cell) -> SonaSettings {
-    let Section { instant, background, deep: _, replay_requests, held_out_requests } = section;
-    let background = background.as_ref().filter(|own| own.enabled);
-    SonaSettings {
-        micro: settings(cell),
-        instant: instant.as_ref().filter(|own| own.enabled).map(|own| CacheSettings {
-            tokens: own.cache_tokens as usize,
-            share: own.cache_share,
-            ..CacheSettings::default()
-        }),
-        background: background.map(|own| BackgroundSettings {
-            patterns: own.patterns as usize,
-            batch: own.batch_size as usize,
-            judges: own.judges as usize,
-            similarity: own.similarity,
-            slice: None,
-        }),
-        memory: MemorySettings {
-            replayed: *replay_requests as usize,
-            held_out: *held_out_requests as usize,
-            patterns: background.map_or(1, |own| own.patterns as usize),
-            extract_every: background.map_or(u64::MAX, |own| own.extract_every),
-            seed: derive_seed("sona", cell.seed, 0, 0),
-        },
-    }
-}
-
-/// Returns the mean of rows.
-fn mean_row(rows: &[f32], width: usize) -> Vec<f32> {
-    let mut sums = vec![0.0f64; width];
-    rows.chunks_exact(width).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x)));
-    let count = (rows.len() / width) as f64;
-    sums.into_iter().map(|sum| (sum / count) as f32).collect()
-}
-
 impl<'a> Course<'a> {
-    /// Returns loops that know nothing yet; slices are limited where time is measured.
     fn new(stream: &'a SonaStream, cell: &Cell, loaded: &'a mut Loaded, is_timed: bool) -> Result<Self, LaunchError> {
         let texts = Texts::new(stream, cell, loaded)?;
-        let mut inputs = Vec::new();
-        for index in 0..CALIBRATION {
-            let (prompt, answer) = pair(&texts.general, stream, (0, index));
-            inputs.extend(Passage::read(loaded.engine.as_mut(), None, &prompt, &answer)?.hidden);
-        }
-        let spec = loaded.engine.spec().clone();
-        let nothing = || MicroLoraError::Setting("the head's inputs of the general text are all zero".to_owned());
-        let directions = Directions::principal(&inputs, spec.hidden_size).ok_or_else(nothing)?;
-        let center = mean_row(&inputs, spec.hidden_size);
-        let section = cell.recipe.sona.clone().unwrap_or_default();
-        let background = section.background.clone().unwrap_or_default();
-        let mut own = loops(&section, cell);
-        if let Some(loops) = own.background.as_mut().filter(|_| is_timed) {
-            loops.slice = Some(Duration::from_millis(background.slice_ms));
-        }
-        let sona = Sona::new(&own, &spec, &directions, center, Arc::new(Registry::new(LIMITS)))?;
-        let deep = section.deep.as_ref().filter(|own| own.enabled && !is_timed);
-        let sona = match deep {
-            Some(own) => deep::add(sona, own, cell, &texts, stream)?,
-            None => sona,
-        };
-        let every = deep.map(|own| own.every_requests);
+        let sona = begin(stream, cell, loaded, &texts, is_timed)?;
         let request = sona.request(stream.output_tokens as usize);
         let random = ChaCha8Rng::seed_from_u64(derive_seed("patterns", cell.seed, 0, 0));
+        let section = cell.recipe.sona.clone().unwrap_or_default();
+        let background = section.background.unwrap_or_default();
         let (steps, interval) = (background.steps_per_request, Duration::from_millis(background.interval_ms));
+        let every = sona.deep().and(section.deep).map(|deep| deep.every_requests);
         Ok(Self { stream, loaded, texts, sona, request, steps, every, interval, random })
+    }
+
+    /// Ends the loops, and begins again from what they saved.
+    fn restart(&mut self, cell: &Cell) -> Result<(), LaunchError> {
+        let state = self.sona.save(self.loaded.engine.as_mut())?;
+        self.sona = begin(self.stream, cell, self.loaded, &self.texts, false)?;
+        Ok(self.sona.resume(&state)?)
     }
 
     /// Returns a passage as the model with its adapter reads it, its mean loss as it is served now, and what that
@@ -315,6 +219,9 @@ pub(super) fn run(
     let blocked = stream.order == RequestOrder::Blocked;
     for ((done, place), outcome) in (0..).zip(&order).zip(outcomes) {
         recorder.progress(done, total);
+        if stream.restart && done == total / 2 {
+            course.restart(cell)?;
+        }
         // Where domains come one after the other, what each leaves of all.
         if blocked && place.1 == 0 {
             results.tests.push(course.test()?);

@@ -124,3 +124,41 @@ fn a_timed_launch_tells_what_learning_costs() {
     }
     assert!(whole(&events, "sona_instant_p50_ms")[0] > 0.0);
 }
+
+/// Returns a recipe's section with these loops on.
+fn loops(on: [bool; 3]) -> Value {
+    let [instant, background, deep] = on;
+    json!({
+        "instant": {"enabled": instant},
+        "background": {"enabled": background, "patterns": 3, "extract_every": 6, "batch_size": 1, "judges": 1, "similarity": -1.0},
+        "deep": {"enabled": deep, "every_requests": 9, "max_steps": 3, "distill_sequences": 2, "batch_size": 2, "max_drift": 10.0},
+    })
+}
+
+#[test]
+fn every_loop_changes_what_is_served_and_a_restart_does_not() {
+    let mut seen: Vec<Vec<u64>> = Vec::new();
+    for on in [[false, false, false], [true, false, false], [false, true, false], [false, false, true], [true; 3]] {
+        let events = run(&streaming(LaunchTask::Quality, &short("interleaved", "none"), &loops(on))).unwrap();
+        let served = bits(&at_requests(&events, "sona_nll"));
+        let made = |kind: &str| steps(&events).iter().any(|step| step.of == kind);
+        assert_eq!(["instant", "background", "deep"].map(made), on);
+        // A transaction that is taken back changes nothing.
+        let taken_back = on == [false, false, true] && whole(&events, "sona_commits")[0] < 1.0;
+        assert!(taken_back || !seen.contains(&served), "{on:?}");
+        if on[2] {
+            let transactions: Vec<_> = steps(&events).into_iter().filter(|step| step.of == "deep").collect();
+            assert!((1..=2).contains(&transactions.len()));
+            assert!(transactions.iter().all(|step| step.general_drift.is_some()));
+            let counted = whole(&events, "sona_commits")[0] + whole(&events, "sona_rollbacks")[0];
+            assert_eq!(counted as usize, transactions.len());
+        }
+        if on == [true; 3] {
+            let mut again = short("interleaved", "none");
+            again["restart"] = true.into();
+            let again = run(&streaming(LaunchTask::Quality, &again, &loops(on))).unwrap();
+            assert_eq!(bits(&at_requests(&again, "sona_nll")), served);
+        }
+        seen.push(served);
+    }
+}

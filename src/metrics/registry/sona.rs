@@ -140,7 +140,7 @@ pub(super) const METRICS: &[Metric] = &[
         Lower,
         Launch,
         None,
-        "median wall time of learning from one answer and publishing that, of 48",
+        "median wall time of learning from one answer and publishing that",
     ),
     metric(
         "sona_instant_p99_ms",
@@ -158,7 +158,7 @@ pub(super) const METRICS: &[Metric] = &[
         Lower,
         Launch,
         None,
-        "(median time between tokens of 48 answers with the loops: inputs of the head kept, additions, the cache, and what the update needs of every token) / (the same without) - 1",
+        "(median time between tokens of answers with the loops: inputs of the head kept, additions, the cache, and what the update needs of every token) / (the same without) - 1",
     ),
     metric(
         "sona_itl_p99_overhead",

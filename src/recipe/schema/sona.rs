@@ -129,6 +129,7 @@ pub struct SonaDeep {
     #[schemars(range(min = 0.0))]
     pub lambda: f64,
     /// By how much, relative, the loss on general text may rise above that of the model as it came.
+    #[schemars(range(min = 0.0))]
     pub max_drift: f64,
 }
 

@@ -327,13 +327,18 @@ impl fmt::Display for Workload {
                 let state = if *state == AdaptState::Shared { ",shared" } else { "" };
                 write!(f, "adapt({}x{requests},p{prompt_tokens},n{output_tokens},{order}{state}", domains.len())?;
             }
-            Self::Sona(SonaStream { domains, requests, prompt_tokens, output_tokens, order, control, .. }) => {
+            Self::Sona(SonaStream {
+                domains, requests, prompt_tokens, output_tokens, order, control, restart, ..
+            }) => {
                 let order = if *order == RequestOrder::Blocked { "blocked" } else { "interleaved" };
                 write!(f, "sona({}x{requests},p{prompt_tokens},n{output_tokens},{order}", domains.len())?;
                 match control {
                     SonaControl::None => {}
                     SonaControl::Placebo => f.write_str(",placebo")?,
                     SonaControl::ShuffledFeedback => f.write_str(",shuffled")?,
+                }
+                if *restart {
+                    f.write_str(",restart")?;
                 }
             }
             Self::Continual(ContinualLearning { eval_sequences, train_sequences, general }) => {

@@ -18,6 +18,7 @@ mod pareto;
 mod png;
 mod scale;
 mod schedule;
+mod sona;
 mod text;
 mod throughput;
 mod training;
@@ -135,6 +136,7 @@ pub fn draw(
     attempts.extend(cache::draw(&cells)?.into_iter().map(Ok));
     attempts.extend(training::draw(&cells)?.into_iter().map(Ok));
     attempts.extend(adapt::draw(&cells)?.into_iter().map(Ok));
+    attempts.extend(sona::draw(&cells)?.into_iter().map(Ok));
     attempts.push(heatmap::draw(&cells)?);
     attempts.push(forest::of_cells(&cells)?);
     let (mut charts, mut gone) = (Vec::new(), Vec::new());

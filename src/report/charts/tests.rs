@@ -391,3 +391,39 @@ fn streams_of_requests_are_drawn_by_arm_and_domain() {
     assert!(row.contains(",-0.0699") || row.contains(",-0.07,"), "{row}");
     assert_eq!(charts.iter().filter(|chart| chart.name.starts_with("adaptation")).count(), 1);
 }
+
+#[test]
+fn learning_loops_are_drawn_by_arm_over_seeds() {
+    const STREAM: &str = "sona(2x8,p8,n8,blocked)";
+    let mut records = two();
+    records.extend(two());
+    for (number, (record, _)) in records.iter_mut().enumerate() {
+        // Two arms of two seeds.
+        record.manifest.axes = [("sona.instant.enabled".to_owned(), (number % 2 == 1).into())].into_iter().collect();
+        let change = if number % 2 == 1 { -0.05 - 0.01 * number as f64 } else { 0.0 };
+        for metric in ["sona_change", "sona_test_change", "sona_general_drift"] {
+            let mut add = |step: Option<u64>, value: f64| {
+                let mut row = row(metric, STREAM, 0, 0, 0, value);
+                row.step = step;
+                record.samples.push(row);
+            };
+            (0..8).for_each(|step| add(Some(step), change));
+            add(None, change);
+        }
+    }
+    let (charts, _) = draw(&records, None).unwrap();
+    let chart = |name: &str| charts.iter().find(|chart| chart.name == name).unwrap_or_else(|| panic!("no {name}"));
+    for name in ["sona", "sona-stream"] {
+        let svg = &chart(name).svg;
+        let tree = usvg::Tree::from_str(svg, &png::options()).unwrap();
+        let (size, ink, words) = (tree.size(), tree.root().abs_bounding_box(), texts(svg).concat());
+        assert!(ink.left() >= 0.0 && ink.right() <= size.width() && ink.bottom() <= size.height(), "{name}: {ink:?}");
+        assert!(words.contains("no loop") && words.contains("instant"), "{words}");
+    }
+    let rows = &chart("sona").csv;
+    assert_eq!(rows.lines().count(), 7);
+    // The mean over seeds.
+    assert!(rows.lines().any(|line| line.contains("sona_change,instant,2,-7")), "{rows}");
+    assert_eq!(chart("sona-stream").csv.lines().count(), 17);
+    assert!(draw(&two(), None).unwrap().0.iter().all(|chart| !chart.name.starts_with("sona")));
+}

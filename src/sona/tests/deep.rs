@@ -11,7 +11,7 @@ fn settings(max_drift: f64) -> DeepSettings {
         scale: 2.0,
         targets: vec![Target::Query, Target::Down],
         learning_rate: 5e-3,
-        steps: 16,
+        steps: 4,
         batch: 4,
         distilled: 4,
         lambda: 1.0,
@@ -64,9 +64,9 @@ fn logits(bench: &mut Bench, sona: &Sona, (prompt, answer): &Pair) -> Vec<f32> {
 #[test]
 fn a_committed_transaction_serves_and_the_fast_loops_begin_anew() {
     let mut bench = Bench::new();
-    let mut sona = three(&bench, settings(10.0));
+    let mut sona = three(&bench, DeepSettings { steps: 16, ..settings(10.0) });
     assert!(sona.consolidate(bench.engine.as_mut()).unwrap().is_none());
-    stream(&mut bench, &mut sona, 0..12);
+    stream(&mut bench, &mut sona, 0..8);
     let pair = bench.requests("kjv.test", 15).remove(14);
     let (before, anchor) = (logits(&mut bench, &sona, &pair), sona.deep().unwrap().terms()[0].clone());
     assert!(sona.deep().unwrap().penalty().abs() <= 0.0);
@@ -88,7 +88,7 @@ fn a_rejected_transaction_leaves_every_byte_as_it_was() {
     let mut bench = Bench::new();
     // No general text may lose so much as nothing, and it would have to gain.
     let mut sona = three(&bench, settings(-0.9));
-    stream(&mut bench, &mut sona, 0..10);
+    stream(&mut bench, &mut sona, 0..6);
     let pair = bench.requests("kjv.test", 15).remove(14);
     let (before, served) = (sona.learned(), logits(&mut bench, &sona, &pair));
     for rejected in 1..=2 {
@@ -98,7 +98,7 @@ fn a_rejected_transaction_leaves_every_byte_as_it_was() {
         assert!(sona.learned() == before && logits(&mut bench, &sona, &pair) == served);
         assert_eq!((sona.counters().commits, sona.counters().rollbacks), (0, rejected));
     }
-    stream(&mut bench, &mut sona, 10..11);
+    stream(&mut bench, &mut sona, 6..7);
     assert!(sona.learned() != before);
 }
 
@@ -108,7 +108,7 @@ fn what_mattered_holds_back() {
     let mut bench = Bench::new();
     let mut far = |lambda: f64| {
         let mut sona = three(&bench, DeepSettings { lambda, ..settings(10.0) });
-        stream(&mut bench, &mut sona, 0..8);
+        stream(&mut bench, &mut sona, 0..4);
         let mut deep = sona.deep.take().unwrap();
         let kept: Vec<Vec<u32>> =
             sona.memory().replayed().kept().iter().map(|one| [one.prompt.as_slice(), &one.answer].concat()).collect();
@@ -126,9 +126,9 @@ fn a_state_goes_on_after_a_restart_as_if_there_had_been_none() {
     let mut bench = Bench::new();
     let run = |bench: &mut Bench, restarts: bool| {
         let mut sona = three(bench, settings(10.0));
-        let mut losses = stream(bench, &mut sona, 0..7);
+        let mut losses = stream(bench, &mut sona, 0..4);
         sona.consolidate(bench.engine.as_mut()).unwrap();
-        losses.extend(stream(bench, &mut sona, 7..9));
+        losses.extend(stream(bench, &mut sona, 4..5));
         if restarts {
             // In the middle of a background step, which is ended.
             sona.slice(bench.engine.as_mut()).unwrap();
@@ -139,7 +139,7 @@ fn a_state_goes_on_after_a_restart_as_if_there_had_been_none() {
         } else {
             sona.step(bench.engine.as_mut()).unwrap();
         }
-        losses.extend(stream(bench, &mut sona, 9..13));
+        losses.extend(stream(bench, &mut sona, 5..8));
         sona.consolidate(bench.engine.as_mut()).unwrap();
         (losses, sona.counters(), sona.save(bench.engine.as_mut()).unwrap())
     };
@@ -153,7 +153,7 @@ fn a_state_goes_on_after_a_restart_as_if_there_had_been_none() {
 fn a_damaged_state_is_refused() {
     let mut bench = Bench::new();
     let mut sona = three(&bench, settings(10.0));
-    stream(&mut bench, &mut sona, 0..6);
+    stream(&mut bench, &mut sona, 0..4);
     let state = sona.save(bench.engine.as_mut()).unwrap();
     let refused = |bytes: &[u8]| {
         let mut fresh = three(&bench, settings(10.0));

@@ -2,7 +2,7 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{CALIBRATION, DISTILLED, DRIFT, GUARD, Texts, pair};
+use super::texts::{CALIBRATION, DISTILLED, DRIFT, GUARD, Texts, pair};
 use crate::{
     engine::TraineeSettings,
     host::Load,

@@ -1,5 +1,5 @@
 //! What learning costs a model that answers: prompts answered with the loops and without, in turn.
-use super::{Course, pair};
+use super::{Course, texts::pair};
 use crate::{
     clock::Stopwatch,
     engine::{Chunk, LogitRows},
@@ -15,9 +15,6 @@ use crate::{
         recorder::Recorder,
     },
 };
-
-/// Prompts that are answered both ways, beside those that warm up.
-const PAIRS: u32 = 48;
 
 const MS: f64 = 1e-6;
 
@@ -36,11 +33,15 @@ pub(in crate::workload) fn run(
     loaded: &mut Loaded,
     recorder: &mut Recorder<'_>,
 ) -> Result<(), LaunchError> {
+    let pairs = stream.timed_answers;
+    if pairs == 0 {
+        return Ok(());
+    }
     let label = recorder.workload().to_owned();
     loaded.check_context(&label, stream.tokens())?;
     let mut course = Course::new(stream, cell, loaded, true)?;
     let warmup = cell.recipe.measure.warmup.max(1);
-    let total = warmup + PAIRS;
+    let total = warmup + pairs;
     let (mut gaps, mut updates, mut slices): ([Vec<f64>; 2], Vec<f64>, Vec<f64>) = Default::default();
     let mut idle: Option<Stopwatch> = None;
     let order = course.texts.domains.order.clone();
@@ -76,7 +77,7 @@ pub(in crate::workload) fn run(
         gaps.sort_unstable_by(f64::total_cmp);
         [0.5, 0.99].map(|q| quantile(gaps, q))
     });
-    let n = u64::from(PAIRS) * u64::from(stream.output_tokens - 1);
+    let n = u64::from(pairs) * u64::from(stream.output_tokens - 1);
     for (metric, at) in [("sona_itl_p50_overhead", 0), ("sona_itl_p99_overhead", 1)] {
         recorder.once(metric, Phase::Decode, on[at] / off[at] - 1.0, n);
     }

@@ -28,9 +28,15 @@ pub struct SonaStream {
     pub output_tokens: u32,
     /// The order of the requests.
     pub order: RequestOrder,
-    /// General text, none of the domains: a part of it gives `micro_lora` its directions, another tells how far
-    /// the model drifts, and no loop learns from either.
+    /// General text, none of the domains: parts of it give `micro_lora` its directions, judge the deep loop and tell how
+    /// far the model drifts.
     pub general: String,
+    /// Prompts that are answered with the loops and without where time is measured; 0 measures no time.
+    #[schemars(range(max = 100_000))]
+    pub timed_answers: u32,
+    /// Whether the loops are ended in the middle of the stream and begin again from their saved state: nothing may change
+    /// by that.
+    pub restart: bool,
     /// What the loops are given in place of the feedback, to see what that alone does.
     pub control: SonaControl,
 }
@@ -59,6 +65,8 @@ impl Default for SonaStream {
             output_tokens: 64,
             order: RequestOrder::default(),
             general: calibration,
+            timed_answers: 48,
+            restart: false,
             control: SonaControl::default(),
         }
     }

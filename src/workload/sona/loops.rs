@@ -1,0 +1,89 @@
+//! The loops of a recipe, before anything was learned.
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    deep,
+    texts::{CALIBRATION, Texts, pair},
+};
+use crate::{
+    adapt::{
+        micro_lora::{Directions, MicroLoraError},
+        registry::{Limits, Registry},
+    },
+    plan::Cell,
+    recipe::schema::{Sona as Section, SonaStream},
+    sona::{BackgroundSettings, CacheSettings, MemorySettings, Passage, Sona, SonaSettings},
+    workload::{
+        adapt::settings,
+        launch::{LaunchError, Loaded},
+        prompt::derive_seed,
+    },
+};
+
+/// What the loops may publish.
+const LIMITS: Limits = Limits { adapters: 256, bytes: 4 << 30 };
+
+/// Returns which loops a recipe runs, and how.
+fn loops(section: &Section, cell: &Cell) -> SonaSettings {
+    let Section { instant, background, deep: _, replay_requests, held_out_requests } = section;
+    let background = background.as_ref().filter(|own| own.enabled);
+    SonaSettings {
+        micro: settings(cell),
+        instant: instant.as_ref().filter(|own| own.enabled).map(|own| CacheSettings {
+            tokens: own.cache_tokens as usize,
+            share: own.cache_share,
+            ..CacheSettings::default()
+        }),
+        background: background.map(|own| BackgroundSettings {
+            patterns: own.patterns as usize,
+            batch: own.batch_size as usize,
+            judges: own.judges as usize,
+            similarity: own.similarity,
+            slice: None,
+        }),
+        memory: MemorySettings {
+            replayed: *replay_requests as usize,
+            held_out: *held_out_requests as usize,
+            patterns: background.map_or(1, |own| own.patterns as usize),
+            extract_every: background.map_or(u64::MAX, |own| own.extract_every),
+            seed: derive_seed("sona", cell.seed, 0, 0),
+        },
+    }
+}
+
+/// Returns the mean of rows.
+fn mean_row(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0f64; width];
+    rows.chunks_exact(width).for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x)));
+    let count = (rows.len() / width) as f64;
+    sums.into_iter().map(|sum| (sum / count) as f32).collect()
+}
+
+/// Returns loops that know nothing yet; slices are limited where time is measured.
+pub(super) fn begin(
+    stream: &SonaStream,
+    cell: &Cell,
+    loaded: &mut Loaded,
+    texts: &Texts,
+    is_timed: bool,
+) -> Result<Sona, LaunchError> {
+    let mut inputs = Vec::new();
+    for index in 0..CALIBRATION {
+        let (prompt, answer) = pair(&texts.general, stream, (0, index));
+        inputs.extend(Passage::read(loaded.engine.as_mut(), None, &prompt, &answer)?.hidden);
+    }
+    let spec = loaded.engine.spec();
+    let nothing = || MicroLoraError::Setting("the head's inputs of the general text are all zero".to_owned());
+    let directions = Directions::principal(&inputs, spec.hidden_size).ok_or_else(nothing)?;
+    let center = mean_row(&inputs, spec.hidden_size);
+    let section = cell.recipe.sona.clone().unwrap_or_default();
+    let mut own = loops(&section, cell);
+    if let (Some(own), Some(written), true) = (&mut own.background, &section.background, is_timed) {
+        own.slice = Some(Duration::from_millis(written.slice_ms));
+    }
+    let sona = Sona::new(&own, spec, &directions, center, Arc::new(Registry::new(LIMITS)))?;
+    match section.deep.filter(|own| own.enabled && !is_timed) {
+        Some(own) => deep::add(sona, &own, cell, texts, stream),
+        None => Ok(sona),
+    }
+}

@@ -1,0 +1,51 @@
+//! What is streamed, and what general text is for.
+use crate::{
+    plan::Cell,
+    recipe::schema::{SonaControl, SonaStream},
+    workload::{
+        adapt::Stream,
+        launch::{LaunchError, Loaded},
+    },
+};
+
+/// What requests of the general text are for, in order: the directions of micro adapters, how far the model drifts
+/// at the end, what judges transactions and what they distil; those after them are the placebo's.
+pub(super) const CALIBRATION: usize = 8;
+pub(super) const DRIFT: usize = 16;
+pub(super) const GUARD: usize = 8;
+pub(super) const DISTILLED: usize = 8;
+pub(super) const OTHERS: usize = CALIBRATION + DRIFT + GUARD + DISTILLED;
+pub(super) const PLACEBO: usize = 64;
+
+/// The texts of a stream, in requests.
+pub(super) struct Texts {
+    pub(super) domains: Stream,
+    pub(super) general: Stream,
+    /// Requests of each domain that are streamed; those after them are tested.
+    pub(super) streamed: usize,
+}
+
+impl Texts {
+    pub(super) fn new(stream: &SonaStream, cell: &Cell, loaded: &Loaded) -> Result<Self, LaunchError> {
+        let placebo = if stream.control == SonaControl::Placebo { PLACEBO } else { 0 };
+        let general = stream.over(std::slice::from_ref(&stream.general), (OTHERS + placebo) as u32);
+        let domains = stream.over(&stream.domains, stream.requests + stream.test_requests);
+        let mut texts = Self {
+            domains: Stream::new(&domains, cell, &loaded.tokenizer)?,
+            general: Stream::new(&general, cell, &loaded.tokenizer)?,
+            streamed: stream.requests as usize,
+        };
+        let streamed = texts.streamed;
+        texts.domains.order.retain(|(_, index)| *index < streamed);
+        Ok(texts)
+    }
+}
+
+/// A prompt and its answer.
+pub(super) type Pair = (Vec<u32>, Vec<u32>);
+
+/// Returns a request: the last token of its prompt predicts the first of its answer.
+pub(super) fn pair(texts: &Stream, stream: &SonaStream, (domain, index): (usize, usize)) -> Pair {
+    let prompt = &texts.request(domain, index)[..=stream.prompt_tokens as usize];
+    (prompt.to_vec(), texts.targets(domain, index).to_vec())
+}
