@@ -47,7 +47,8 @@ fn name(axes: &IndexMap<String, Value>) -> String {
         let on: Vec<&str> = loops.into_iter().filter(|kind| axes.get(&key(kind)) == Some(&Value::Bool(true))).collect();
         words.push(if on.is_empty() { "no loop".to_owned() } else { on.join(" + ") });
     }
-    let others = axes.iter().filter(|(axis, _)| !loops.iter().any(|kind| **axis == key(kind)));
+    let is_other = |axis: &str| axis != "seed" && !loops.iter().any(|kind| axis == key(kind));
+    let others = axes.iter().filter(|(axis, _)| is_other(axis));
     words.extend(others.map(|(axis, value)| format!("{axis} {value}")));
     if words.is_empty() { "as the recipe says".to_owned() } else { words.join(", ") }
 }

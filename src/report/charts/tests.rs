@@ -399,7 +399,8 @@ fn learning_loops_are_drawn_by_arm_over_seeds() {
     records.extend(two());
     for (number, (record, _)) in records.iter_mut().enumerate() {
         // Two arms of two seeds.
-        record.manifest.axes = [("sona.instant.enabled".to_owned(), (number % 2 == 1).into())].into_iter().collect();
+        let axes = [("sona.instant.enabled", (number % 2 == 1).into()), ("seed", (number / 2).into())];
+        record.manifest.axes = axes.into_iter().map(|(axis, value)| (axis.to_owned(), value)).collect();
         let change = if number % 2 == 1 { -0.05 - 0.01 * number as f64 } else { 0.0 };
         for metric in ["sona_change", "sona_test_change", "sona_general_drift"] {
             let mut add = |step: Option<u64>, value: f64| {
