@@ -166,7 +166,7 @@ mod tests {
         let width = 40;
         let input = |i: usize, at: usize| {
             let noise = ((i * 31 + at * 17) as f32 * 0.37).sin();
-            if at % 8 == 0 { 0.5 + 0.2 * noise } else { noise }
+            if at.is_multiple_of(8) { 0.5 + 0.2 * noise } else { noise }
         };
         let rows = |range: std::ops::Range<usize>| -> Vec<f32> {
             range.flat_map(|i| (0..width).map(move |at| input(i, at))).collect()
