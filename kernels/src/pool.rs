@@ -10,7 +10,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence},
     },
     thread::{self, JoinHandle, Thread},
 };
@@ -46,9 +46,11 @@ impl Sleeper {
         }
         spins.failed(most);
         loop {
-            // Either this store is seen by `wake`, or `done` sees what was stored before `wake`:
-            // both sides use sequentially consistent accesses.
+            // Either this store is seen by `wake`, or `done` sees what was stored before `wake`: both
+            // sides use sequentially consistent accesses. The fence says it once more for emulators,
+            // which run ARM's as acquire and release on processors that reorder those.
             self.parked.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
             if done() {
                 self.parked.store(false, Ordering::SeqCst);
                 return;
