@@ -6,9 +6,9 @@ use ruvlab_kernels::{Claims, Output, Tile};
 use super::products::room;
 use crate::model::sampler::TopK;
 
-/// Rows of the head that are computed before they are looked through: as many numbers as stay in the
-/// first cache for all rows of a decoding batch.
-const ROWS: usize = 256;
+/// Rows of the head that are computed before they are looked through: numbers that stay in a core's cache, and
+/// so many that reading the weights, which starts over with each piece, does not notice.
+const ROWS: usize = 16_384;
 
 /// What a thread keeps.
 #[derive(Default)]
