@@ -44,7 +44,7 @@ impl EngineKind {
         }
     }
 
-    /// Returns whether sequences can have adapters ([`LanguageModel::attach`]).
+    /// Returns whether sequences can have adapters ([`LanguageModel::attach`](super::LanguageModel::attach)).
     #[must_use]
     pub fn has_adapters(self) -> bool {
         self != Self::Reference
