@@ -10,7 +10,7 @@ use super::{
 use crate::Kernels;
 
 /// Tokens of a page that are taken together; what is read next is asked for between them.
-const PIECE: usize = 32;
+const PIECE: usize = 16;
 
 pub(super) struct Walk<'a> {
     pub(super) kernels: &'a Kernels,
