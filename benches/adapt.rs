@@ -72,7 +72,7 @@ fn stream(hidden_size: usize, vocab_size: usize) -> Stream {
     let mut random = Random(11);
     let inputs: Vec<f32> =
         (0..64 * hidden_size).map(|at| random.normal() + if at % 7 == 0 { 1.0 } else { 0.0 }).collect();
-    let directions = Directions::principal(&inputs, hidden_size).expect("inputs");
+    let directions = Directions::even(&inputs, hidden_size).expect("inputs");
     let micro = MicroLora::new(Settings::default(), &directions, vocab_size).expect("settings");
     let mut row = vec![0.0; vocab_size];
     let requests = (0..REQUESTS).map(|_| {

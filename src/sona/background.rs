@@ -140,7 +140,14 @@ impl Background {
         let decision = match (job.lesson.learned.pop(), &job.step) {
             (Some(one), _) => self.learn(&mut job, one, engine)?,
             (None, None) => Some(Decision::Rejected),
-            (None, Some(_)) => self.judge(&mut job, engine)?,
+            (None, Some(_)) => match self.judge(&mut job, engine) {
+                Ok(decision) => decision,
+                Err(error) => {
+                    // Unjudged, it must not be published with the next.
+                    self.micros[job.lesson.pattern].undo();
+                    return Err(error);
+                }
+            },
         };
         let Some(decision) = decision else {
             let time = stopwatch.elapsed();

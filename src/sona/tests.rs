@@ -55,7 +55,7 @@ impl Bench {
         let read = |(prompt, answer): &Pair| bench.engine.read(prompt, answer);
         let hidden: Vec<f32> = general.iter().map(read).flat_map(|passage| passage.hidden).collect();
         let width = bench.engine.spec().hidden_size;
-        bench.directions = Directions::principal(&hidden, width).unwrap();
+        bench.directions = Directions::even(&hidden, width).unwrap();
         let rows = (hidden.len() / width) as f32;
         bench.center = (0..width).map(|at| hidden.iter().skip(at).step_by(width).sum::<f32>() / rows).collect();
         bench

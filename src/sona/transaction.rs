@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     Account, Addition, Decision, LoopKind, Passage, Served, Sona, SonaError, Trajectory,
+    deep::Course,
     serving::{BASE, INSTANT, published},
 };
 use crate::{
@@ -30,14 +31,14 @@ pub struct Verdict {
     pub general_static: f64,
     /// On general text, of the candidate.
     pub general: f64,
-    /// On recent requests that are never learned again, as they were served before.
+    /// On kept requests that are never learned again, as they were served before, without the cache.
     pub recent_before: f64,
     /// On the same, of the candidate.
     pub recent: f64,
 }
 
 impl Verdict {
-    /// Returns whether the candidate may serve: general text is within its limit, and recent requests gained.
+    /// Returns whether the candidate may serve: general text is within its limit, and kept requests gained.
     #[must_use]
     pub fn commits(&self, max_drift: f64) -> bool {
         self.general <= self.general_static * (1.0 + max_drift) && self.recent < self.recent_before
@@ -81,28 +82,23 @@ impl Sona {
         let before = self.learned();
         let recent_before = self.recent_loss(engine)?;
         let drawn = self.teach(engine)?;
-        let shares = self.shares();
-        let Self { deep: Some(deep), instant, background, memory, .. } = self else { return Ok(None) };
-        let micros = background.iter().flat_map(|background| shares.iter().copied().zip(background.micros()));
-        let instant = instant.iter().map(|instant| (1.0, instant.micro()));
-        let folded_lost = deep.fold(instant.chain(micros), memory.random.random())?;
-        let kept: Vec<Vec<u32>> = memory.replayed.kept().iter().map(whole).collect();
-        let prompts = memory.replayed.kept().iter().map(|one| one.prompt.len());
-        let kept: Vec<Scored<'_>> =
-            kept.iter().zip(prompts).map(|(tokens, prompt)| Scored { tokens, prompt }).collect();
-        let distilled: Vec<Scored<'_>> =
-            drawn.iter().map(|(prompt, tokens)| Scored { tokens, prompt: *prompt }).collect();
-        let course = deep.train(&kept, &distilled, &mut memory.random)?;
-        let max_drift = deep.settings.max_drift;
-        // On trial: judged as it would serve.
-        self.registry.insert(BASE, deep.adapter().clone())?;
-        let trial = Served::pin(&self.registry, false)?;
-        let recent = self.held_out_loss(engine, &trial, |_, _| Ok(Addition::none()))?;
-        let general = self.general_loss(engine, Some(&trial))?;
-        drop(trial);
+        let version = self.registry.version();
+        let attempt = match self.attempt(engine, &drawn) {
+            Ok(Some(attempt)) => attempt,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                // What nobody judged does not serve.
+                if self.registry.version() != version {
+                    self.registry.rollback()?;
+                }
+                self.relearn(&before)?;
+                return Err(error);
+            }
+        };
+        let Attempt { course, folded_lost, recent, general, max_drift } = attempt;
         let verdict = Verdict { general_static, general, recent_before, recent };
         let (decision, compared_bytes) = if verdict.commits(max_drift) {
-            self.commit(&kept)?;
+            self.commit()?;
             (Decision::Applied, 0)
         } else {
             (Decision::Rejected, self.roll_back(&before)?)
@@ -120,10 +116,36 @@ impl Sona {
         Ok(Some(Transaction { account, verdict, folded_lost, compared_bytes }))
     }
 
-    /// Takes a trial for good: the fast loops begin anew, since the adapter has what they knew.
-    fn commit(&mut self, kept: &[Scored<'_>]) -> Result<(), SonaError> {
+    /// Folds and trains, publishes the result on trial and judges it as it would serve; nothing without a deep loop.
+    fn attempt(
+        &mut self,
+        engine: &mut dyn LanguageModel,
+        drawn: &[(usize, Vec<u32>)],
+    ) -> Result<Option<Attempt>, SonaError> {
+        let shares = self.shares();
+        let Self { deep: Some(deep), instant, background, memory, .. } = self else { return Ok(None) };
+        let micros = background.iter().flat_map(|background| shares.iter().copied().zip(background.micros()));
+        let instant = instant.iter().map(|instant| (1.0, instant.micro()));
+        let folded_lost = deep.fold(instant.chain(micros), memory.random.random())?;
+        let kept = memory.replayed.kept();
+        let whole: Vec<Vec<u32>> = kept.iter().map(whole).collect();
+        let distilled: Vec<Scored<'_>> =
+            drawn.iter().map(|(prompt, tokens)| Scored { tokens, prompt: *prompt }).collect();
+        let course = deep.train(&scored(kept, &whole), &distilled, &mut memory.random)?;
+        let max_drift = deep.settings.max_drift;
+        self.registry.insert(BASE, deep.adapter().clone())?;
+        let trial = Served::pin(&self.registry, false)?;
+        let recent = self.held_out_loss(engine, &trial, |_, _| Ok(Addition::none()))?;
+        let general = self.general_loss(engine, Some(&trial))?;
+        Ok(Some(Attempt { course, folded_lost, recent, general, max_drift }))
+    }
+
+    /// Takes a trial for good: the micro adapters begin anew, since the adapter has what they knew.
+    fn commit(&mut self) -> Result<(), SonaError> {
         if let Some(deep) = &mut self.deep {
-            deep.consolidate(kept, &mut self.memory.random)?;
+            let kept = self.memory.replayed.kept();
+            let whole: Vec<Vec<u32>> = kept.iter().map(whole).collect();
+            deep.consolidate(&scored(kept, &whole), &mut self.memory.random)?;
         }
         if let Some(instant) = &mut self.instant {
             instant.micro_mut().reset();
@@ -219,6 +241,21 @@ impl Sona {
         }
         Ok(drawn)
     }
+}
+
+/// What a transaction came to before it was decided.
+struct Attempt {
+    course: Course,
+    folded_lost: f64,
+    recent: f64,
+    general: f64,
+    max_drift: f64,
+}
+
+/// Returns requests as sequences of which only the answers count.
+fn scored<'a>(requests: &[Trajectory], whole: &'a [Vec<u32>]) -> Vec<Scored<'a>> {
+    let pairs = whole.iter().zip(requests);
+    pairs.map(|(tokens, one)| Scored { tokens, prompt: one.prompt.len() }).collect()
 }
 
 /// Returns a request as one sequence.

@@ -56,12 +56,14 @@ impl Matrix {
         Self::mean((0..self.tasks()).map(|task| self.loss[0][task] - self.loss[task + 1][task]))
     }
 
-    /// Returns the share of that which is left at the end, all tasks but the last together.
+    /// Returns the share of that which is left at the end, all tasks but the last together; nothing where
+    /// they gained nothing that could be kept.
     #[must_use]
-    pub fn retained_gain(&self) -> f64 {
+    pub fn retained_gain(&self) -> Option<f64> {
         let sum =
             |at: &dyn Fn(usize) -> f64| (0..self.tasks() - 1).map(|task| self.loss[0][task] - at(task)).sum::<f64>();
-        sum(&|task| self.last(task)) / sum(&|task| self.loss[task + 1][task])
+        let gained = sum(&|task| self.loss[task + 1][task]);
+        (gained > 0.0).then(|| sum(&|task| self.last(task)) / gained)
     }
 
     /// Returns how much higher each task's loss was right after learning it than where all were learned
@@ -86,7 +88,7 @@ mod tests {
         close(matrix.forgetting(), 1.0);
         close(matrix.forward_transfer(), 0.5);
         close(matrix.gain(), 2.0);
-        close(matrix.retained_gain(), 2.0 / 4.0);
+        close(matrix.retained_gain().unwrap(), 2.0 / 4.0);
         close(matrix.intransigence(&[1.0, 2.0, 3.0]), 1.0);
     }
 }

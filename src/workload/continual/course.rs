@@ -76,7 +76,9 @@ impl Record {
             once("forgetting", matrix.forgetting());
             once("backward_transfer", matrix.backward_transfer());
             once("forward_transfer", matrix.forward_transfer());
-            once("retained_gain", matrix.retained_gain());
+            if let Some(retained) = matrix.retained_gain() {
+                once("retained_gain", retained);
+            }
         }
         if let Some(joint) = &ideal.joint {
             once("intransigence", matrix.intransigence(joint));

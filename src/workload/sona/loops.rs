@@ -74,7 +74,7 @@ pub(super) fn begin(
     }
     let spec = loaded.engine.spec();
     let nothing = || MicroLoraError::Setting("the head's inputs of the general text are all zero".to_owned());
-    let directions = Directions::principal(&inputs, spec.hidden_size).ok_or_else(nothing)?;
+    let directions = Directions::even(&inputs, spec.hidden_size).ok_or_else(nothing)?;
     let center = mean_row(&inputs, spec.hidden_size);
     let section = cell.recipe.sona.clone().unwrap_or_default();
     let mut own = loops(&section, cell);

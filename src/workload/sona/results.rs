@@ -104,9 +104,8 @@ impl Results {
             let row = |row: &Vec<Vec<[f64; 2]>>| row.iter().map(|of| mean(of.iter().map(|losses| losses[1]))).collect();
             let matrix = Matrix { loss: self.tests.iter().map(row).collect() };
             let n = tests.len() as u64;
-            // Nothing that was gained cannot be kept.
-            if matrix.gain() > 0.0 {
-                recorder.once("sona_retained_gain", Phase::Eval, matrix.retained_gain(), n);
+            if let Some(retained) = matrix.retained_gain() {
+                recorder.once("sona_retained_gain", Phase::Eval, retained, n);
             }
             recorder.once("sona_learned_gain", Phase::Eval, matrix.gain(), n);
         }
