@@ -62,6 +62,7 @@ impl Sleeper {
     fn wake(&self, thread: &Thread) {
         // The flag stays for whoever waits to clear: what woke is not always who waits now, where
         // several threads share a pool, and waking once too often costs nothing.
+        fence(Ordering::SeqCst);
         if self.parked.load(Ordering::SeqCst) {
             thread.unpark();
         }

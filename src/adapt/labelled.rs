@@ -57,6 +57,7 @@ pub enum LabelledError {
 ///
 /// If it is none of these, a record lacks something, or there is none.
 pub fn records(content: &str) -> Result<Vec<Labelled>, LabelledError> {
+    let content = content.strip_prefix('\u{feff}').unwrap_or(content);
     let records = match content.trim_start().as_bytes().first() {
         Some(b'[') => {
             let values: Vec<Value> = serde_json::from_str(content).map_err(LabelledError::Json)?;
@@ -83,12 +84,14 @@ pub fn records(content: &str) -> Result<Vec<Labelled>, LabelledError> {
 ///
 /// If it is none, or has less than two, an empty one, or one twice.
 pub fn names(content: &str) -> Result<Vec<String>, LabelledError> {
+    let content = content.strip_prefix('\u{feff}').unwrap_or(content);
     let names: Vec<String> = serde_json::from_str(content).map_err(LabelledError::Json)?;
+    let names: Vec<String> = names.iter().map(|name| name.trim().to_owned()).collect();
     if names.len() < 2 {
         return Err(LabelledError::Names(format!("{} labels leave no choice", names.len())));
     }
     for (at, name) in names.iter().enumerate() {
-        if name.trim().is_empty() || names[..at].contains(name) {
+        if name.is_empty() || names[..at].contains(name) {
             return Err(LabelledError::Names(format!("label {}, {name:?}, is empty or there twice", at + 1)));
         }
     }
@@ -115,7 +118,7 @@ fn object(record: usize, value: &Value) -> Result<Labelled, LabelledError> {
     let wrong = |problem: &str| LabelledError::Record { record, problem: problem.to_owned() };
     let text = TEXT.iter().find_map(|key| value.get(key)?.as_str()).ok_or_else(|| wrong("it has no `text`"))?;
     let label = match value.get(LABEL) {
-        Some(Value::String(label)) => label.clone(),
+        Some(Value::String(label)) => label.trim().to_owned(),
         Some(Value::Number(label)) => label.to_string(),
         _ => return Err(wrong("it has no `label`")),
     };
@@ -162,6 +165,9 @@ fn rows(content: &str) -> Result<Vec<Vec<String>>, LabelledError> {
             let problem = format!("a field is longer than {MAX_FIELD} bytes: is a quote not closed?");
             return Err(LabelledError::Record { record: rows.len(), problem });
         }
+    }
+    if quoted {
+        return Err(LabelledError::Record { record: rows.len(), problem: "a quote is not closed".to_owned() });
     }
     if !field.is_empty() || !row.is_empty() {
         row.push(field);
@@ -213,6 +219,17 @@ mod tests {
             assert!(error.contains(reason), "{content:?}: {error}");
         }
         let open = format!("text,label\n\"{}", "x".repeat(MAX_FIELD + 1));
-        assert!(records(&open).unwrap_err().to_string().contains("quote"));
+        for open in [open.as_str(), "label,text\na,\"x\nb,y\n"] {
+            assert!(records(open).unwrap_err().to_string().contains("quote"), "{open:?}");
+        }
+    }
+
+    #[test]
+    fn marks_of_byte_order_and_spaces_around_labels_are_left_out() {
+        let same = ["text,label\nx, a \n", "[{\"text\": \"x\", \"label\": \" a \"}]"];
+        for content in same.into_iter().flat_map(|content| [content.to_owned(), format!("\u{feff}{content}")]) {
+            assert_eq!(records(&content).unwrap()[0].label, "a", "{content:?}");
+        }
+        assert_eq!(names("\u{feff}[\" a\", \"b\"]").unwrap(), ["a", "b"]);
     }
 }

@@ -57,7 +57,10 @@ pub(super) fn run(learning: &ContinualLearning, cell: &Cell, recorder: &mut Reco
         cell,
         adapter: plan::beginning(adapter, weights.spec(), cell.seed)?.0,
         // Half of what is free: activations need room, too.
-        held: TraineeSettings { widen: weights.parameters() * 8 <= free / 2, recompute: false },
+        held: TraineeSettings {
+            widen: weights.parameters() * 8 <= free / 2,
+            recompute: training.gradient_checkpointing,
+        },
         lessons: continual.tasks.iter().map(|task| reader.lesson(task)).collect::<Result<_, _>>()?,
         general: reader.tested(&learning.general)?,
         updates: updates(training),

@@ -12,7 +12,7 @@ use crate::{
     adapt::{
         data::Example,
         ewc::{Block, Method, Needs, Observation, Regularizer, Space, Statistics},
-        optim::{Moments, clip_factor, descend, global_norm},
+        optim::{AdamW, Moments, clip_factor, descend, global_norm},
         schedule::Schedule,
         train::{Rule, drawn},
     },
@@ -201,7 +201,10 @@ impl ContinualTrainer {
         let rates = (rate.learning_rate, self.updates.weight_decay);
         match self.updates.rule {
             Rule::Sgd => descend(rates, &mut self.parameters, &gradient),
-            Rule::AdamW(adam) => adam.step(self.step + 1, rates, &mut self.parameters, &gradient, &mut self.moments),
+            Rule::AdamW(adam) => {
+                let adam = AdamW { beta1: rate.momentum.unwrap_or(adam.beta1), ..adam };
+                adam.step(self.step + 1, rates, &mut self.parameters, &gradient, &mut self.moments);
+            }
         }
         self.step += 1;
         let Self { regularizer, space, protection, parameters, subspaces, .. } = self;

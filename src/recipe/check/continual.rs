@@ -1,13 +1,15 @@
 //! Rules of continual learning.
 use super::Report;
 use crate::recipe::schema::{
-    AdapterType, Boundaries, Continual, DEFAULT_PROMPT, EwcSpace, FisherKind, MethodName, Recipe, Task, Workload,
+    AdapterType, Boundaries, Continual, DEFAULT_PROMPT, EwcSpace, FisherKind, LrSchedulerType, MethodName, Recipe,
+    Task, Training, Workload,
 };
 
 pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
     if let Some(continual) = &recipe.continual {
         check_tasks(continual, report);
-        check_methods(continual, report);
+        let is_constant = |training: &Training| training.lr_scheduler.kind == LrSchedulerType::Constant;
+        check_methods(continual, recipe.training.as_ref().is_none_or(is_constant), report);
     }
     check_workload(recipe, report);
 }
@@ -38,6 +40,10 @@ fn check_workload(recipe: &Recipe, report: &mut Report<'_>) {
         ("adapter.lora_dropout", adapter.lora_dropout > 0.0),
         ("adapter.init", adapter.init.is_some()),
         (
+            "training.loraplus_lr_ratio",
+            recipe.training.as_ref().is_some_and(|training| training.loraplus_lr_ratio.is_some()),
+        ),
+        (
             "training.gradient_accumulation_steps",
             recipe.training.as_ref().is_some_and(|t| t.gradient_accumulation_steps > 1),
         ),
@@ -50,15 +56,13 @@ fn check_workload(recipe: &Recipe, report: &mut Report<'_>) {
     }
 }
 
-fn check_methods(continual: &Continual, report: &mut Report<'_>) {
+fn check_methods(continual: &Continual, is_constant: bool, report: &mut Report<'_>) {
     let arms = continual.arms();
+    let written = continual.methods.iter().enumerate().filter(|(_, own)| own.method != MethodName::Sequential);
+    let mut written = written.map(|(place, _)| format!("continual.methods[{place}]"));
     for (index, arm) in arms.iter().skip(1).enumerate() {
         // The first is `sequential`, which is always there.
-        let path = if continual.methods.is_empty() {
-            "continual.ewc".to_owned()
-        } else {
-            format!("continual.methods[{index}]")
-        };
+        let path = written.next().unwrap_or_else(|| "continual.ewc".to_owned());
         let label = arm.label();
         if !label.chars().all(|letter| letter.is_ascii_alphanumeric() || "_-.+".contains(letter)) || label.is_empty() {
             let message = format!("`name` is {label:?}, and labels of results are made of it");
@@ -95,6 +99,16 @@ fn check_methods(continual: &Continual, report: &mut Report<'_>) {
         if arm.boundaries == Boundaries::Detected && arm.method == MethodName::Joint {
             let message = "`joint` learns all tasks at once: there is no end of one to be detected";
             report.error(&[&format!("{path}.boundaries"), &path], "method", message, "leave `boundaries` out");
+        }
+        if matches!(arm.method, MethodName::EwcPp | MethodName::Rwalk) && arm.fisher_decay >= 1.0 {
+            let message = "with `fisher_decay: 1` no batch has a weight in the moving average";
+            report.error(&[&format!("{path}.fisher_decay"), &path], "method", message, "take less, 0.99 say");
+        }
+        let one_schedule = arm.method == MethodName::Joint || arm.boundaries == Boundaries::Detected;
+        if one_schedule && !is_constant {
+            let message = "the learning rate's schedule ends with `training.max_steps`, and this method goes on";
+            let hint = "take `lr_scheduler: {type: constant}`, or leave the method out";
+            report.error(&[&path], "method", message, hint);
         }
         if arm.method == MethodName::Rwalk && arm.space == EwcSpace::DeltaWRank1 {
             let message = "`rwalk` scores single elements, which importances of rank 1 do not have";
