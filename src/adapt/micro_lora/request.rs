@@ -90,12 +90,26 @@ impl Request {
     /// If the token or the logits are not of the vocabulary, or the logits are no numbers; the position is
     /// left out then.
     pub fn record(&mut self, projected: [f32; RANK], logits: &[f32], came: u32) -> Result<f64, MicroLoraError> {
+        self.record_normalised(projected, logits, ruvlab_kernels::log_sum_exp_f32(logits), came)
+    }
+
+    /// Does what [`Self::record`] does, where `ln Σ exp` of the logits is known already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::record`].
+    pub fn record_normalised(
+        &mut self,
+        projected: [f32; RANK],
+        logits: &[f32],
+        normaliser: f64,
+        came: u32,
+    ) -> Result<f64, MicroLoraError> {
         let position = self.len();
         let wrong = |problem: String| MicroLoraError::Position { position, problem };
         if logits.len() != self.vocab_size || came as usize >= self.vocab_size {
             return Err(wrong(format!("token {came}, {} logits of {}", logits.len(), self.vocab_size)));
         }
-        let normaliser = ruvlab_kernels::log_sum_exp_f32(logits);
         if !normaliser.is_finite() || !projected.iter().all(|value| value.is_finite()) {
             return Err(wrong(format!("the logarithm of the sum of its exponentials is {normaliser}")));
         }
