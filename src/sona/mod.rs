@@ -2,8 +2,8 @@
 //!
 //! | loop | when | what moves | what decides |
 //! | --- | --- | --- | --- |
-//! | [`Instant`] | at the end of a request, under a millisecond | a rank-2 addition to the head, and a neural cache | the step's own loss (Armijo), recent requests |
-//! | [`Background`] | between requests, a slice at a time | a rank-2 addition to the head for each kind of request | requests of that kind that are never learned again |
+//! | [`Instant`] | at the end of a request, under a millisecond | a rank-2 addition to the head, and a neural cache | the step's own loss (Armijo), recent requests, general text |
+//! | [`Background`] | between requests, a slice at a time | a rank-2 addition to the head for each kind of request | requests of that kind that are never learned again, general text |
 //! | [`Deep`] | after many requests | an adapter of the model's layers and head | general text, and recent requests that are never learned again |
 //!
 //! Complementary learning systems: a fast and forgetful store is replayed into a slow one (`McClelland` et al.

@@ -1,7 +1,7 @@
 //! A request read through an engine: what it leaves to score, and to learn from.
 use std::sync::Arc;
 
-use super::{Addition, SonaError};
+use super::{Addition, SonaError, recall::greatest};
 use crate::{
     adapt::micro_lora::{MicroLora, MicroLoraError, Request},
     engine::{Adapter, Chunk, LanguageModel, LogitRows, SequenceId},
@@ -71,21 +71,22 @@ impl Passage {
         self.loss_with(micro, addition, answer, |loss, _, _| loss)
     }
 
-    /// Returns what [`Self::loss`] does, where what else is mixed into a prediction makes of the loss of a token at an
-    /// input of the head what `mixed` returns.
+    /// Returns what [`Self::loss`] does, where what else is mixed into a prediction makes of the loss of a token what
+    /// `mixed` returns, by the input of the head and by how likely the likeliest token is.
     pub(super) fn loss_with(
         &self,
         micro: &MicroLora,
         addition: &Addition,
         answer: &[u32],
-        mut mixed: impl FnMut(f64, &[f32], u32) -> f64,
+        mut mixed: impl FnMut(f64, (&[f32], f32), u32) -> f64,
     ) -> f64 {
         let mut row = vec![0.0; self.vocab_size];
         let loss = |((hidden, logits), token): ((&[f32], &[f32]), &u32)| {
             row.copy_from_slice(logits);
             addition.apply(micro.project(hidden), &mut row);
-            let loss = ruvlab_kernels::log_sum_exp_f32(&row) - f64::from(row[*token as usize]);
-            mixed(loss, hidden, *token)
+            let normaliser = ruvlab_kernels::log_sum_exp_f32(&row);
+            let sure = (greatest(&row) - normaliser as f32).exp();
+            mixed(normaliser - f64::from(row[*token as usize]), (hidden, sure), *token)
         };
         let positions = self.hidden.chunks_exact(self.hidden_size).zip(self.logits.chunks_exact(self.vocab_size));
         positions.zip(answer).map(loss).sum::<f64>() / answer.len() as f64

@@ -22,11 +22,13 @@ pub struct CacheSettings {
     pub theta: f64,
     /// How much it counts for in a prediction at first, where an input is held itself.
     pub share: f64,
+    /// How much general text counts beside requests where its worth is learned.
+    pub general_weight: f64,
 }
 
 impl Default for CacheSettings {
     fn default() -> Self {
-        Self { tokens: 4096, neighbours: 64, theta: 12.0, share: 0.2 }
+        Self { tokens: 4096, neighbours: 64, theta: 12.0, share: 0.2, general_weight: 4.0 }
     }
 }
 
@@ -35,6 +37,8 @@ impl Default for CacheSettings {
 pub struct Recalled {
     /// The cosine to the nearest input, −1 where none is held.
     pub nearest: f32,
+    /// How likely the model held its likeliest token.
+    pub sure: f32,
     /// How likely the cache held the token.
     pub likely: f64,
 }
@@ -43,6 +47,7 @@ pub struct Recalled {
 #[derive(Clone, Debug, Default)]
 pub struct Recollection {
     nearest: f32,
+    sure: f32,
     /// Tokens, each once and in order, with how likely they are.
     tokens: Vec<(u32, f32)>,
     /// Logits as they were before the mixture, by token.
@@ -58,7 +63,11 @@ impl Recollection {
     #[must_use]
     pub fn of(&self, token: u32) -> Recalled {
         let found = self.tokens.binary_search_by_key(&token, |(token, _)| *token);
-        Recalled { nearest: self.nearest, likely: found.map_or(0.0, |at| f64::from(self.tokens[at].1)) }
+        Recalled {
+            nearest: self.nearest,
+            sure: self.sure,
+            likely: found.map_or(0.0, |at| f64::from(self.tokens[at].1)),
+        }
     }
 
     /// Puts logits that were mixed back as they were, to the last bit.
@@ -109,6 +118,10 @@ impl Recall {
         Self { gate: self.gate, ..Self::new(self.settings, self.center.clone()) }
     }
 
+    pub(super) fn settings(&self) -> &CacheSettings {
+        &self.settings
+    }
+
     /// Returns how many tokens it holds.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -130,13 +143,14 @@ impl Recall {
         key.iter_mut().for_each(|value| *value *= factor);
     }
 
-    /// Leaves in `found` what is recalled at an input.
+    /// Leaves in `found` what is recalled at an input where the model holds its likeliest token likely by `sure`.
     ///
     /// # Panics
     ///
     /// If `hidden` has another width.
-    pub fn look(&self, hidden: &[f32], found: &mut Recollection) {
-        let Recollection { nearest, tokens, key, rotated, distances, neighbours, before: _ } = found;
+    pub fn look(&self, hidden: &[f32], sure: f32, found: &mut Recollection) {
+        found.sure = sure;
+        let Recollection { nearest, sure: _, tokens, key, rotated, distances, neighbours, before: _ } = found;
         tokens.clear();
         *nearest = -1.0;
         if self.is_empty() {
@@ -167,7 +181,7 @@ impl Recall {
     /// Returns the loss of a token with what was recalled of it mixed in, `loss` being what it is without.
     #[must_use]
     pub fn mixed_loss(&self, loss: f64, recalled: Recalled) -> f64 {
-        let share = self.gate.share(recalled.nearest);
+        let share = self.gate.share(recalled.nearest, recalled.sure);
         mixed_loss(loss, (share > 0.0).then_some(recalled.likely), share)
     }
 
@@ -179,13 +193,14 @@ impl Recall {
     ///
     /// If `hidden` has another width.
     pub fn mix(&self, hidden: &[f32], normaliser: f64, logits: &mut [f32], found: &mut Recollection) {
-        self.look(hidden, found);
+        let normaliser = normaliser as f32;
+        self.look(hidden, (greatest(logits) - normaliser).exp(), found);
         found.before.clear();
-        let share = self.gate.share(found.nearest);
+        let share = self.gate.share(found.nearest, found.sure);
         if share <= 0.0 {
             return;
         }
-        let (odds, normaliser) = ((share / (1.0 - share)) as f32, normaliser as f32);
+        let odds = (share / (1.0 - share)) as f32;
         for (token, q) in &found.tokens {
             let Some(logit) = logits.get_mut(*token as usize) else { continue };
             found.before.push((*token, *logit));
@@ -242,8 +257,20 @@ impl Recall {
     }
 }
 
+const LANES: usize = 16;
+
+/// Returns the greatest of some numbers, none of which is NaN.
+pub(super) fn greatest(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (vectors, tail) = values.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for vector in vectors {
+        lanes.iter_mut().zip(vector).for_each(|(lane, value)| *lane = larger(*lane, *value));
+    }
+    lanes.iter().chain(tail).copied().fold(f32::NEG_INFINITY, larger)
+}
+
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
     let mut sums = [0.0f32; LANES];
     let ((vectors, tail), (others, rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (vector, other) in vectors.iter().zip(others) {

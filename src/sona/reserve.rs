@@ -27,6 +27,8 @@ pub struct Reserve {
     /// The inputs of the head, `[positions, E]`, and the tokens that came.
     hidden: Vec<f32>,
     tokens: Vec<u32>,
+    /// How likely the model held the likeliest token there.
+    sure: Vec<f32>,
     /// The position the cache is held against next.
     next: usize,
 }
@@ -52,7 +54,8 @@ impl Reserve {
             passage.record(blank, &Addition::none(), answer, &mut request)?;
             hidden.extend(passage.hidden);
         }
-        Ok(Self { text, max_drift, request, hidden, tokens, next: 0 })
+        let sure = request.sure().collect();
+        Ok(Self { text, max_drift, request, hidden, tokens, sure, next: 0 })
     }
 
     /// Reads the same text as the model reads it with another adapter.
@@ -76,15 +79,15 @@ impl Reserve {
         micro.retreat(&self.request, self.max_drift * self.request.mean_loss())
     }
 
-    /// Teaches a cache what it is worth here, at some positions in turn that count for `tokens` together.
+    /// Teaches a cache what it is worth here, at some positions in turn, beside a request of so many tokens.
     pub(super) fn temper(&mut self, recall: &mut Recall, tokens: usize, room: &mut Recollection) {
         let positions = self.tokens.len();
-        let weight = tokens as f64 / POSITIONS as f64;
+        let weight = recall.settings().general_weight * tokens as f64 / POSITIONS as f64;
         for _ in 0..POSITIONS.min(positions) {
             let at = self.next % positions;
             self.next = at + 1;
             let width = self.hidden.len() / positions;
-            recall.look(&self.hidden[at * width..][..width], room);
+            recall.look(&self.hidden[at * width..][..width], self.sure[at], room);
             recall.gate.learn(room.of(self.tokens[at]), (-self.request.losses()[at]).exp(), weight);
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::{Evidence, Instant, Recalled, Recollection, Sona, SonaError};
 use crate::{
     adapt::{
-        micro_lora::MicroLora,
+        micro_lora::{MicroLora, Request},
         registry::{Pinned, Registry},
     },
     engine::{Adapter, LowRank, Place, Target},
@@ -223,18 +223,19 @@ impl Sona {
         Ok(mixed.sum::<f64>() / recalled.len() as f64)
     }
 
-    /// Leaves in `recalled` what the neural cache holds of tokens at these inputs of the head; nothing without the
-    /// instant loop.
+    /// Leaves in `recalled` what the neural cache holds of a request's tokens at these inputs of the head; nothing without
+    /// the instant loop.
     ///
     /// # Panics
     ///
     /// If an input has another width.
-    pub fn recall(&self, hidden: &[f32], tokens: &[u32], recalled: &mut Vec<Recalled>) {
+    pub fn recall(&self, request: &Request, hidden: &[f32], tokens: &[u32], recalled: &mut Vec<Recalled>) {
         recalled.clear();
         let Some(instant) = &self.instant else { return };
         let mut found = Recollection::default();
-        recalled.extend(hidden.chunks_exact(self.spec.hidden_size).zip(tokens).map(|(hidden, token)| {
-            instant.recall.look(hidden, &mut found);
+        let positions = hidden.chunks_exact(self.spec.hidden_size).zip(tokens).zip(request.sure());
+        recalled.extend(positions.map(|((hidden, token), sure)| {
+            instant.recall.look(hidden, sure, &mut found);
             found.of(*token)
         }));
     }

@@ -97,7 +97,7 @@ impl Bench {
         let addition = served.addition(self.engine.spec()).unwrap();
         passage.record(sona.blank(), &addition, answer, &mut request).unwrap();
         let mut recalled = Vec::new();
-        sona.recall(&passage.hidden, answer, &mut recalled);
+        sona.recall(&request, &passage.hidden, answer, &mut recalled);
         let evidence = Evidence { request: &request, hidden: &passage.hidden, tokens: answer, recalled: &recalled };
         let loss = sona.loss(evidence).unwrap();
         let Some(feedback) = feedback else { return (loss, None) };
@@ -206,7 +206,7 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     let mut request = sona.request(0);
     passage.record(sona.blank(), &Addition::none(), &pair.1, &mut request).unwrap();
     let mut recalled = Vec::new();
-    sona.recall(&passage.hidden, &pair.1, &mut recalled);
+    sona.recall(&request, &passage.hidden, &pair.1, &mut recalled);
     let whole = Evidence { request: &request, hidden: &passage.hidden, tokens: &pair.1, recalled: &recalled };
     let version = sona.registry().version();
     let narrow = Evidence { hidden: &passage.hidden[1..], ..whole };

@@ -89,7 +89,7 @@ impl<'a> Course<'a> {
         let addition = served.addition(loaded.engine.spec())?;
         request.clear();
         passage.record(sona.blank(), &addition, answer, request)?;
-        sona.recall(&passage.hidden, answer, recalled);
+        sona.recall(request, &passage.hidden, answer, recalled);
         Ok(sona.loss(Evidence { request, hidden: &passage.hidden, tokens: answer, recalled })?)
     }
 

@@ -61,11 +61,21 @@ pub struct SonaInstant {
     /// input itself is held, and less the farther the nearest is. 0 switches it off.
     #[schemars(range(min = 0.0, max = 0.9))]
     pub cache_share: f64,
+    /// How much general text counts beside requests where the worth of the neural cache is learned.
+    #[schemars(range(min = 0.0, max = 1000.0))]
+    pub general_weight: f64,
 }
 
 impl Default for SonaInstant {
     fn default() -> Self {
-        Self { enabled: true, cache_tokens: 4096, cache_neighbours: 64, cache_theta: 12.0, cache_share: 0.2 }
+        Self {
+            enabled: true,
+            cache_tokens: 4096,
+            cache_neighbours: 64,
+            cache_theta: 12.0,
+            cache_share: 0.2,
+            general_weight: 4.0,
+        }
     }
 }
 

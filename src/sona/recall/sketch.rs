@@ -3,7 +3,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Words of 64 bits in a sketch.
-pub(super) const WORDS: usize = 4;
+pub(super) const WORDS: usize = 2;
+
+/// About so many distances tell how many there are of each.
+const SOME: usize = 512;
+
+/// Distances that are compared at once.
+const BLOCK: usize = 32;
 
 /// What seeds the signs: sketches of one width are the same in every process.
 const SEED: u64 = 0x5eed_51f7;
@@ -67,32 +73,32 @@ impl Sketches {
         }
     }
 
-    /// Leaves in `nearest` the places of those `count` sketches that differ from this one in the fewest bits, of
-    /// equals the first ones, in order.
+    /// Leaves in `nearest`, in order, the places of about `count` sketches, those that differ from this one in the
+    /// fewest bits; twice as many at the most. How far they may be is told by some of all.
     pub(super) fn nearest(&self, sketch: [u64; WORDS], count: usize, room: &mut Vec<u16>, nearest: &mut Vec<u32>) {
-        let [first, second, third, fourth] = &self.0;
-        let words = first.iter().zip(second).zip(third.iter().zip(fourth));
+        let [first, second] = &self.0;
         room.clear();
-        room.extend(words.map(|((a, b), (c, d))| {
-            let bits = (a ^ sketch[0]).count_ones() + (b ^ sketch[1]).count_ones();
-            (bits + (c ^ sketch[2]).count_ones() + (d ^ sketch[3]).count_ones()) as u16
-        }));
-        let mut counts = [0u32; 64 * WORDS + 1];
-        room.iter().for_each(|distance| counts[usize::from(*distance)] += 1);
-        // The distance up to which all are taken, and how many are left to be taken of the next.
-        let mut left = count as u32;
-        let mut limit = 0;
-        while limit < counts.len() && counts[limit] <= left {
-            left -= counts[limit];
-            limit += 1;
-        }
+        room.extend(
+            first
+                .iter()
+                .zip(second)
+                .map(|(first, second)| ((first ^ sketch[0]).count_ones() + (second ^ sketch[1]).count_ones()) as u16),
+        );
+        let stride = (room.len() / SOME).max(1);
+        let mut counts = [0usize; 64 * WORDS + 1];
+        room.iter().step_by(stride).for_each(|distance| counts[usize::from(*distance)] += 1);
+        let mut left = count.div_ceil(stride);
+        let enough = counts.iter().position(|count| {
+            left = left.saturating_sub(*count);
+            left == 0
+        });
+        let limit = enough.unwrap_or(counts.len()) as u16;
         nearest.clear();
-        for (at, distance) in (0..).zip(room.iter()) {
-            let distance = usize::from(*distance);
-            if distance < limit || distance == limit && left > 0 {
-                left -= u32::from(distance == limit);
-                nearest.push(at);
+        for (start, block) in (0..).step_by(BLOCK).zip(room.chunks(BLOCK)) {
+            if block.iter().fold(false, |any, distance| any | (*distance <= limit)) {
+                nearest.extend((start..).zip(block).filter(|(_, distance)| **distance <= limit).map(|(at, _)| at));
             }
         }
+        nearest.truncate(2 * count);
     }
 }

@@ -2,7 +2,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::*;
+use super::{sketch::WORDS, *};
 
 const WIDTH: usize = 48;
 
@@ -18,7 +18,7 @@ fn inputs(count: usize, random: &mut ChaCha8Rng) -> Vec<Vec<f32>> {
 }
 
 fn settings() -> CacheSettings {
-    CacheSettings { tokens: 400, neighbours: 32, theta: 20.0, share: 0.2 }
+    CacheSettings { tokens: 400, neighbours: 32, theta: 20.0, share: 0.2, general_weight: 1.0 }
 }
 
 fn filled(inputs: &[Vec<f32>]) -> Recall {
@@ -40,7 +40,7 @@ fn what_is_recalled_is_nearly_what_all_that_is_held_says() {
     let (mut found, mut likely) = (Recollection::default(), Vec::new());
     let mut apart = 0.0;
     for input in asked {
-        recall.look(input, &mut found);
+        recall.look(input, 0.3, &mut found);
         exact.likely(&centered(input), &mut likely);
         assert!((found.tokens.iter().map(|(_, share)| share).sum::<f32>() - 1.0).abs() <= 1e-5);
         let distance = likely.iter().map(|(token, share)| (share - found.of(*token).likely).abs()).sum::<f64>() / 2.0;
@@ -48,21 +48,20 @@ fn what_is_recalled_is_nearly_what_all_that_is_held_says() {
     }
     assert!(apart <= 0.1, "{apart}: the nearest are not found");
     // What is held is found, itself.
-    recall.look(&held[37], &mut found);
+    recall.look(&held[37], 0.3, &mut found);
     assert!(found.nearest > 0.9999 && found.of(37).likely > 0.0);
 }
 
 #[test]
 fn the_nearest_sketches_are_found_in_order() {
     let mut sketches = Sketches::default();
-    (0..9u32).for_each(|at| sketches.put(at as usize, [(1 << (at % 4)) - 1, 0, u64::from(at >= 8), 0]));
+    (0..9u32).for_each(|at| sketches.put(at as usize, [(1 << (at % 4)) - 1, u64::from(at >= 8)]));
     let (mut room, mut nearest) = (Vec::new(), Vec::new());
-    sketches.nearest([0; 4], 4, &mut room, &mut nearest);
-    assert_eq!(room, [0, 1, 2, 3, 0, 1, 2, 3, 1]);
-    assert_eq!(nearest, [0, 1, 4, 5]);
-    sketches.nearest([0; 4], 5, &mut room, &mut nearest);
+    sketches.nearest([0; WORDS], 2, &mut room, &mut nearest);
+    assert_eq!((room.as_slice(), nearest.as_slice()), (&[0, 1, 2, 3, 0, 1, 2, 3, 1][..], &[0, 4][..]));
+    sketches.nearest([0; WORDS], 4, &mut room, &mut nearest);
     assert_eq!(nearest, [0, 1, 4, 5, 8]);
-    sketches.nearest([0; 4], 100, &mut room, &mut nearest);
+    sketches.nearest([0; WORDS], 100, &mut room, &mut nearest);
     assert_eq!(nearest.len(), 9);
 }
 
@@ -91,18 +90,20 @@ fn the_oldest_makes_room_and_a_state_goes_on() {
 #[test]
 fn what_is_near_comes_to_count_and_what_is_far_does_not() {
     let mut gate = Gate::new(0.2);
-    let (near, far) = (0.95, 0.1);
-    let before = [gate.share(near), gate.share(far)];
-    assert!(before[0] > before[1] && gate.share(-1.0) <= 0.0);
+    let (near, far, sure) = (0.95, 0.1, 0.3);
+    let before = [gate.share(near, sure), gate.share(far, sure)];
+    assert!(before[0] > before[1] && gate.share(-1.0, sure) <= 0.0);
     for at in 0..400 {
-        gate.learn(Recalled { nearest: near, likely: if at % 2 == 0 { 0.9 } else { 0.0 } }, 0.1, 1.0);
-        gate.learn(Recalled { nearest: far, likely: 0.0 }, 0.1, 1.0);
+        gate.learn(Recalled { nearest: near, sure, likely: if at % 2 == 0 { 0.9 } else { 0.0 } }, 0.1, 1.0);
+        gate.learn(Recalled { nearest: far, sure, likely: 0.0 }, 0.1, 1.0);
     }
     // The best mixture where half of the tokens are held likely by 0.9 and the others by nothing: the derivative of
     // the mean loss is zero at λ = 0.4375.
-    assert!((gate.share(near) - 0.4375).abs() <= 0.03, "{}", gate.share(near));
-    assert!(gate.share(far) < 0.1 * before[1]);
+    assert!((gate.share(near, sure) - 0.4375).abs() <= 0.03, "{}", gate.share(near, sure));
+    assert!(gate.share(far, sure) < 0.1 * before[1]);
+    // Where the model is surer of itself nothing is known yet.
+    assert!((gate.share(near, 0.9) - before[0]).abs() <= 0.0);
     let mut off = Gate::new(0.0);
-    off.learn(Recalled { nearest: near, likely: 1.0 }, 0.1, 1.0);
-    assert!(off.share(near) <= 0.0);
+    off.learn(Recalled { nearest: near, sure, likely: 1.0 }, 0.1, 1.0);
+    assert!(off.share(near, sure) <= 0.0);
 }

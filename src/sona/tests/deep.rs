@@ -87,7 +87,7 @@ fn a_committed_transaction_serves_and_the_fast_loops_begin_anew() {
     let served = sona.serve().unwrap();
     let passage = Passage::read(bench.engine.as_mut(), served.adapter(), &kept[0].prompt, &kept[0].answer).unwrap();
     let mut found = Recollection::default();
-    recall.look(&passage.hidden[..bench.directions.width], &mut found);
+    recall.look(&passage.hidden[..bench.directions.width], 0.3, &mut found);
     assert!(found.of(kept[0].answer[0]).nearest > 0.999);
     let key = sona.memory().bank().key(&passage.prompt).unwrap();
     assert!(key.iter().zip(&kept[0].key).all(|(a, b)| (a - b).abs() <= 1e-5));

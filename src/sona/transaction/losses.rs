@@ -29,9 +29,9 @@ impl Sona {
         for Trajectory { prompt, answer, .. } in kept {
             let passage = Passage::read(engine, adapter, prompt, answer)?;
             let addition = self.learned_addition(&passage.prompt, share)?;
-            sum += passage.loss_with(&self.blank, &addition, answer, |loss, hidden, token| {
+            sum += passage.loss_with(&self.blank, &addition, answer, |loss, (hidden, sure), token| {
                 let Some(cache) = cache else { return loss };
-                cache.look(hidden, &mut found);
+                cache.look(hidden, sure, &mut found);
                 cache.mixed_loss(loss, found.of(token))
             });
         }

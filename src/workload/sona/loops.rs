@@ -34,6 +34,7 @@ fn loops(section: &Section, cell: &Cell) -> SonaSettings {
             neighbours: own.cache_neighbours as usize,
             theta: own.cache_theta,
             share: own.cache_share,
+            general_weight: own.general_weight,
         }),
         background: background.map(|own| BackgroundSettings {
             patterns: own.patterns as usize,
