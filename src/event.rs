@@ -221,7 +221,7 @@ pub struct LearningStep {
     pub request: u64,
     /// The loop: `instant`, `background` or `deep`.
     pub of: String,
-    /// What came of it: `applied`, `rejected` or `reset`.
+    /// What came of it: `applied`, `rejected`, `reset` or `unjudged`.
     pub decision: String,
     /// The loss it is judged by, before, nats a token.
     #[serde(with = "exact")]

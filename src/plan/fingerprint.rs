@@ -70,6 +70,9 @@ pub(super) fn cell_hash(
     } else if let Some(hash) = recipe.adapter.as_ref().and_then(|adapter| texts.get(adapter.init.as_ref()?)) {
         set(&mut tree, "/adapter/init", hash.clone().into());
     }
+    if let Some(hash) = recipe.sona.as_ref().and_then(|sona| texts.get(sona.init.as_ref()?)) {
+        set(&mut tree, "/sona/init", hash.clone().into());
+    }
     if let Some(workloads) = tree.pointer_mut("/workloads").and_then(Value::as_array_mut) {
         for (workload, written) in workloads.iter_mut().zip(&recipe.workloads) {
             if let Some(Reference { model, kernel_set }) = references.get(&written.to_string()) {

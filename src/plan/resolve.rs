@@ -1,5 +1,5 @@
 //! A recipe on this machine: every cell with its weights, texts, kernel set and memory.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs};
 
 use indexmap::IndexMap;
 
@@ -168,6 +168,16 @@ impl<'a, 'w> Resolver<'a, 'w> {
                 Err(error) => {
                     let place = (self.place)(&path);
                     self.missing.push(Diagnostic::error("text-missing", error.to_string()).at(place));
+                    sound = false;
+                }
+            }
+        }
+        if let Some(init) = recipe.sona.as_ref().and_then(|sona| sona.init.as_ref()) {
+            match fs::read(init) {
+                Ok(state) => _ = texts.insert(init.clone(), blake3::hash(&state).to_hex().to_string()),
+                Err(error) => {
+                    let message = format!("cannot read the state of the learning loops in {init}: {error}");
+                    self.missing.push(Diagnostic::error("state-missing", message).at((self.place)("sona.init")));
                     sound = false;
                 }
             }

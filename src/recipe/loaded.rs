@@ -314,6 +314,9 @@ fn expand_sources(recipe: &mut Recipe, layers: &Layers, environment: Environment
     if let Some(init) = recipe.adapter.as_mut().and_then(|adapter| adapter.init.as_mut()) {
         apply(init, "adapter.init".to_owned(), source::path);
     }
+    if let Some(init) = recipe.sona.as_mut().and_then(|sona| sona.init.as_mut()) {
+        apply(init, "sona.init".to_owned(), source::path);
+    }
     let composed = recipe.adapter.iter_mut().filter_map(|adapter| adapter.compose.as_mut());
     for (index, path) in composed.flat_map(|composed| &mut composed.adapters).enumerate() {
         apply(path, format!("adapter.compose.adapters[{index}]"), source::path);

@@ -2,8 +2,9 @@
 use std::time::Duration;
 
 use super::{
-    Account, Addition, Decision, LoopKind, Memory, Passage, Served, SonaError, Trajectory,
-    memory::Lesson,
+    Account, Addition, Decision, LoopKind, Memory, Passage, Reserve, Served, SonaError, Trajectory,
+    memory::{Drawn, Lesson},
+    passage::Reading,
     serving::{pattern, published},
 };
 use crate::{
@@ -27,9 +28,15 @@ pub struct BackgroundSettings {
     pub judges: usize,
     /// The least cosine to a pattern at which a request is served with what that has learned.
     pub similarity: f64,
-    /// The longest a slice may take; no limit when absent, as where results must not depend on time.
+    /// The longest a slice may take; no limit when absent, as where results must not depend on time. A request is read
+    /// in as many parts as that needs, of as many tokens as the slowest token lately lets into half of it: the rest is
+    /// for what follows the reading, and for a machine that is slower for once. Before any pace is known a part is of
+    /// few tokens.
     pub slice: Option<Duration>,
 }
+
+/// Tokens of the first part that is ever read, before it is known how long a token takes.
+const FIRST_TOKENS: usize = 2;
 
 /// A step under way.
 #[derive(Debug)]
@@ -37,6 +44,8 @@ struct Job {
     /// What its requests are served with beside the pattern's own, from its beginning to its end.
     served: Served,
     lesson: Lesson,
+    /// The request that is being read.
+    reading: Option<(Trajectory, Reading)>,
     request: Request,
     before: LowRank,
     /// The step, once it is made: it is published when nothing speaks against it.
@@ -112,42 +121,41 @@ impl Background {
         }
     }
 
-    /// Does one slice of work, the reading of one kept request, and returns its time, with the account of the
-    /// step it ended, if it ended one. Nothing where there is nothing to learn from yet.
+    /// Does one slice of work, the reading of a part of a kept request and what follows when it is read, and returns
+    /// its time, with the account of the step it ended, if it ended one. Nothing where there is nothing to learn from
+    /// yet.
     pub(super) fn slice(
         &mut self,
         engine: &mut dyn LanguageModel,
         registry: &Registry,
-        memory: &mut Memory,
+        (memory, reserve): (&mut Memory, Option<&Reserve>),
         serve: impl FnOnce() -> Result<Served, SonaError>,
     ) -> Result<Option<(Duration, Option<Account>)>, SonaError> {
         let stopwatch = Stopwatch::start();
-        if self.job.is_none() {
-            let Some(lesson) = memory.draw(self.settings.batch, self.settings.judges)? else { return Ok(None) };
-            let Some(micro) = self.micros.get(lesson.pattern) else { return Ok(None) };
-            self.job = Some(Job {
-                served: serve()?,
-                request: micro.request(0),
-                before: micro.low_rank(),
-                lesson,
-                step: None,
-                sums: [0.0; 2],
-                tokens: 0,
-                time: Duration::ZERO,
-            });
-        }
-        let Some(mut job) = self.job.take() else { return Ok(None) };
-        let decision = match (job.lesson.learned.pop(), &job.step) {
-            (Some(one), _) => self.learn(&mut job, one, engine)?,
-            (None, None) => Some(Decision::Rejected),
-            (None, Some(_)) => match self.judge(&mut job, engine) {
-                Ok(decision) => decision,
-                Err(error) => {
-                    // Unjudged, it must not be published with the next.
-                    self.micros[job.lesson.pattern].undo();
-                    return Err(error);
+        let job = match self.job.take() {
+            Some(job) => job,
+            None => match memory.draw(self.settings.batch, self.settings.judges)? {
+                Drawn::Nothing => return Ok(None),
+                Drawn::Unjudged => {
+                    let time = stopwatch.elapsed();
+                    return Ok(Some((time, Some(unjudged(time, registry.version())))));
                 }
+                Drawn::Lesson(lesson) => self.begin(lesson, serve()?),
             },
+        };
+        let mut job = job;
+        let decision = match self.go_on(&mut job, reserve, engine) {
+            Ok(decision) => decision,
+            Err(error) => {
+                if let Some((_, reading)) = job.reading {
+                    reading.end(engine);
+                }
+                // Unjudged, it must not be published with the next.
+                if job.step.is_some() {
+                    self.micros[job.lesson.pattern].undo();
+                }
+                return Err(error);
+            }
         };
         let Some(decision) = decision else {
             let time = stopwatch.elapsed();
@@ -157,7 +165,7 @@ impl Background {
         };
         let (at, spec) = (job.lesson.pattern, engine.spec());
         let version = match decision {
-            Decision::Rejected => registry.version(),
+            Decision::Rejected | Decision::Unjudged => registry.version(),
             Decision::Applied | Decision::Reset => {
                 registry.insert(&pattern(at), published(spec, &self.micros[at]))?.version
             }
@@ -166,18 +174,72 @@ impl Background {
         Ok(Some((time, Some(account(&job, decision, job.time + time, version)))))
     }
 
-    /// Reads a request, as much of it as there is time for.
-    fn read(&mut self, job: &Job, one: &mut Trajectory, engine: &mut dyn LanguageModel) -> Result<Passage, SonaError> {
-        if let Some(most) = self.settings.slice.filter(|_| self.pace > 0.0) {
-            // Half, since a slice may be slower than any before it.
-            let fitting = (0.5 * most.as_secs_f64() / self.pace) as usize;
-            one.answer.truncate(fitting.saturating_sub(one.prompt.len()).max(1));
+    fn begin(&self, lesson: Lesson, served: Served) -> Job {
+        let micro = &self.micros[lesson.pattern];
+        Job {
+            served,
+            request: micro.request(0),
+            before: micro.low_rank(),
+            lesson,
+            reading: None,
+            step: None,
+            sums: [0.0; 2],
+            tokens: 0,
+            time: Duration::ZERO,
         }
+    }
+
+    /// Reads on in a request, and learns it or judges by it when it is read; returns what came of a step that has
+    /// ended.
+    fn go_on(
+        &mut self,
+        job: &mut Job,
+        reserve: Option<&Reserve>,
+        engine: &mut dyn LanguageModel,
+    ) -> Result<Option<Decision>, SonaError> {
+        let Some((one, passage)) = self.read(job, engine)? else { return Ok(None) };
+        if job.step.is_none() {
+            self.learn(job, &one, &passage, reserve, engine)
+        } else {
+            self.judge(job, &one, &passage, engine)
+        }
+    }
+
+    /// Reads a part of the next request, as much as there is time for; returns it when all of it is read.
+    fn read(
+        &mut self,
+        job: &mut Job,
+        engine: &mut dyn LanguageModel,
+    ) -> Result<Option<(Trajectory, Passage)>, SonaError> {
+        let (one, mut reading) = match job.reading.take() {
+            Some(reading) => reading,
+            None => {
+                let next = if job.step.is_none() { &mut job.lesson.learned } else { &mut job.lesson.judges };
+                let Some(one) = next.pop() else { return Ok(None) };
+                let reading = Reading::begin(engine, job.served.adapter(), &one.prompt, &one.answer)?;
+                (one, reading)
+            }
+        };
+        let most = self.settings.slice.map_or(usize::MAX, |most| match self.pace {
+            pace if pace > 0.0 => (0.5 * most.as_secs_f64() / pace) as usize,
+            _ => FIRST_TOKENS,
+        });
         let stopwatch = Stopwatch::start();
-        let passage = Passage::read(engine, job.served.adapter(), &one.prompt, &one.answer)?;
-        let pace = stopwatch.elapsed().as_secs_f64() / (one.prompt.len() + one.answer.len()) as f64;
+        let before = reading.left();
+        let left = match reading.go_on(engine, most) {
+            Ok(left) => left,
+            Err(error) => {
+                job.reading = Some((one, reading));
+                return Err(error);
+            }
+        };
+        let pace = stopwatch.elapsed().as_secs_f64() / (before - left).max(1) as f64;
         self.pace = pace.max(0.9 * self.pace);
-        Ok(passage)
+        if left > 0 {
+            job.reading = Some((one, reading));
+            return Ok(None);
+        }
+        Ok(Some((one, reading.end(engine))))
     }
 
     /// Takes note of a request, and makes the step where it is the last; returns what came of a step that there is
@@ -185,10 +247,11 @@ impl Background {
     fn learn(
         &mut self,
         job: &mut Job,
-        mut one: Trajectory,
+        one: &Trajectory,
+        passage: &Passage,
+        reserve: Option<&Reserve>,
         engine: &mut dyn LanguageModel,
     ) -> Result<Option<Decision>, SonaError> {
-        let passage = self.read(job, &mut one, engine)?;
         let micro = &mut self.micros[job.lesson.pattern];
         let addition = job.served.addition_with(engine.spec(), Some(&job.before))?;
         passage.record(micro, &addition, &one.answer, &mut job.request)?;
@@ -198,7 +261,12 @@ impl Background {
         let step = micro.step(&job.request, 1.0);
         job.step = Some(step);
         Ok(match step.outcome {
-            Outcome::Applied => None,
+            Outcome::Applied => {
+                if let Some(reserve) = reserve {
+                    reserve.hold(micro);
+                }
+                None
+            }
             Outcome::Rejected => {
                 micro.undo();
                 Some(Decision::Rejected)
@@ -209,17 +277,20 @@ impl Background {
 
     /// Scores a request that is never learned again, before and after the step; returns what all of them say of it
     /// where it is the last.
-    fn judge(&mut self, job: &mut Job, engine: &mut dyn LanguageModel) -> Result<Option<Decision>, SonaError> {
-        if let Some(mut one) = job.lesson.judges.pop() {
-            let passage = self.read(job, &mut one, engine)?;
-            let micro = &self.micros[job.lesson.pattern];
-            let after = micro.low_rank();
-            for (sum, own) in job.sums.iter_mut().zip([&job.before, &after]) {
-                let addition: Addition = job.served.addition_with(engine.spec(), Some(own))?;
-                *sum += passage.loss(micro, &addition, &one.answer) * one.answer.len() as f64;
-            }
-            job.tokens += one.answer.len();
+    fn judge(
+        &mut self,
+        job: &mut Job,
+        one: &Trajectory,
+        passage: &Passage,
+        engine: &mut dyn LanguageModel,
+    ) -> Result<Option<Decision>, SonaError> {
+        let micro = &self.micros[job.lesson.pattern];
+        let after = micro.low_rank();
+        for (sum, own) in job.sums.iter_mut().zip([&job.before, &after]) {
+            let addition: Addition = job.served.addition_with(engine.spec(), Some(own))?;
+            *sum += passage.loss(micro, &addition, &one.answer) * one.answer.len() as f64;
         }
+        job.tokens += one.answer.len();
         if !job.lesson.judges.is_empty() {
             return Ok(None);
         }
@@ -229,6 +300,20 @@ impl Background {
         }
         self.micros[job.lesson.pattern].undo();
         Ok(Some(Decision::Rejected))
+    }
+}
+
+/// The account of a step that was not made.
+fn unjudged(time: Duration, version: u64) -> Account {
+    Account {
+        of: LoopKind::Background,
+        decision: Decision::Unjudged,
+        loss_before: 0.0,
+        loss_after: 0.0,
+        predicted_decrease: 0.0,
+        grad_norm: 0.0,
+        time,
+        version,
     }
 }
 

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Account, Background, BackgroundSettings, Baseline, CacheSettings, Deep, Evidence, Feedback, General, Instant,
-    Memory, MemorySettings, Served, SonaError, Trajectory,
+    Memory, MemorySettings, Reserve, Served, SonaError, Trajectory,
     serving::{BASE, INSTANT, published},
 };
 use crate::{
@@ -43,6 +43,8 @@ pub struct Counters {
 /// The loops, what they share, and what they publish.
 #[derive(Debug)]
 pub struct Sona {
+    /// What a stored state must have been made with.
+    pub(super) settings: SonaSettings,
     pub(super) spec: ModelSpec,
     pub(super) registry: Arc<Registry>,
     /// For its directions: it never learns.
@@ -56,6 +58,10 @@ pub struct Sona {
     /// What transactions go by, and its loss by the model as it came, once that is known.
     pub(super) general: General,
     pub(super) general_static: Option<f64>,
+    /// Requests that were finished since the last transaction.
+    pub(super) since_deep: u64,
+    /// What the fast loops are held against.
+    pub(super) reserve: Option<Reserve>,
 }
 
 impl Sona {
@@ -74,10 +80,13 @@ impl Sona {
         if center.len() != spec.hidden_size {
             return Err(SonaError::Width { what: "the mean input", found: center.len(), needed: spec.hidden_size });
         }
-        let instant = settings.instant.map(|cache| Instant::new(settings.micro, cache, directions, spec.vocab_size));
+        let instant = settings
+            .instant
+            .map(|cache| Instant::new(settings.micro, cache, directions, center.clone(), spec.vocab_size));
         let background =
             settings.background.map(|own| Background::new(own, settings.micro, directions, spec.vocab_size));
         let sona = Self {
+            settings: settings.clone(),
             spec: spec.clone(),
             registry,
             blank: MicroLora::new(settings.micro, directions, spec.vocab_size)?,
@@ -89,9 +98,36 @@ impl Sona {
             counters: Counters::default(),
             general: General::default(),
             general_static: None,
+            since_deep: 0,
+            reserve: None,
         };
         sona.publish()?;
         Ok(sona)
+    }
+
+    /// Holds the fast loops back where they would raise the loss on this general text, prompts with what follows, by
+    /// more than the share `max_drift`, each of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Passage::read`](super::Passage::read).
+    pub fn with_reserve(
+        mut self,
+        engine: &mut dyn LanguageModel,
+        text: Vec<(Vec<u32>, Vec<u32>)>,
+        max_drift: f64,
+    ) -> Result<Self, SonaError> {
+        let base = self.registry.pin_active();
+        self.reserve = Some(Reserve::read(engine, base.adapter(), &self.blank, text, max_drift)?);
+        self.protect();
+        Ok(self)
+    }
+
+    /// Gives micro adapters the precision that the reserve wants.
+    pub(super) fn protect(&mut self) {
+        let Self { reserve: Some(reserve), instant, background, .. } = self else { return };
+        instant.iter_mut().for_each(|instant| reserve.protect(instant.micro_mut()));
+        background.iter_mut().flat_map(Background::micros_mut).for_each(|micro| reserve.protect(micro));
     }
 
     /// Adds the deep loop, and the general text it is judged by, and publishes its adapter as the model's own.
@@ -165,56 +201,6 @@ impl Sona {
         self.blank.request(tokens)
     }
 
-    /// Pins what a request is served with.
-    ///
-    /// # Errors
-    ///
-    /// If the registry lost what was published.
-    pub fn serve(&self) -> Result<Served, SonaError> {
-        Served::pin(&self.registry, self.instant.is_some())
-    }
-
-    /// Adds to what a request is served with the adapter of the pattern it is of, if it is like one, by the inputs of
-    /// the head at the end of its prompt.
-    ///
-    /// # Errors
-    ///
-    /// As [`Bank::key`](super::Bank::key).
-    pub fn recognise(&self, served: &mut Served, prompt: &[f32]) -> Result<(), SonaError> {
-        let Some(background) = &self.background else { return Ok(()) };
-        let nearest = self.memory.bank.nearest(&self.memory.bank.key(prompt)?)?;
-        match nearest.filter(|(_, cosine)| *cosine >= background.settings().similarity) {
-            Some((at, _)) => self.serve_as(served, at),
-            None => Ok(()),
-        }
-    }
-
-    /// Adds to what a request is served with the adapter of a pattern, whatever it is like.
-    ///
-    /// # Errors
-    ///
-    /// If there is no such pattern.
-    pub fn serve_as(&self, served: &mut Served, pattern: usize) -> Result<(), SonaError> {
-        served.pin_pattern(&self.registry, pattern)
-    }
-
-    /// Returns the mean loss of a request's tokens as they were served: as recorded, with the neural cache mixed in
-    /// where the instant loop is on. `hidden` are the inputs of the head at its positions.
-    ///
-    /// # Errors
-    ///
-    /// If the parts are not of one request.
-    pub fn loss(&self, evidence: Evidence<'_>) -> Result<f64, SonaError> {
-        evidence.check(self.spec.hidden_size)?;
-        let Evidence { request, hidden, tokens } = evidence;
-        let mixed = |((loss, hidden), token): ((&f64, &[f32]), &u32)| match &self.instant {
-            Some(instant) => instant.mixed_loss(*loss, hidden, *token),
-            None => *loss,
-        };
-        let positions = request.losses().iter().zip(hidden.chunks_exact(self.spec.hidden_size)).zip(tokens);
-        Ok(positions.map(mixed).sum::<f64>() / tokens.len() as f64)
-    }
-
     /// Ends a request: learns from it at once, and publishes that. Returns the weight it had, and the account of the
     /// instant loop where that is on.
     ///
@@ -223,19 +209,26 @@ impl Sona {
     /// If the evidence is not of the model, or a reward is no number; nothing has changed then.
     pub fn finish(&mut self, evidence: Evidence<'_>, feedback: Feedback) -> Result<(f64, Option<Account>), SonaError> {
         let stopwatch = Stopwatch::start();
-        evidence.check(self.spec.hidden_size)?;
+        evidence.check(self.spec.hidden_size, self.instant.is_some())?;
         let mut baseline = self.baseline;
         let weight = baseline.weight(feedback)?;
         let mut account = None;
         if let Some(instant) = &mut self.instant {
-            let mut learned = instant.learn(evidence, weight)?;
+            let mut learned = instant.learn(evidence, weight, self.reserve.as_mut());
             learned.version = self.registry.insert(INSTANT, published(&self.spec, instant.micro()))?.version;
             learned.time = stopwatch.elapsed();
             account = Some(learned);
         }
         self.baseline = baseline;
         self.counters.requests += 1;
+        self.since_deep += 1;
         Ok((weight, account))
+    }
+
+    /// Returns whether a transaction of the deep loop is due, no request having come for so long.
+    #[must_use]
+    pub fn is_deep_due(&self, idle: Duration) -> bool {
+        self.deep.as_ref().is_some_and(|deep| deep.settings.when.is_due(self.since_deep, idle))
     }
 
     /// Keeps a finished request to be learned again, or to judge by, where a loop does so; `prompt` are the inputs of
@@ -268,9 +261,9 @@ impl Sona {
     /// If the loop is off, or the engine fails.
     pub fn slice(&mut self, engine: &mut dyn LanguageModel) -> Result<Option<(Duration, Option<Account>)>, SonaError> {
         let with_instant = self.instant.is_some();
-        let Self { background, registry, memory, .. } = self;
+        let Self { background, registry, memory, reserve, .. } = self;
         let background = background.as_mut().ok_or(SonaError::Off("background"))?;
-        background.slice(engine, registry, memory, || Served::pin(registry, with_instant))
+        background.slice(engine, registry, (memory, reserve.as_ref()), || Served::pin(registry, with_instant))
     }
 
     /// Runs slices until a step has ended and returns its account; nothing where there is nothing to learn from yet.

@@ -1,13 +1,15 @@
 //! The deep loop: what the fast loops learned moves into an adapter of the whole model.
+mod fold;
+
+use std::time::Duration;
+
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{SonaError, serving::head};
+use super::SonaError;
 use crate::{
     adapt::{
-        compose::{Method, compose, compose_to_rank},
         ewc::{Block, Convention, Space, Strength, Term, normalize},
-        micro_lora::MicroLora,
         optim::{AdamW, Moments, clip_factor, global_norm},
         train::fresh,
     },
@@ -28,7 +30,7 @@ pub struct DeepSettings {
     pub learning_rate: f64,
     /// Updates of a transaction.
     pub steps: u64,
-    /// Kept requests in an update.
+    /// Kept requests in an update; beside them two sequences of general text.
     pub batch: usize,
     /// Sequences drawn from the state before, and learned beside kept requests: two an update.
     pub distilled: usize,
@@ -42,6 +44,25 @@ pub struct DeepSettings {
     pub max_drift: f64,
     /// The gradient's largest norm.
     pub max_grad_norm: f64,
+    /// When a transaction is due.
+    pub when: When,
+}
+
+/// When a transaction of the deep loop is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct When {
+    /// After so many requests.
+    pub every_requests: u64,
+    /// When none came for so long, and any since the last transaction; never when absent.
+    pub idle: Option<Duration>,
+}
+
+impl When {
+    /// Returns whether one is due, so many requests after the last and with none for so long.
+    #[must_use]
+    pub fn is_due(&self, since: u64, idle: Duration) -> bool {
+        since >= self.every_requests || since > 0 && self.idle.is_some_and(|least| idle >= least)
+    }
 }
 
 /// What the training of a transaction did.
@@ -55,10 +76,16 @@ pub(super) struct Course {
 const DISTILLED_SHARE: f64 = 0.5;
 const DISTILLED_BATCH: usize = 2;
 
+/// The same of general text.
+const GENERAL_SHARE: f64 = 1.0;
+const GENERAL_BATCH: usize = 2;
+
 /// An adapter of a model's layers and head, and what protects what it knows.
 pub struct Deep {
     pub(super) settings: DeepSettings,
     trainee: Box<dyn Trainable>,
+    /// General text that is learned again beside kept requests.
+    general: Vec<Vec<u32>>,
     space: Space,
     /// The one that serves, or is about to.
     pub(super) adapter: Adapter,
@@ -84,7 +111,7 @@ impl Deep {
     }
 
     /// Returns a loop that has learned nothing; `trainee` was loaded with its [`Self::beginning`]. What of the
-    /// model matters for `general` text is found here.
+    /// model matters for `general` text is found here; the text itself is learned again with every transaction.
     ///
     /// # Errors
     ///
@@ -93,7 +120,7 @@ impl Deep {
         settings: DeepSettings,
         trainee: Box<dyn Trainable>,
         beginning: Adapter,
-        general: &[Vec<u32>],
+        general: Vec<Vec<u32>>,
         random: &mut ChaCha8Rng,
     ) -> Result<Self, EngineError> {
         let block = |(place, change): (&Place, &LowRank)| {
@@ -101,9 +128,9 @@ impl Deep {
             Block::Outer { outputs, inputs, rank: change.rank, scale: f64::from(change.scale) }
         };
         let space = Space { blocks: beginning.iter().map(block).collect() };
-        let mut deep = Self { settings, space, trainee, adapter: beginning, terms: Vec::new() };
-        let whole: Vec<Scored<'_>> = general.iter().map(|tokens| Scored { tokens, prompt: 0 }).collect();
-        let importance = deep.importance(&whole, random)?;
+        let mut deep = Self { settings, space, trainee, general: Vec::new(), adapter: beginning, terms: Vec::new() };
+        let importance = deep.importance(&unprompted(&general), random)?;
+        deep.general = general;
         deep.terms = vec![Term { anchor: deep.parameters(), importance }];
         Ok(deep)
     }
@@ -154,47 +181,13 @@ impl Deep {
         self.adapter.iter().try_for_each(|(place, change)| self.trainee.set(*place, &change.a, &change.b))
     }
 
-    /// Folds micro adapters, each with its weight, into the adapter's head: their exact sum with it (`cat`), then the
-    /// nearest to that of the adapter's rank (`svd`). Returns the share of the sum that had no room. A direction
-    /// that the sum does not need begins anew, so that it can learn.
-    pub(super) fn fold<'a>(
-        &mut self,
-        micros: impl Iterator<Item = (f64, &'a MicroLora)>,
-        seed: u64,
-    ) -> Result<f64, SonaError> {
-        let spec = self.trainee.spec();
-        let place = head(spec);
-        let Some(own) = self.adapter.get_mut(&place) else { return Ok(0.0) };
-        let whole = |change: LowRank| Adapter::from([(place, change)]);
-        let mut parts = vec![(1.0, whole(own.clone()))];
-        let learned = micros.filter(|(weight, micro)| weight.abs() > 0.0 && !micro.is_zero());
-        parts.extend(learned.map(|(weight, micro)| (weight, whole(micro.low_rank()))));
-        if parts.len() == 1 {
-            return Ok(0.0);
-        }
-        let parts: Vec<(f64, &Adapter)> = parts.iter().map(|(weight, adapter)| (*weight, adapter)).collect();
-        let (rank, width) = (own.rank, spec.hidden_size);
-        let sum = compose(&parts, &Method::Cat)?;
-        let (folded, lost) = compose_to_rank(&[(1.0, &sum)], &Method::Svd { rank })?;
-        let anew = fresh(spec, &[Target::Head], rank, self.settings.scale, seed);
-        let (Some(found), Some(anew)) = (folded.get(&place), anew.get(&place)) else { return Ok(lost) };
-        let factor = found.scale / own.scale;
-        own.b.fill(0.0);
-        for k in 0..rank {
-            let column = |b: &[f32]| -> Vec<f32> { b.iter().skip(k).step_by(found.rank).map(|x| x * factor).collect() };
-            let values = if k < found.rank { column(&found.b) } else { Vec::new() };
-            let needed = values.iter().any(|x| x.abs() > 1.0e-7);
-            let rows = if needed { &found.a } else { &anew.a };
-            own.a[k * width..][..width].copy_from_slice(&rows[k * width..][..width]);
-            if needed {
-                own.b.iter_mut().skip(k).step_by(rank).zip(values).for_each(|(own, value)| *own = value);
-            }
-        }
-        self.settle()?;
-        Ok(lost)
+    /// Goes on from another adapter.
+    pub(super) fn take(&mut self, adapter: Adapter) -> Result<(), EngineError> {
+        self.adapter = adapter;
+        self.settle()
     }
 
-    /// Learns kept requests and what was drawn from the state before, and is pulled to what mattered.
+    /// Learns kept requests, general text and what was drawn from the state before, and is pulled to what mattered.
     pub(super) fn train(
         &mut self,
         kept: &[Scored<'_>],
@@ -202,13 +195,27 @@ impl Deep {
         random: &mut ChaCha8Rng,
     ) -> Result<Course, SonaError> {
         let mut course = Course::default();
+        let general = std::mem::take(&mut self.general);
+        let result = self.descend((kept, distilled, &unprompted(&general)), random, &mut course);
+        self.general = general;
+        result.map(|()| course)
+    }
+
+    fn descend(
+        &mut self,
+        (kept, distilled, general): (&[Scored<'_>], &[Scored<'_>], &[Scored<'_>]),
+        random: &mut ChaCha8Rng,
+        course: &mut Course,
+    ) -> Result<(), SonaError> {
         let mut parameters = self.parameters();
         let mut moments = Moments::new(parameters.len());
         for step in 0..self.settings.steps {
             let mut gradients = Gradients::new();
-            for (from, count, weight) in
-                [(kept, self.settings.batch, 1.0), (distilled, DISTILLED_BATCH, DISTILLED_SHARE)]
-            {
+            for (from, count, weight) in [
+                (kept, self.settings.batch, 1.0),
+                (distilled, DISTILLED_BATCH, DISTILLED_SHARE),
+                (general, GENERAL_BATCH, GENERAL_SHARE),
+            ] {
                 let batch: Vec<Scored<'_>> = match from.len() {
                     0 => continue,
                     all => (0..count).map(|_| from[random.random_range(0..all)]).collect(),
@@ -228,7 +235,7 @@ impl Deep {
             course.predicted_decrease += moved.map(|(g, (b, p))| f64::from(*g) * f64::from(b - p)).sum::<f64>();
             self.put(&parameters)?;
         }
-        Ok(course)
+        Ok(())
     }
 
     /// Takes note of what matters now that a transaction is committed: `F ← γ F + F_new`, at the new place.
@@ -275,4 +282,9 @@ impl Deep {
         }
         flat
     }
+}
+
+/// Returns sequences that count from their first token on.
+fn unprompted(sequences: &[Vec<u32>]) -> Vec<Scored<'_>> {
+    sequences.iter().map(|tokens| Scored { tokens, prompt: 0 }).collect()
 }

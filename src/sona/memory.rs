@@ -1,5 +1,5 @@
 //! What is kept of requests, to be learned again and to judge by.
-use rand::{Rng, SeedableRng};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::{Bank, Reservoir, SonaError, Trajectory};
@@ -26,6 +26,8 @@ pub struct MemorySettings {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Memory {
     extract_every: u64,
+    /// Whether patterns are to be found anew as soon as nobody uses them.
+    pub(super) is_due: bool,
     pub(super) bank: Bank,
     pub(super) replayed: Reservoir,
     pub(super) held_out: Reservoir,
@@ -39,6 +41,7 @@ impl Memory {
         let MemorySettings { replayed, held_out, patterns, extract_every, seed } = settings;
         Self {
             extract_every: extract_every.max(1),
+            is_due: false,
             bank: Bank::new(patterns, center),
             replayed: Reservoir::new(replayed),
             held_out: Reservoir::new(held_out),
@@ -64,8 +67,9 @@ impl Memory {
         &self.held_out
     }
 
-    /// Keeps a request: one in four to judge by, of the first four one at least, the others to be learned again. Moves the pattern it is nearest to,
-    /// and finds all patterns anew where it is time and that `may_extract`; returns which of them are new.
+    /// Keeps a request: one in four to judge by, of the first four one at least, the others to be learned again. Moves
+    /// the pattern it is nearest to, and finds all patterns anew where that is due and `may_extract`, or else the next
+    /// time that it may; returns which of them are new.
     pub(super) fn keep(&mut self, trajectory: Trajectory, may_extract: bool) -> Result<Vec<usize>, SonaError> {
         self.bank.observe(&trajectory.key)?;
         // Nothing can be judged before there is one.
@@ -74,30 +78,45 @@ impl Memory {
         let of = if judges { &mut self.held_out } else { &mut self.replayed };
         of.offer(trajectory, &mut self.random);
         let offered = self.replayed.offered() + self.held_out.offered();
-        if !may_extract || !offered.is_multiple_of(self.extract_every) {
-            return Ok(Vec::new());
-        }
+        self.is_due |= offered.is_multiple_of(self.extract_every);
+        if may_extract && self.is_due { self.extract() } else { Ok(Vec::new()) }
+    }
+
+    /// Finds all patterns anew; returns which of them are new.
+    pub(super) fn extract(&mut self) -> Result<Vec<usize>, SonaError> {
+        self.is_due = false;
         let kept = self.replayed.kept().iter().chain(self.held_out.kept());
         let keys: Vec<&[f32]> = kept.map(|one| one.key.as_slice()).collect();
         self.bank.extract(&keys, &mut self.random)
     }
 
     /// Draws what one step is to be learned from and judged by: a kept request, others of its pattern, and held-out
-    /// requests of that. Nothing where there are none yet.
-    pub(super) fn draw(&mut self, learned: usize, judges: usize) -> Result<Option<Lesson>, SonaError> {
+    /// requests of that.
+    pub(super) fn draw(&mut self, learned: usize, judges: usize) -> Result<Drawn, SonaError> {
         let kept = self.replayed.kept();
         if kept.is_empty() {
-            return Ok(None);
+            return Ok(Drawn::Nothing);
         }
         let first = &kept[self.random.random_range(0..kept.len())];
-        let Some((pattern, _)) = self.bank.nearest(&first.key)? else { return Ok(None) };
+        let Some((pattern, _)) = self.bank.nearest(&first.key)? else { return Ok(Drawn::Nothing) };
         let is_of = |one: &&Trajectory| matches!(self.bank.nearest(&one.key), Ok(Some((own, _))) if own == pattern);
         let others = kept.iter().filter(|one| one.id != first.id).filter(is_of);
         let mut learned = some(others, learned.saturating_sub(1), &mut self.random);
         learned.push(first.clone());
         let judges = some(self.held_out.kept().iter().filter(is_of), judges, &mut self.random);
-        Ok((!judges.is_empty()).then_some(Lesson { pattern, learned, judges }))
+        Ok(if judges.is_empty() { Drawn::Unjudged } else { Drawn::Lesson(Lesson { pattern, learned, judges }) })
     }
+}
+
+/// What was drawn for a step.
+#[derive(Debug)]
+pub(super) enum Drawn {
+    /// There is nothing to learn from yet.
+    Nothing,
+    /// A request of a pattern that no held-out request is of: what it would teach cannot be judged.
+    Unjudged,
+    /// A step.
+    Lesson(Lesson),
 }
 
 /// What one step is about.
@@ -111,12 +130,7 @@ pub(super) struct Lesson {
 /// Returns at most `count` of these, each at most once, in random order.
 fn some<'a>(of: impl Iterator<Item = &'a Trajectory>, count: usize, random: &mut impl Rng) -> Vec<Trajectory> {
     let mut all: Vec<&Trajectory> = of.collect();
-    let wanted = count.min(all.len());
-    for at in 0..wanted {
-        let other = random.random_range(at..all.len());
-        all.swap(at, other);
-    }
-    all[..wanted].iter().map(|one| (*one).clone()).collect()
+    all.partial_shuffle(random, count).0.iter().map(|one| (*one).clone()).collect()
 }
 
 #[cfg(test)]
@@ -135,7 +149,7 @@ mod tests {
     #[test]
     fn what_judges_is_never_learned_again_and_is_of_the_same_kind() {
         let mut memory = Memory::new(settings(), vec![0.0; 2]);
-        assert!(memory.draw(3, 2).unwrap().is_none());
+        assert!(matches!(memory.draw(3, 2).unwrap(), Drawn::Nothing));
         for id in 0..60 {
             let new = memory.keep(of_kind(id), true).unwrap();
             assert_eq!(new.len(), if id == 7 { 2 } else { 0 }, "{id}");
@@ -144,7 +158,9 @@ mod tests {
         let (replayed, held_out) = (kept(memory.replayed()), kept(memory.held_out()));
         assert!((5..=25).contains(&held_out.len()) && held_out.iter().all(|id| !replayed.contains(id)));
         for _ in 0..50 {
-            let Lesson { pattern, learned, judges } = memory.draw(3, 2).unwrap().unwrap();
+            let Drawn::Lesson(Lesson { pattern, learned, judges }) = memory.draw(3, 2).unwrap() else {
+                panic!("both kinds have judges");
+            };
             let kind = learned[0].id % 2;
             assert!(learned.iter().chain(&judges).all(|one| one.id % 2 == kind));
             assert!(learned.iter().all(|one| replayed.contains(&one.id)));
@@ -165,5 +181,16 @@ mod tests {
         let narrow = Trajectory { key: vec![1.0], ..of_kind(9) };
         assert!(matches!(memory.keep(narrow, true), Err(SonaError::Width { .. })));
         assert_eq!(memory.replayed().offered() + memory.held_out().offered(), 8);
+        // What was due is made up for, once.
+        assert_eq!(memory.keep(of_kind(8), true).unwrap().len(), 2);
+        assert!(memory.keep(of_kind(9), true).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_said_to_be_so() {
+        let mut memory = Memory::new(settings(), vec![0.0; 2]);
+        (0..16).for_each(|id| _ = memory.keep(of_kind(id), true).unwrap());
+        memory.held_out = Reservoir::new(4);
+        assert!(matches!(memory.draw(2, 2).unwrap(), Drawn::Unjudged));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! | loop | when | what moves | what decides |
 //! | --- | --- | --- | --- |
-//! | [`Instant`] | at the end of a request, under a millisecond | a rank-2 addition to the head, and a neural cache | the step's own loss (Armijo), recent requests |
-//! | [`Background`] | between requests, a slice at a time | a rank-2 addition to the head for each kind of request | requests of that kind that are never learned again |
+//! | [`Instant`] | at the end of a request, under a millisecond | a rank-2 addition to the head, and a neural cache | the step's own loss (Armijo), recent requests, general text |
+//! | [`Background`] | between requests, a slice at a time | a rank-2 addition to the head for each kind of request | requests of that kind that are never learned again, general text |
 //! | [`Deep`] | after many requests | an adapter of the model's layers and head | general text, and recent requests that are never learned again |
 //!
 //! Complementary learning systems: a fast and forgetful store is replayed into a slow one (`McClelland` et al.
@@ -19,7 +19,9 @@ mod instant;
 mod memory;
 mod passage;
 mod patterns;
+mod recall;
 mod replay;
+mod reserve;
 mod serving;
 mod stored;
 #[cfg(test)]
@@ -31,12 +33,14 @@ use std::time::Duration;
 
 pub use background::{Background, BackgroundSettings};
 pub use coordinator::{Counters, Sona, SonaSettings};
-pub use deep::{Deep, DeepSettings};
-pub use instant::{CacheSettings, Evidence, Instant};
+pub use deep::{Deep, DeepSettings, When};
+pub use instant::{Evidence, Instant};
 pub use memory::{Memory, MemorySettings};
 pub use passage::{KEY_TOKENS, Passage, read_prompt};
 pub use patterns::{Bank, Pattern};
+pub use recall::{CacheSettings, Recall, Recalled, Recollection};
 pub use replay::Reservoir;
+pub use reserve::Reserve;
 pub use serving::{Addition, Served};
 pub use trajectory::{Baseline, Feedback, Trajectory};
 pub use transaction::{General, Transaction, Verdict};
@@ -87,6 +91,14 @@ pub enum SonaError {
     /// The state before could not be sampled from.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
+    /// A file of a state that cannot be read or written.
+    #[error("the state of the learning loops in {path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A stored state that is damaged, or of another model or recipe.
     #[error("a stored state of the learning loops: {0} (begin anew without it)")]
     Stored(String),
@@ -127,6 +139,8 @@ pub enum Decision {
     Rejected,
     /// What had been learned was forgotten: it had made recent requests worse.
     Reset,
+    /// It was not made: no held-out request is of the pattern it would have been about.
+    Unjudged,
 }
 
 impl Decision {
@@ -137,6 +151,7 @@ impl Decision {
             Self::Applied => "applied",
             Self::Rejected => "rejected",
             Self::Reset => "reset",
+            Self::Unjudged => "unjudged",
         }
     }
 }
@@ -149,7 +164,7 @@ pub struct Account {
     pub of: LoopKind,
     /// What came of it.
     pub decision: Decision,
-    /// Before it.
+    /// Before it; 0, as after it, where none was made.
     pub loss_before: f64,
     /// After it, had it been taken.
     pub loss_after: f64,

@@ -1,7 +1,7 @@
 //! A request read through an engine: what it leaves to score, and to learn from.
 use std::sync::Arc;
 
-use super::{Addition, SonaError};
+use super::{Addition, SonaError, recall::greatest};
 use crate::{
     adapt::micro_lora::{MicroLora, MicroLoraError, Request},
     engine::{Adapter, Chunk, LanguageModel, LogitRows, SequenceId},
@@ -11,7 +11,7 @@ use crate::{
 pub const KEY_TOKENS: usize = 16;
 
 /// A prompt with its answer, as a model with an adapter reads them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Passage {
     /// The inputs of the head at the last tokens of the prompt, `[rows, E]`.
     pub prompt: Vec<f32>,
@@ -35,26 +35,10 @@ impl Passage {
         prompt: &[u32],
         answer: &[u32],
     ) -> Result<Self, SonaError> {
-        let Some((_, answered)) = answer.split_last().filter(|_| !prompt.is_empty()) else {
-            return Err(SonaError::Empty);
-        };
-        engine.keep_hidden(true)?;
-        let sequence = engine.open()?;
-        let mut read = || {
-            engine.attach(sequence, adapter.cloned())?;
-            let (prompt, mut logits) = read_prompt(engine, sequence, prompt)?;
-            let (vocab_size, hidden_size) = (logits.len(), engine.spec().hidden_size);
-            let mut hidden = prompt[prompt.len() - hidden_size..].to_vec();
-            if !answered.is_empty() {
-                let rest = engine.step(&[Chunk { sequence, tokens: answered, logits: LogitRows::All }])?.remove(0);
-                logits.extend(rest.values);
-                hidden.extend(engine.hidden());
-            }
-            Ok(Self { prompt, hidden, logits, vocab_size, hidden_size })
-        };
-        let passage = read();
-        engine.close(sequence);
-        passage
+        let mut reading = Reading::begin(engine, adapter, prompt, answer)?;
+        let read = reading.go_on(engine, usize::MAX);
+        let passage = reading.end(engine);
+        read.map(|_| passage)
     }
 
     /// Takes note of every position in a request, under an addition, for micro adapters with the directions of
@@ -84,14 +68,103 @@ impl Passage {
     /// Returns the mean loss of the answer under an addition with the directions of `micro`.
     #[must_use]
     pub fn loss(&self, micro: &MicroLora, addition: &Addition, answer: &[u32]) -> f64 {
+        self.loss_with(micro, addition, answer, |loss, _, _| loss)
+    }
+
+    /// Returns what [`Self::loss`] does, where what else is mixed into a prediction makes of the loss of a token what
+    /// `mixed` returns, by the input of the head and by how likely the likeliest token is.
+    pub(super) fn loss_with(
+        &self,
+        micro: &MicroLora,
+        addition: &Addition,
+        answer: &[u32],
+        mut mixed: impl FnMut(f64, (&[f32], f32), u32) -> f64,
+    ) -> f64 {
         let mut row = vec![0.0; self.vocab_size];
         let loss = |((hidden, logits), token): ((&[f32], &[f32]), &u32)| {
             row.copy_from_slice(logits);
             addition.apply(micro.project(hidden), &mut row);
-            ruvlab_kernels::log_sum_exp_f32(&row) - f64::from(row[*token as usize])
+            let normaliser = ruvlab_kernels::log_sum_exp_f32(&row);
+            let sure = (greatest(&row) - normaliser as f32).exp();
+            mixed(normaliser - f64::from(row[*token as usize]), (hidden, sure), *token)
         };
         let positions = self.hidden.chunks_exact(self.hidden_size).zip(self.logits.chunks_exact(self.vocab_size));
         positions.zip(answer).map(loss).sum::<f64>() / answer.len() as f64
+    }
+}
+
+/// A prompt with its answer that is read a part at a time.
+#[derive(Debug)]
+pub(super) struct Reading {
+    sequence: SequenceId,
+    /// The prompt and all of its answer but for the last token, which is only predicted.
+    tokens: Vec<u32>,
+    prompt: usize,
+    read: usize,
+    passage: Passage,
+}
+
+impl Reading {
+    /// Opens a sequence for it.
+    pub(super) fn begin(
+        engine: &mut dyn LanguageModel,
+        adapter: Option<&Arc<Adapter>>,
+        prompt: &[u32],
+        answer: &[u32],
+    ) -> Result<Self, SonaError> {
+        let Some((_, answered)) = answer.split_last().filter(|_| !prompt.is_empty()) else {
+            return Err(SonaError::Empty);
+        };
+        engine.keep_hidden(true)?;
+        let sequence = engine.open()?;
+        if let Err(error) = engine.attach(sequence, adapter.cloned()) {
+            engine.close(sequence);
+            return Err(error.into());
+        }
+        let (vocab_size, hidden_size) = (engine.spec().vocab_size, engine.spec().hidden_size);
+        let passage = Passage { vocab_size, hidden_size, ..Passage::default() };
+        Ok(Self { sequence, tokens: [prompt, answered].concat(), prompt: prompt.len(), read: 0, passage })
+    }
+
+    /// Returns how many tokens are left to be read.
+    pub(super) fn left(&self) -> usize {
+        self.tokens.len() - self.read
+    }
+
+    /// Reads on, so many tokens at the most, and at least one; returns how many are left.
+    pub(super) fn go_on(&mut self, engine: &mut dyn LanguageModel, most: usize) -> Result<usize, SonaError> {
+        let mut left = most.max(1);
+        let Self { sequence, tokens, prompt, read, passage } = self;
+        engine.keep_hidden(true)?;
+        while left > 0 && *read < tokens.len() {
+            // Logits are needed of the answer alone, inputs of the head of the prompt's end, too.
+            let keyed = prompt.saturating_sub(KEY_TOKENS);
+            let end = [keyed, *prompt, tokens.len()].into_iter().find(|end| *end > *read).unwrap_or(tokens.len());
+            let end = end.min(read.saturating_add(left));
+            let logits = if end <= keyed { LogitRows::Last } else { LogitRows::All };
+            let chunk = Chunk { sequence: *sequence, tokens: &tokens[*read..end], logits };
+            let rows = engine.step(&[chunk])?.remove(0);
+            let hidden = engine.hidden();
+            if *read >= *prompt {
+                passage.logits.extend(rows.values);
+                passage.hidden.extend(hidden);
+            } else if end > keyed {
+                passage.prompt.extend(hidden);
+                if end == *prompt {
+                    passage.logits.extend(rows.row(rows.rows - 1));
+                    passage.hidden.extend(&hidden[hidden.len() - passage.hidden_size..]);
+                }
+            }
+            left -= end - *read;
+            *read = end;
+        }
+        Ok(tokens.len() - *read)
+    }
+
+    /// Closes its sequence and returns what was read.
+    pub(super) fn end(self, engine: &mut dyn LanguageModel) -> Passage {
+        engine.close(self.sequence);
+        self.passage
     }
 }
 

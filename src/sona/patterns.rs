@@ -62,6 +62,10 @@ impl Bank {
         Self { most: most.max(1), center, patterns: Vec::new() }
     }
 
+    pub(super) fn center(&self) -> &[f32] {
+        &self.center
+    }
+
     /// Returns the patterns.
     #[must_use]
     pub fn patterns(&self) -> &[Pattern] {

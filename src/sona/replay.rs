@@ -46,6 +46,11 @@ impl Reservoir {
         &self.kept
     }
 
+    /// Puts other keys in the place of the requests' own, in their order.
+    pub(super) fn rekey(&mut self, keys: Vec<Vec<f32>>) {
+        self.kept.iter_mut().zip(keys).for_each(|(one, key)| one.key = key);
+    }
+
     /// Returns how many it can have.
     #[must_use]
     pub fn capacity(&self) -> usize {

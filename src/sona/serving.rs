@@ -1,10 +1,10 @@
 //! What one request is served with.
 use std::sync::Arc;
 
-use super::SonaError;
+use super::{Evidence, Instant, Recalled, Recollection, Sona, SonaError};
 use crate::{
     adapt::{
-        micro_lora::MicroLora,
+        micro_lora::{MicroLora, Request},
         registry::{Pinned, Registry},
     },
     engine::{Adapter, LowRank, Place, Target},
@@ -41,15 +41,15 @@ pub struct Addition {
     width: usize,
     /// `[2, E]`.
     a: Vec<f32>,
-    /// `[V, 2]`, times its scale; empty where nothing is added.
-    b: Vec<[f32; RANK]>,
+    /// Each `[V]`, times its scale; empty where nothing is added.
+    b: [Vec<f32>; RANK],
 }
 
 impl Addition {
     /// Returns one that adds nothing.
     #[must_use]
     pub fn none() -> Self {
-        Self { width: 0, a: Vec::new(), b: Vec::new() }
+        Self { width: 0, a: Vec::new(), b: Default::default() }
     }
 
     /// Returns the sum of these additions to a head whose input has `width` values.
@@ -68,13 +68,15 @@ impl Addition {
             }
             let mut directions = a.clone();
             directions.resize(RANK * width, 0.0);
-            if sum.b.is_empty() {
-                sum = Self { width, a: directions, b: vec![[0.0; RANK]; b.len() / rank] };
-            } else if sum.a != directions || b.len() != rank * sum.b.len() {
-                return Err(SonaError::Width { what: "a micro adapter", found: b.len(), needed: sum.b.len() * rank });
+            let rows = sum.b[0].len();
+            if rows == 0 {
+                sum = Self { width, a: directions, b: std::array::from_fn(|_| vec![0.0; b.len() / rank]) };
+            } else if sum.a != directions || b.len() != rank * rows {
+                return Err(SonaError::Width { what: "a micro adapter", found: b.len(), needed: rows * rank });
             }
-            for (row, more) in sum.b.iter_mut().zip(b.chunks_exact(*rank)) {
-                row.iter_mut().zip(more).for_each(|(sum, value)| *sum += scale * value);
+            for (k, column) in sum.b.iter_mut().take(*rank).enumerate() {
+                let more = b.iter().skip(k).step_by(*rank);
+                column.iter_mut().zip(more).for_each(|(sum, value)| *sum += scale * value);
             }
         }
         Ok(sum)
@@ -86,13 +88,14 @@ impl Addition {
     ///
     /// If the logits are not of the model.
     pub fn apply(&self, projected: [f32; RANK], logits: &mut [f32]) {
-        if self.b.is_empty() {
+        let [one, two] = &self.b;
+        if one.is_empty() {
             return;
         }
-        assert!(logits.len() == self.b.len(), "{} logits, {} wanted", logits.len(), self.b.len());
+        assert!(logits.len() == one.len(), "{} logits, {} wanted", logits.len(), one.len());
         let [first, second] = projected;
-        for (logit, row) in logits.iter_mut().zip(&self.b) {
-            *logit += row[0] * first + row[1] * second;
+        for ((logit, a), b) in logits.iter_mut().zip(one).zip(two) {
+            *logit += a * first + b * second;
         }
     }
 }
@@ -152,5 +155,88 @@ impl Served {
         let pinned = [self.instant.as_ref(), self.pattern.as_ref().map(|(_, pinned)| pinned)];
         let parts = pinned.into_iter().flatten().filter_map(|pinned| pinned.adapter()?.get(&place));
         Addition::of(parts.chain(more), spec.hidden_size)
+    }
+}
+
+impl Sona {
+    /// Pins what a request is served with.
+    ///
+    /// # Errors
+    ///
+    /// If the registry lost what was published.
+    pub fn serve(&self) -> Result<Served, SonaError> {
+        Served::pin(&self.registry, self.instant.is_some())
+    }
+
+    /// Adds to what a request is served with the adapter of the pattern it is of, if it is like one, by the inputs of
+    /// the head at the end of its prompt.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bank::key`](super::Bank::key).
+    pub fn recognise(&self, served: &mut Served, prompt: &[f32]) -> Result<(), SonaError> {
+        self.pattern_of(prompt)?.map_or(Ok(()), |at| self.serve_as(served, at))
+    }
+
+    /// Returns the pattern whose adapter a prompt is served with.
+    fn pattern_of(&self, prompt: &[f32]) -> Result<Option<usize>, SonaError> {
+        let Some(background) = &self.background else { return Ok(None) };
+        let nearest = self.memory.bank.nearest(&self.memory.bank.key(prompt)?)?;
+        Ok(nearest.filter(|(_, cosine)| *cosine >= background.settings().similarity).map(|(at, _)| at))
+    }
+
+    /// Returns a share of what micro adapters add where a prompt is answered.
+    pub(super) fn learned_addition(&self, prompt: &[f32], share: f64) -> Result<Addition, SonaError> {
+        let own = self.pattern_of(prompt)?;
+        let pattern = self.background.iter().zip(own).filter_map(|(background, at)| background.micros().get(at));
+        let micros = self.instant.iter().map(Instant::micro).chain(pattern);
+        let parts: Vec<LowRank> = micros
+            .map(|micro| {
+                let change = micro.low_rank();
+                LowRank { scale: change.scale * share as f32, ..change }
+            })
+            .collect();
+        Addition::of(&parts, self.spec.hidden_size)
+    }
+
+    /// Adds to what a request is served with the adapter of a pattern, whatever it is like.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such pattern.
+    pub fn serve_as(&self, served: &mut Served, pattern: usize) -> Result<(), SonaError> {
+        served.pin_pattern(&self.registry, pattern)
+    }
+
+    /// Returns the mean loss of a request's tokens as they were served: as recorded, with the neural cache mixed in
+    /// where the instant loop is on.
+    ///
+    /// # Errors
+    ///
+    /// If the parts are not of one request.
+    pub fn loss(&self, evidence: Evidence<'_>) -> Result<f64, SonaError> {
+        evidence.check(self.spec.hidden_size, self.instant.is_some())?;
+        let Evidence { request, recalled, .. } = evidence;
+        let Some(instant) = &self.instant else { return Ok(request.mean_loss()) };
+        let positions = request.losses().iter().zip(recalled);
+        let mixed = positions.map(|(loss, recalled)| instant.recall.mixed_loss(*loss, *recalled));
+        Ok(mixed.sum::<f64>() / recalled.len() as f64)
+    }
+
+    /// Leaves in `recalled` what the neural cache holds of a request's tokens at these inputs of the head; nothing without
+    /// the instant loop.
+    ///
+    /// # Panics
+    ///
+    /// If an input has another width.
+    pub fn recall(&self, request: &Request, hidden: &[f32], tokens: &[u32], recalled: &mut Vec<Recalled>) {
+        recalled.clear();
+        let Some(instant) = &self.instant else { return };
+        let mut found = Recollection::default();
+        let positions = hidden.chunks_exact(self.spec.hidden_size).zip(tokens).zip(request.sure());
+        recalled.extend(positions.map(|((hidden, token), sure)| {
+            instant.recall.look(hidden, sure, &mut found);
+            found.of(*token)
+        }));
     }
 }

@@ -1,19 +1,25 @@
 //! A transaction of the deep loop: what it learned serves, or nothing of it is left.
+mod losses;
+mod teacher;
+
 use std::sync::Arc;
 
+use losses::Kept;
 use rand::Rng;
-use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Account, Addition, Decision, LoopKind, Passage, Served, Sona, SonaError, Trajectory,
+    Account, Decision, LoopKind, Sona, SonaError, Trajectory,
     deep::Course,
     serving::{BASE, INSTANT, published},
 };
 use crate::{
     clock::Stopwatch,
-    engine::{Adapter, Chunk, LanguageModel, LogitRows, Scored},
-    model::sampler::{Sampler, Sampling},
+    engine::{Adapter, LanguageModel, Scored},
 };
+
+/// How much of the way from the state before to what was trained is tried: drift grows with its square, what is
+/// gained more nearly with itself.
+const SHARES: [f64; 4] = [1.0, 0.7, 0.45, 0.25];
 
 /// General text that transactions go by.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,11 +35,12 @@ pub struct General {
 pub struct Verdict {
     /// On general text, of the model as it came.
     pub general_static: f64,
-    /// On general text, of the candidate.
+    /// On general text, of the candidate's adapter.
     pub general: f64,
-    /// On kept requests that are never learned again, as they were served before, without the cache.
+    /// On kept requests that are never learned again, as they were served before, with a cache of
+    /// requests that are learned again.
     pub recent_before: f64,
-    /// On the same, of the candidate.
+    /// On the same, as the candidate would serve them.
     pub recent: f64,
 }
 
@@ -52,16 +59,37 @@ pub struct Transaction {
     pub account: Account,
     /// What decided.
     pub verdict: Verdict,
+    /// How much of the way to what was trained the candidate went.
+    pub share: f64,
     /// The share of what was folded that had no room in the adapter's rank.
     pub folded_lost: f64,
     /// Bytes that were compared after a rollback, all equal; 0 of a commit.
     pub compared_bytes: usize,
 }
 
+/// What a transaction came to before it was decided.
+struct Attempt {
+    course: Course,
+    folded_lost: f64,
+    candidate: Candidate,
+    /// What the candidate makes of kept requests.
+    kept: Kept,
+    recent: f64,
+    max_drift: f64,
+}
+
+/// An adapter on trial.
+struct Candidate {
+    share: f64,
+    adapter: Arc<Adapter>,
+    general: f64,
+}
+
 impl Sona {
-    /// Runs a transaction of the deep loop: folds what the other loops learned into the adapter, trains that,
-    /// publishes it on trial, and commits it or rolls everything back; nothing where there is nothing to learn
-    /// from yet, or to judge by. A background step under way is ended first.
+    /// Runs a transaction of the deep loop: folds what the other loops learned into the adapter and trains that, goes so
+    /// far towards it as general text allows and kept requests gain by, publishes that on trial, and commits it or
+    /// rolls everything back; nothing where there is nothing to learn from yet, or to judge by. A background step
+    /// under way is ended first.
     ///
     /// # Errors
     ///
@@ -75,15 +103,19 @@ impl Sona {
             return Ok(None);
         }
         let stopwatch = Stopwatch::start();
+        self.since_deep = 0;
         let general_static = match self.general_static {
             Some(known) => known,
             None => *self.general_static.insert(self.general_loss(engine, None)?),
         };
         let before = self.learned();
-        let recent_before = self.recent_loss(engine)?;
-        let drawn = self.teach(engine)?;
+        let base = self.registry.pin_active();
+        // What serves knows the requests that judge by heart: a cache of the others does not.
+        let cache = self.read_kept(engine, base.adapter())?.cache;
+        let recent_before = self.recent_loss(engine, base.adapter(), 1.0, cache.as_ref())?;
+        let drawn = self.teach(engine, base.adapter())?;
         let version = self.registry.version();
-        let attempt = match self.attempt(engine, &drawn) {
+        let attempt = match self.attempt(engine, &drawn, general_static) {
             Ok(Some(attempt)) => attempt,
             Ok(None) => return Ok(None),
             Err(error) => {
@@ -95,10 +127,11 @@ impl Sona {
                 return Err(error);
             }
         };
-        let Attempt { course, folded_lost, recent, general, max_drift } = attempt;
-        let verdict = Verdict { general_static, general, recent_before, recent };
+        let Attempt { course, folded_lost, ref candidate, recent, max_drift, .. } = attempt;
+        let verdict = Verdict { general_static, general: candidate.general, recent_before, recent };
+        let share = candidate.share;
         let (decision, compared_bytes) = if verdict.commits(max_drift) {
-            self.commit()?;
+            self.commit(engine, attempt)?;
             (Decision::Applied, 0)
         } else {
             (Decision::Rejected, self.roll_back(&before)?)
@@ -113,17 +146,20 @@ impl Sona {
             time: stopwatch.elapsed(),
             version: self.registry.version(),
         };
-        Ok(Some(Transaction { account, verdict, folded_lost, compared_bytes }))
+        Ok(Some(Transaction { account, verdict, share, folded_lost, compared_bytes }))
     }
 
-    /// Folds and trains, publishes the result on trial and judges it as it would serve; nothing without a deep loop.
+    /// Folds and trains, publishes the best of the way there on trial and judges it as it would serve; nothing without
+    /// a deep loop.
     fn attempt(
         &mut self,
         engine: &mut dyn LanguageModel,
         drawn: &[(usize, Vec<u32>)],
+        general_static: f64,
     ) -> Result<Option<Attempt>, SonaError> {
         let shares = self.shares();
         let Self { deep: Some(deep), instant, background, memory, .. } = self else { return Ok(None) };
+        let from = deep.adapter().clone();
         let micros = background.iter().flat_map(|background| shares.iter().copied().zip(background.micros()));
         let instant = instant.iter().map(|instant| (1.0, instant.micro()));
         let folded_lost = deep.fold(instant.chain(micros), memory.random.random())?;
@@ -133,28 +169,68 @@ impl Sona {
             drawn.iter().map(|(prompt, tokens)| Scored { tokens, prompt: *prompt }).collect();
         let course = deep.train(&scored(kept, &whole), &distilled, &mut memory.random)?;
         let max_drift = deep.settings.max_drift;
-        self.registry.insert(BASE, deep.adapter().clone())?;
-        let trial = Served::pin(&self.registry, false)?;
-        let recent = self.held_out_loss(engine, &trial, |_, _| Ok(Addition::none()))?;
-        let general = self.general_loss(engine, Some(&trial))?;
-        Ok(Some(Attempt { course, folded_lost, recent, general, max_drift }))
+        let candidate = self.choose(engine, &from, general_static * (1.0 + max_drift))?;
+        if let Some(deep) = &mut self.deep {
+            deep.take(Adapter::clone(&candidate.adapter))?;
+        }
+        self.registry.insert(BASE, Arc::clone(&candidate.adapter))?;
+        let kept = self.read_kept(engine, Some(&candidate.adapter))?;
+        let recent = self.recent_loss(engine, Some(&candidate.adapter), 1.0 - candidate.share, kept.cache.as_ref())?;
+        Ok(Some(Attempt { course, folded_lost, candidate, kept, recent, max_drift }))
     }
 
-    /// Takes a trial for good: the micro adapters begin anew, since the adapter has what they knew.
-    fn commit(&mut self) -> Result<(), SonaError> {
-        if let Some(deep) = &mut self.deep {
-            let kept = self.memory.replayed.kept();
+    /// Returns that part of the way from an adapter to what was trained by which kept requests gain most, the cache
+    /// left aside, of those where the loss on general text is no more than `most`; the shortest where none is.
+    fn choose(&mut self, engine: &mut dyn LanguageModel, from: &Adapter, most: f64) -> Result<Candidate, SonaError> {
+        let seed = self.memory.random.random();
+        let mut best: Option<(f64, Candidate)> = None;
+        let mut shortest = None;
+        for share in SHARES {
+            let Some(deep) = &self.deep else { break };
+            let adapter = Arc::new(deep.on_the_way(from, share, seed)?);
+            let general = self.general_loss(engine, Some(&adapter))?;
+            let candidate = Candidate { share, adapter, general };
+            if general <= most {
+                let recent = self.recent_loss(engine, Some(&candidate.adapter), 1.0 - share, None)?;
+                if best.as_ref().is_none_or(|(least, _)| recent < *least) {
+                    best = Some((recent, candidate));
+                }
+            } else {
+                shortest = Some(candidate);
+            }
+        }
+        best.map(|(_, candidate)| candidate).or(shortest).ok_or(SonaError::Off("deep"))
+    }
+
+    /// Takes a trial for good. What of the micro adapters the adapter has now they forget; the cache and the keys of
+    /// what is kept, and general text, are as the adapter reads them.
+    fn commit(&mut self, engine: &mut dyn LanguageModel, attempt: Attempt) -> Result<(), SonaError> {
+        let Attempt { candidate, kept: Kept { cache, replayed, held_out }, .. } = attempt;
+        let Self { deep, instant, background, memory, registry, spec, .. } = self;
+        if let Some(deep) = deep {
+            let kept = memory.replayed.kept();
             let whole: Vec<Vec<u32>> = kept.iter().map(whole).collect();
-            deep.consolidate(&scored(kept, &whole), &mut self.memory.random)?;
+            deep.consolidate(&scored(kept, &whole), &mut memory.random)?;
         }
-        if let Some(instant) = &mut self.instant {
-            instant.micro_mut().reset();
-            self.registry.insert(INSTANT, published(&self.spec, instant.micro()))?;
+        let left = (1.0 - candidate.share) as f32;
+        if let Some(instant) = instant {
+            instant.micro_mut().keep_share(left);
+            if let Some(cache) = cache {
+                instant.recall = cache;
+            }
+            registry.insert(INSTANT, published(spec, instant.micro()))?;
         }
-        if let Some(background) = &mut self.background {
-            let all: Vec<usize> = (0..background.micros().len()).collect();
-            background.forget(&all);
-            background.publish(&self.registry, &self.spec)?;
+        memory.replayed.rekey(replayed);
+        memory.held_out.rekey(held_out);
+        let new = if memory.bank.patterns().is_empty() { Vec::new() } else { memory.extract()? };
+        if let Some(background) = background {
+            background.micros_mut().iter_mut().for_each(|micro| micro.keep_share(left));
+            background.forget(&new);
+            background.publish(registry, spec)?;
+        }
+        if let Some(reserve) = &self.reserve {
+            self.reserve = Some(reserve.read_again(engine, Some(&candidate.adapter), &self.blank)?);
+            self.protect();
         }
         self.counters.commits += 1;
         Ok(())
@@ -182,74 +258,6 @@ impl Sona {
         let total = counts.clone().sum::<f64>().max(1.0);
         counts.map(|count| count / total).collect()
     }
-
-    /// Returns the mean loss of requests that are never learned again, each as it would be served now.
-    fn recent_loss(&self, engine: &mut dyn LanguageModel) -> Result<f64, SonaError> {
-        let served = self.serve()?;
-        self.held_out_loss(engine, &served, |sona, passage| {
-            let mut served = sona.serve()?;
-            sona.recognise(&mut served, &passage.prompt)?;
-            served.addition(&sona.spec)
-        })
-    }
-
-    fn held_out_loss(
-        &self,
-        engine: &mut dyn LanguageModel,
-        served: &Served,
-        addition: impl Fn(&Self, &Passage) -> Result<Addition, SonaError>,
-    ) -> Result<f64, SonaError> {
-        let kept = self.memory.held_out.kept();
-        let mut sum = 0.0;
-        for Trajectory { prompt, answer, .. } in kept {
-            let passage = Passage::read(engine, served.adapter(), prompt, answer)?;
-            sum += passage.loss(&self.blank, &addition(self, &passage)?, answer);
-        }
-        Ok(sum / kept.len() as f64)
-    }
-
-    /// Returns the mean loss on general text with the adapter of a trial, or of the model as it came.
-    fn general_loss(&self, engine: &mut dyn LanguageModel, trial: Option<&Served>) -> Result<f64, SonaError> {
-        let mut sum = 0.0;
-        for (prompt, answer) in &self.general.guard {
-            let passage = Passage::read(engine, trial.and_then(Served::adapter), prompt, answer)?;
-            sum += passage.loss(&self.blank, &Addition::none(), answer);
-        }
-        Ok(sum / self.general.guard.len() as f64)
-    }
-
-    /// Returns sequences drawn from the state as it serves, each with the tokens of its prompt: after prompts of
-    /// kept requests and after general text, half of each. Learning them descends `KL(before ‖ after)` of whole
-    /// sequences, without bias (sequence-level distillation, arXiv 1606.07947, by samples).
-    fn teach(&mut self, engine: &mut dyn LanguageModel) -> Result<Vec<(usize, Vec<u32>)>, SonaError> {
-        let Some(wanted) = self.deep.as_ref().map(|deep| deep.settings.distilled) else { return Ok(Vec::new()) };
-        let served = self.serve()?;
-        let addition = served.addition(&self.spec)?;
-        let random = &mut self.memory.random;
-        let kept = self.memory.replayed.kept();
-        let length = kept.first().map_or(1, |one| one.answer.len());
-        let mut drawn = Vec::with_capacity(wanted);
-        for at in 0..wanted {
-            let general = &self.general.prompts;
-            let prompt = match at % 2 {
-                0 if !general.is_empty() => &general[random.random_range(0..general.len())],
-                _ => &kept[random.random_range(0..kept.len())].prompt,
-            };
-            let project = |hidden: &[f32]| self.blank.project(hidden);
-            let add = |hidden: &[f32], logits: &mut [f32]| addition.apply(project(hidden), logits);
-            drawn.push((prompt.len(), go_on(engine, served.adapter(), add, prompt, length, random)?));
-        }
-        Ok(drawn)
-    }
-}
-
-/// What a transaction came to before it was decided.
-struct Attempt {
-    course: Course,
-    folded_lost: f64,
-    recent: f64,
-    general: f64,
-    max_drift: f64,
 }
 
 /// Returns requests as sequences of which only the answers count.
@@ -261,34 +269,4 @@ fn scored<'a>(requests: &[Trajectory], whole: &'a [Vec<u32>]) -> Vec<Scored<'a>>
 /// Returns a request as one sequence.
 fn whole(one: &Trajectory) -> Vec<u32> {
     [one.prompt.as_slice(), &one.answer].concat()
-}
-
-/// Returns a prompt with so many tokens after it, drawn as a model with an adapter and an addition holds them likely.
-fn go_on(
-    engine: &mut dyn LanguageModel,
-    adapter: Option<&Arc<Adapter>>,
-    add: impl Fn(&[f32], &mut [f32]),
-    prompt: &[u32],
-    tokens: usize,
-    random: &mut ChaCha8Rng,
-) -> Result<Vec<u32>, SonaError> {
-    engine.keep_hidden(true)?;
-    let mut sampler = Sampler::new(Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 }, random.random());
-    let sequence = engine.open()?;
-    let mut write = || {
-        engine.attach(sequence, adapter.cloned())?;
-        let mut text = prompt.to_vec();
-        let mut next = 0..prompt.len();
-        for _ in 0..tokens {
-            let chunk = Chunk { sequence, tokens: &text[next], logits: LogitRows::Last };
-            let mut logits = engine.step(&[chunk])?.remove(0).values;
-            add(engine.hidden(), &mut logits);
-            text.push(sampler.sample(&logits)?);
-            next = text.len() - 1..text.len();
-        }
-        Ok(text)
-    };
-    let text = write();
-    engine.close(sequence);
-    text
 }

@@ -374,7 +374,9 @@ fn workloads(
                 let prompts = Prompts::new(cell)?;
                 adapt::run_speed(adapt, cell, &prompts, &mut loaded, recorder)?;
             }
-            (Workload::Sona(stream), LaunchTask::Quality) => sona::run(stream, cell, &mut loaded, recorder)?,
+            (Workload::Sona(stream), LaunchTask::Quality) => {
+                sona::run(stream, cell, &mut loaded, artifacts, recorder)?;
+            }
             (Workload::Sona(stream), LaunchTask::Speed) => sona::run_speed(stream, cell, &mut loaded, recorder)?,
             (
                 Workload::Prefill(_)

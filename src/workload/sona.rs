@@ -7,7 +7,7 @@ mod results;
 mod speed;
 mod texts;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use feedback::{Answer, Outcome, outcomes};
 use loops::begin;
@@ -15,19 +15,20 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use results::Results;
 pub(super) use speed::run as run_speed;
-use texts::{CALIBRATION, DRIFT, OTHERS, PLACEBO, Pair, Texts, pair};
+use texts::{CALIBRATION, DRIFT, OTHERS, Pair, Texts, pair};
 
 use super::{
     launch::{LaunchError, Loaded},
     prompt::derive_seed,
     recorder::Recorder,
+    train::file_name,
 };
 use crate::{
     adapt::micro_lora::Request,
     event::LearningRequest,
     plan::Cell,
     recipe::schema::{Adapt, RequestOrder, SonaControl, SonaStream},
-    sona::{Account, Addition, Evidence, Feedback, Passage, Served, Sona, Verdict},
+    sona::{Account, Addition, Evidence, Feedback, Passage, Recalled, Served, Sona, Verdict},
 };
 
 /// The loops of a recipe at work on a stream.
@@ -38,10 +39,9 @@ struct Course<'a> {
     sona: Sona,
     /// Room that is used again.
     request: Request,
+    recalled: Vec<Recalled>,
     /// Background steps after every request.
     steps: u32,
-    /// Requests between two transactions; none where the deep loop is off.
-    every: Option<u64>,
     /// From one slice of background work to the next at least, where time is measured.
     interval: Duration,
     /// Draws the patterns that retrieval is held against.
@@ -57,15 +57,21 @@ impl<'a> Course<'a> {
         let section = cell.recipe.sona.clone().unwrap_or_default();
         let background = section.background.unwrap_or_default();
         let (steps, interval) = (background.steps_per_request, Duration::from_millis(background.interval_ms));
-        let every = sona.deep().and(section.deep).map(|deep| deep.every_requests);
-        Ok(Self { stream, loaded, texts, sona, request, steps, every, interval, random })
+        let recalled = Vec::with_capacity(stream.output_tokens as usize);
+        Ok(Self { stream, loaded, texts, sona, request, recalled, steps, interval, random })
+    }
+
+    /// Returns how long nobody asks after a request.
+    fn idle(&self, at: u64) -> Duration {
+        let pauses = self.stream.pause_every.is_some_and(|every| (at + 1).is_multiple_of(every.into()));
+        Duration::from_millis(if pauses { self.stream.pause_ms } else { 0 })
     }
 
     /// Ends the loops, and begins again from what they saved.
     fn restart(&mut self, cell: &Cell) -> Result<(), LaunchError> {
         let state = self.sona.save(self.loaded.engine.as_mut())?;
         self.sona = begin(self.stream, cell, self.loaded, &self.texts, false)?;
-        Ok(self.sona.resume(&state)?)
+        Ok(self.sona.resume(self.loaded.engine.as_mut(), &state)?)
     }
 
     /// Returns a passage as the model with its adapter reads it, its mean loss as it is served now, and what that
@@ -79,11 +85,12 @@ impl<'a> Course<'a> {
     }
 
     fn loss(&mut self, passage: &Passage, served: &Served, answer: &[u32]) -> Result<f64, LaunchError> {
-        let Self { loaded, sona, request, .. } = self;
+        let Self { loaded, sona, request, recalled, .. } = self;
         let addition = served.addition(loaded.engine.spec())?;
         request.clear();
         passage.record(sona.blank(), &addition, answer, request)?;
-        Ok(sona.loss(Evidence { request, hidden: &passage.hidden, tokens: answer })?)
+        sona.recall(request, &passage.hidden, answer, recalled);
+        Ok(sona.loss(Evidence { request, hidden: &passage.hidden, tokens: answer, recalled })?)
     }
 
     /// Returns the loss of a request that was served with a pattern, if it had been served with another one, as drawn;
@@ -113,14 +120,12 @@ impl<'a> Course<'a> {
 
     /// Returns what is learned in a request's place: itself, as a rule.
     fn lesson(&self, at: u64, (domain, index): (usize, usize), answer: Answer) -> Pair {
+        let own = || pair(&self.texts.domains, self.stream, (domain, index));
+        let general = || pair(&self.texts.general, self.stream, (0, OTHERS + at as usize));
         match (self.stream.control, answer) {
-            (SonaControl::Placebo, _) => pair(&self.texts.general, self.stream, (0, OTHERS + at as usize % PLACEBO)),
-            (_, Answer::Right) => pair(&self.texts.domains, self.stream, (domain, index)),
-            (_, Answer::OfAnotherDomain) => {
-                let (prompt, _) = pair(&self.texts.domains, self.stream, (domain, index));
-                let other = (domain + 1) % self.stream.domains.len();
-                (prompt, pair(&self.texts.domains, self.stream, (other, index)).1)
-            }
+            (SonaControl::Placebo, _) => general(),
+            (_, Answer::Right) => own(),
+            (_, Answer::OffTopic) => (own().0, general().1),
         }
     }
 
@@ -146,7 +151,8 @@ impl<'a> Course<'a> {
             passage = self.serve(&lesson)?.0;
         }
         let feedback = if self.stream.control == SonaControl::Placebo { Feedback::Accepted } else { outcome.feedback };
-        let evidence = Evidence { request: &self.request, hidden: &passage.hidden, tokens: &lesson.1 };
+        let (request, recalled) = (&self.request, &self.recalled);
+        let evidence = Evidence { request, hidden: &passage.hidden, tokens: &lesson.1, recalled };
         let (weight, account) = self.sona.finish(evidence, feedback)?;
         recorder.learning_request(LearningRequest {
             workload: String::new(),
@@ -173,7 +179,7 @@ impl<'a> Course<'a> {
                 self.sona.step(self.loaded.engine.as_mut())?.iter().for_each(&mut take);
             }
         }
-        if self.every.is_some_and(|every| (at + 1).is_multiple_of(every))
+        if self.sona.is_deep_due(self.idle(at))
             && let Some(transaction) = self.sona.consolidate(self.loaded.engine.as_mut())?
         {
             let Verdict { general, general_static, .. } = transaction.verdict;
@@ -207,6 +213,7 @@ pub(super) fn run(
     stream: &SonaStream,
     cell: &Cell,
     loaded: &mut Loaded,
+    artifacts: Option<&Path>,
     recorder: &mut Recorder<'_>,
 ) -> Result<(), LaunchError> {
     let label = recorder.workload().to_owned();
@@ -234,6 +241,10 @@ pub(super) fn run(
     }
     results.tests.push(course.test()?);
     results.general = course.general()?;
+    if let Some(folder) = artifacts.filter(|_| stream.save_state) {
+        let state = folder.join(file_name(&label)).join("sona.state");
+        course.sona.write(course.loaded.engine.as_mut(), &state)?;
+    }
     recorder.progress(total, total);
     course.loaded.engine.keep_hidden(false)?;
     results.record(stream, &label, recorder);

@@ -177,7 +177,7 @@ pub(super) fn run(
 }
 
 /// Returns a label as the name of a folder.
-fn file_name(label: &str) -> PathBuf {
+pub(super) fn file_name(label: &str) -> PathBuf {
     let plain = |letter: char| if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '-' };
     label.chars().map(plain).collect::<String>().trim_matches(['-', '.']).into()
 }

@@ -50,6 +50,7 @@ const SHIPPED: [&str; 29] = [
     "smollm2.yaml",
     "sona/pico-speed.yaml",
     "sona/pico.yaml",
+    "sona/smollm2.yaml",
     "threads.yaml",
 ];
 

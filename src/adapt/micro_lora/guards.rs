@@ -80,6 +80,53 @@ impl MicroLora {
         false
     }
 
+    /// Returns by how much the adapter raises the mean loss of a request that was recorded without it, in nats a
+    /// token, where each position sees changes to its own tokens alone.
+    ///
+    /// # Panics
+    ///
+    /// If the request has a token beyond the vocabulary.
+    #[must_use]
+    pub fn cost(&self, request: &Request) -> f64 {
+        if self.is_zero() || request.is_empty() {
+            return 0.0;
+        }
+        let factor = self.settings.scale * self.shrink;
+        let width = request.width();
+        let mut slopes = vec![0.0f32; width];
+        let positions = request.tokens().chunks_exact(width).zip(request.probabilities().chunks_exact(width));
+        let positions = positions.zip(request.projected()).zip(request.came()).zip((0..).step_by(width));
+        let mut total = 0.0;
+        for ((((tokens, probabilities), projected), came), start) in positions {
+            let [first, second] = projected.map(|value| value * factor);
+            for (slope, token) in slopes.iter_mut().zip(tokens) {
+                let row = &self.b[*token as usize];
+                *slope = row[0] * first + row[1] * second;
+            }
+            let mut sums = [0.0f32; 4];
+            for (slopes, probabilities) in slopes.as_chunks::<4>().0.iter().zip(probabilities.as_chunks::<4>().0) {
+                let terms = slopes.iter().zip(probabilities).map(|(slope, p)| p * exp_minus_one(*slope));
+                sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+            }
+            total += f64::from(sums.iter().sum::<f32>()).ln_1p() - f64::from(slopes[*came as usize - start]);
+        }
+        total / request.len() as f64
+    }
+
+    /// Takes B back towards zero until it raises the mean loss of a request that was recorded without it by no more
+    /// than `most`, and returns the share of B that is left. The loss is convex in B, so at the share `most / cost`
+    /// it costs no more than that; [`Self::undo`] takes this back with the step.
+    pub fn retreat(&mut self, request: &Request, most: f64) -> f64 {
+        let cost = self.cost(request);
+        if cost <= most {
+            return 1.0;
+        }
+        let share = most.max(0.0) / cost;
+        let share = if share.is_finite() { share } else { 0.0 };
+        self.shrink *= share as f32;
+        share
+    }
+
     /// Finds how far to go.
     pub(super) fn search(&mut self, request: &Request, weight: f32, step: &mut Step) {
         let dot = |a: &[f32; RANK], b: &[f32; RANK]| f64::from(a[0] * b[0] + a[1] * b[1]);

@@ -125,6 +125,8 @@ pub struct MicroLora {
     history: Vec<[f32; RANK]>,
     /// That of a step's tokens before it.
     history_before: Vec<[f32; RANK]>,
+    /// Of every token the curvature of text the adapter is not for.
+    protected: Vec<[f32; RANK]>,
     /// Of a step, by slot.
     curvature: Vec<[f32; RANK]>,
     /// By position and its tokens: the slot, the logit's change for a step of 1, and its exponential.
@@ -184,6 +186,7 @@ impl MicroLora {
             direction: Vec::new(),
             history: vec![[0.0; RANK]; vocab_size],
             history_before: Vec::new(),
+            protected: vec![[0.0; RANK]; vocab_size],
             curvature: Vec::new(),
             slots: Vec::new(),
             slopes: Vec::new(),
@@ -233,6 +236,13 @@ impl MicroLora {
     #[must_use]
     pub fn request(&self, tokens: usize) -> Request {
         Request::with_capacity(self.b.len(), self.settings.top_k, tokens)
+    }
+
+    /// Returns room for a request as [`Self::request`] does, where so many likeliest tokens of each position are
+    /// taken note of: for [`Self::cost`], not for steps of another `top_k`.
+    #[must_use]
+    pub fn request_of(&self, top_k: usize, tokens: usize) -> Request {
+        Request::with_capacity(self.b.len(), top_k.max(1), tokens)
     }
 
     /// Returns A h.
@@ -293,6 +303,35 @@ impl MicroLora {
         self.history.fill([0.0; RANK]);
         (self.shrink, self.squared_norm, self.regret, self.undo) = (1.0, 0.0, 0.0, None);
         self.version += 1;
+    }
+
+    /// Keeps a share of what it has learned, from 0 to 1, and forgets the rest; there is no step to take back then.
+    pub fn keep_share(&mut self, share: f32) {
+        if share > 0.0 {
+            self.shrink *= share.min(1.0);
+            self.undo = None;
+            self.version += 1;
+        } else {
+            self.reset();
+        }
+    }
+
+    /// Holds back the tokens that matter for a request of text the adapter is not for: as if it had been seen for
+    /// `tokens` tokens, and asked for no change ([`Rule::Newton`]; the diagonal of its Fisher information as the
+    /// precision of a prior around zero).
+    pub fn protect(&mut self, request: &Request, tokens: f32) {
+        self.protected.fill([0.0; RANK]);
+        let factor = tokens * self.settings.scale * self.settings.scale / request.len().max(1) as f32;
+        let width = request.width();
+        let positions = request.tokens().chunks_exact(width).zip(request.probabilities().chunks_exact(width));
+        for ((tokens, probabilities), projected) in positions.zip(request.projected()) {
+            let [first, second] = projected.map(|value| value * value * factor);
+            for (token, probability) in tokens.iter().zip(probabilities) {
+                let row = &mut self.protected[*token as usize];
+                row[0] += probability * first;
+                row[1] += probability * second;
+            }
+        }
     }
 
     /// Takes the last step back, to the last bit; returns whether there was one.
@@ -437,9 +476,10 @@ impl MicroLora {
                 let prior = (PRIOR * self.settings.scale * self.settings.scale).max(f32::MIN_POSITIVE);
                 for ((token, row), curvature) in rows.zip(&self.curvature) {
                     let history = &mut self.history[*token as usize];
-                    for ((value, sum), more) in row.iter_mut().zip(history).zip(curvature) {
+                    let protected = &self.protected[*token as usize];
+                    for (((value, sum), more), protected) in row.iter_mut().zip(history).zip(curvature).zip(protected) {
                         *sum += more;
-                        *value *= tokens / (prior + *sum);
+                        *value *= tokens / (prior + protected + *sum);
                     }
                 }
             }

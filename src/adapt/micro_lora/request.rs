@@ -1,8 +1,10 @@
 //! What a request leaves behind when it was decoded.
 use super::{MicroLoraError, RANK};
 
-/// Logits whose greatest is found at a time.
-const BLOCK: usize = 128;
+/// The fewest logits whose greatest is found at a time, and the most: so few that there are several times as many
+/// blocks as logits are wanted.
+const BLOCK: (usize, usize) = (16, 128);
+const BLOCKS: usize = 8;
 
 /// The cached results of one request: of each position A h, its likeliest tokens with their
 /// probabilities, and the token that came. Its buffers are kept from request to request.
@@ -13,6 +15,8 @@ pub struct Request {
     top_k: usize,
     /// k and one more, to whole vectors of four.
     width: usize,
+    /// Logits whose greatest is found at a time.
+    block: usize,
     projected: Vec<[f32; RANK]>,
     /// `[positions, width]`: the likeliest tokens, then the one that came, then it again.
     tokens: Vec<u32>,
@@ -33,18 +37,20 @@ impl Request {
         let top_k = top_k.min(vocab_size);
         let width = (top_k + 1).next_multiple_of(4);
         let all = width * positions;
+        let block = (vocab_size / (BLOCKS * top_k).max(1)).next_power_of_two().clamp(BLOCK.0, BLOCK.1);
         Self {
             vocab_size,
             top_k,
             width,
+            block,
             projected: Vec::with_capacity(positions),
             tokens: Vec::with_capacity(all),
             probabilities: Vec::with_capacity(all),
             errors: Vec::with_capacity(all),
             came: Vec::with_capacity(positions),
             losses: Vec::with_capacity(positions),
-            blocks: Vec::with_capacity(vocab_size.div_ceil(BLOCK)),
-            candidates: Vec::with_capacity(vocab_size.min(top_k * BLOCK)),
+            blocks: Vec::with_capacity(vocab_size.div_ceil(block)),
+            candidates: Vec::with_capacity(vocab_size.min(top_k * block)),
         }
     }
 
@@ -90,12 +96,26 @@ impl Request {
     /// If the token or the logits are not of the vocabulary, or the logits are no numbers; the position is
     /// left out then.
     pub fn record(&mut self, projected: [f32; RANK], logits: &[f32], came: u32) -> Result<f64, MicroLoraError> {
+        self.record_normalised(projected, logits, ruvlab_kernels::log_sum_exp_f32(logits), came)
+    }
+
+    /// Does what [`Self::record`] does, where `ln Σ exp` of the logits is known already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::record`].
+    pub fn record_normalised(
+        &mut self,
+        projected: [f32; RANK],
+        logits: &[f32],
+        normaliser: f64,
+        came: u32,
+    ) -> Result<f64, MicroLoraError> {
         let position = self.len();
         let wrong = |problem: String| MicroLoraError::Position { position, problem };
         if logits.len() != self.vocab_size || came as usize >= self.vocab_size {
             return Err(wrong(format!("token {came}, {} logits of {}", logits.len(), self.vocab_size)));
         }
-        let normaliser = ruvlab_kernels::log_sum_exp_f32(logits);
         if !normaliser.is_finite() || !projected.iter().all(|value| value.is_finite()) {
             return Err(wrong(format!("the logarithm of the sum of its exponentials is {normaliser}")));
         }
@@ -134,10 +154,11 @@ impl Request {
     /// The k greatest lie in those k blocks whose greatest are the k greatest: a block without one of them
     /// would have k logits before it, one in each of the others.
     fn find_likeliest(&mut self, logits: &[f32]) {
-        let Self { blocks, candidates, top_k, .. } = self;
+        let Self { blocks, candidates, top_k, block: length, .. } = self;
+        let length = *length;
         let before = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         blocks.clear();
-        blocks.extend(logits.chunks(BLOCK).map(greatest).zip(0..));
+        blocks.extend(logits.chunks(length).map(greatest).zip(0..));
         let kept = (*top_k).min(blocks.len());
         let all = kept == blocks.len();
         if !all {
@@ -146,8 +167,8 @@ impl Request {
         let least = blocks[..kept].iter().fold(f32::INFINITY, |least, (value, _)| least.min(*value));
         candidates.clear();
         for (_, block) in &blocks[..kept] {
-            let start = *block as usize * BLOCK;
-            let values = &logits[start..(start + BLOCK).min(logits.len())];
+            let start = *block as usize * length;
+            let values = &logits[start..(start + length).min(logits.len())];
             let ids = start as u32..;
             candidates.extend(values.iter().copied().zip(ids).filter(|(value, _)| all || *value >= least));
         }
@@ -155,6 +176,11 @@ impl Request {
             candidates.select_nth_unstable_by(*top_k - 1, before);
             candidates.truncate(*top_k);
         }
+    }
+
+    /// Returns how likely the likeliest token of each position was.
+    pub fn sure(&self) -> impl Iterator<Item = f32> {
+        self.probabilities.chunks_exact(self.width).map(|row| row.iter().copied().fold(0.0, f32::max))
     }
 
     pub(super) fn width(&self) -> usize {

@@ -156,7 +156,7 @@ fn check_sona(stream: &SonaStream, path: &str, recipe: &Recipe, report: &mut Rep
         report.error(&["sona", path], "needs", message, "add `sona: {instant: {}}`");
     }
     if stream.domains.len() < 2 {
-        let message = "`sona` needs two domains at least: wrong answers are those of another";
+        let message = "`sona` needs two domains at least: patterns and forgetting are between domains";
         report.error(&[&domains, path], "needs", message, "add a text such as `builtin:kjv.test`");
     }
     check_domain_names(&stream.domains, &domains, path, report);

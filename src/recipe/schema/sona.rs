@@ -8,6 +8,8 @@ use super::TargetModule;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sona {
+    /// The state the loops begin with, a file: what another run with the same model and settings left (`save_state`). They know nothing when absent.
+    pub init: Option<String>,
     /// After every request: `micro_lora`, and a neural cache.
     pub instant: Option<SonaInstant>,
     /// In slices between the requests: a micro adapter for each kind of request.
@@ -20,11 +22,23 @@ pub struct Sona {
     /// Requests that are kept to judge by, and never learned again, a fair sample of the others.
     #[schemars(range(min = 1, max = 100_000))]
     pub held_out_requests: u32,
+    /// By how much, relative, micro adapters may raise the loss on general text that is kept for that, each of the instant
+    /// and the background loop: what goes beyond is taken back.
+    #[schemars(range(min = 0.0))]
+    pub max_drift: f64,
 }
 
 impl Default for Sona {
     fn default() -> Self {
-        Self { instant: None, background: None, deep: None, replay_requests: 64, held_out_requests: 24 }
+        Self {
+            init: None,
+            instant: None,
+            background: None,
+            deep: None,
+            replay_requests: 64,
+            held_out_requests: 24,
+            max_drift: 0.003,
+        }
     }
 }
 
@@ -37,14 +51,31 @@ pub struct SonaInstant {
     /// Tokens the neural cache holds.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub cache_tokens: u32,
-    /// How much the neural cache counts for in a prediction.
-    #[schemars(range(min = 0.0, max = 0.99))]
+    /// The most of those that count in a prediction: the ones whose inputs are nearest.
+    #[schemars(range(min = 1, max = 4096))]
+    pub cache_neighbours: u32,
+    /// How alike inputs must be: a token counts by exp(θ cos).
+    #[schemars(range(min = 0.0, max = 1000.0))]
+    pub cache_theta: f64,
+    /// How much the neural cache counts for in a prediction where nothing is known of its worth yet: so much where the
+    /// input itself is held, and less the farther the nearest is. 0 switches it off.
+    #[schemars(range(min = 0.0, max = 0.9))]
     pub cache_share: f64,
+    /// How much general text counts beside requests where the worth of the neural cache is learned.
+    #[schemars(range(min = 0.0, max = 1000.0))]
+    pub general_weight: f64,
 }
 
 impl Default for SonaInstant {
     fn default() -> Self {
-        Self { enabled: true, cache_tokens: 1536, cache_share: 0.1 }
+        Self {
+            enabled: true,
+            cache_tokens: 4096,
+            cache_neighbours: 64,
+            cache_theta: 12.0,
+            cache_share: 0.2,
+            general_weight: 4.0,
+        }
     }
 }
 
@@ -105,6 +136,9 @@ pub struct SonaDeep {
     /// Requests between two runs.
     #[schemars(range(min = 1))]
     pub every_requests: u64,
+    /// Milliseconds without a request after which it runs, too.
+    #[schemars(range(min = 1))]
+    pub idle_ms: Option<u64>,
     /// The rank of the adapter.
     #[schemars(range(min = 1, max = 1024))]
     pub r: u32,
@@ -138,6 +172,7 @@ impl Default for SonaDeep {
         Self {
             enabled: true,
             every_requests: 200,
+            idle_ms: None,
             r: 8,
             lora_alpha: 16.0,
             target_modules: vec![TargetModule::QProj, TargetModule::VProj, TargetModule::DownProj],

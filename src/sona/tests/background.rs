@@ -81,3 +81,77 @@ fn requests_are_served_with_what_was_learned_of_their_kind() {
     let mut served = sona.serve().unwrap();
     assert!(sona.serve_as(&mut served, 9).is_err());
 }
+
+/// A model whose tokens take their time.
+struct Slow<'a> {
+    model: &'a mut dyn LanguageModel,
+    token: Duration,
+}
+
+impl LanguageModel for Slow<'_> {
+    fn spec(&self) -> &crate::model::spec::ModelSpec {
+        self.model.spec()
+    }
+
+    fn context_length(&self) -> usize {
+        self.model.context_length()
+    }
+
+    fn open(&mut self) -> Result<engine::SequenceId, EngineError> {
+        self.model.open()
+    }
+
+    fn fork(&mut self, sequence: engine::SequenceId) -> Result<engine::SequenceId, EngineError> {
+        self.model.fork(sequence)
+    }
+
+    fn close(&mut self, sequence: engine::SequenceId) {
+        self.model.close(sequence);
+    }
+
+    fn attach(
+        &mut self,
+        sequence: engine::SequenceId,
+        adapter: Option<Arc<engine::Adapter>>,
+    ) -> Result<(), EngineError> {
+        self.model.attach(sequence, adapter)
+    }
+
+    fn step(&mut self, batch: &[engine::Chunk<'_>]) -> Result<Vec<engine::Logits>, EngineError> {
+        let tokens: usize = batch.iter().map(|chunk| chunk.tokens.len()).sum();
+        std::thread::sleep(self.token * tokens as u32);
+        self.model.step(batch)
+    }
+
+    fn keep_hidden(&mut self, keep: bool) -> Result<(), EngineError> {
+        self.model.keep_hidden(keep)
+    }
+
+    fn hidden(&self) -> &[f32] {
+        self.model.hidden()
+    }
+}
+
+/// A request of 48 tokens takes longer than a slice may: it is read in parts, none of which is too long.
+#[test]
+fn no_slice_takes_longer_than_it_may() {
+    const MOST: Duration = Duration::from_millis(120);
+    let mut bench = Bench::new();
+    let background = Some(BackgroundSettings { slice: Some(MOST), ..BACKGROUND });
+    let settings = SonaSettings { micro: Settings::default(), instant: None, background, memory: MEMORY };
+    let mut sona = bench.sona_of(&settings);
+    for pair in bench.requests("kjv.test", 12) {
+        bench.request(&mut sona, &pair, Some(Feedback::Accepted));
+    }
+    let mut slow = Slow { model: bench.engine.as_mut(), token: Duration::from_millis(5) };
+    let mut slices = Vec::new();
+    while let Some((time, account)) = sona.slice(&mut slow).unwrap() {
+        slices.push(time);
+        if account.is_some_and(|account| account.decision != Decision::Unjudged) {
+            break;
+        }
+    }
+    assert!(slices.len() >= 8 && slices.iter().all(|time| *time <= MOST), "{slices:?}");
+    let read: Duration = slices.iter().sum();
+    assert!(read >= MOST * 3, "{read:?}: not all of a step was read");
+}

@@ -2,13 +2,15 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::texts::{CALIBRATION, DISTILLED, DRIFT, GUARD, Texts, pair};
+use std::time::Duration;
+
+use super::texts::{CALIBRATION, DRIFT, GUARD, RELEARNED, Texts, pair};
 use crate::{
     engine::TraineeSettings,
     host::Load,
     plan::{self, Cell},
     recipe::schema::{SonaDeep, SonaStream},
-    sona::{Deep, DeepSettings, General, Sona},
+    sona::{Deep, DeepSettings, General, Sona, When},
     workload::{
         launch::{LaunchError, load_trainee, open_weights},
         prompt::derive_seed,
@@ -32,7 +34,8 @@ pub(super) fn add(
 ) -> Result<Sona, LaunchError> {
     let SonaDeep {
         enabled: _,
-        every_requests: _,
+        every_requests,
+        idle_ms,
         r,
         lora_alpha,
         target_modules,
@@ -56,6 +59,7 @@ pub(super) fn add(
         fisher_batches: FISHER_BATCHES,
         max_drift: *max_drift,
         max_grad_norm: MAX_GRAD_NORM,
+        when: When { every_requests: *every_requests, idle: idle_ms.map(Duration::from_millis) },
     };
     let weights = open_weights(cell)?;
     let beginning = Deep::beginning(&settings, weights.spec(), derive_seed("deep", cell.seed, 0, 0));
@@ -64,11 +68,11 @@ pub(super) fn add(
     let held = TraineeSettings { widen: weights.parameters() * 8 <= free / 2, recompute: false };
     let trainee = load_trainee(cell, &weights, &beginning, held)?;
     let guard = CALIBRATION + DRIFT..CALIBRATION + DRIFT + GUARD;
-    let prompts = guard.end..guard.end + DISTILLED;
+    let prompts = guard.end..guard.end + RELEARNED;
     let general = |index: usize| pair(&texts.general, stream, (0, index));
     let whole: Vec<Vec<u32>> = prompts.clone().map(|index| [general(index).0, general(index).1].concat()).collect();
     let mut random = ChaCha8Rng::seed_from_u64(derive_seed("fisher", cell.seed, 0, 0));
-    let deep = Deep::new(settings, trainee, beginning, &whole, &mut random)?;
+    let deep = Deep::new(settings, trainee, beginning, whole, &mut random)?;
     let general = General {
         guard: guard.map(general).collect(),
         prompts: prompts.map(|index| pair(&texts.general, stream, (0, index)).0).collect(),

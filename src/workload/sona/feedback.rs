@@ -9,8 +9,8 @@ use crate::{recipe::schema::SonaControl, sona::Feedback, workload::prompt::deriv
 pub(super) enum Answer {
     /// What the text goes on with.
     Right,
-    /// What another domain's text says at this point.
-    OfAnotherDomain,
+    /// General text, which has nothing to do with the prompt.
+    OffTopic,
 }
 
 /// An answer with what came back for it.
@@ -25,11 +25,11 @@ pub(super) struct Outcome {
 pub(super) fn outcomes(count: usize, seed: u64, control: SonaControl) -> Vec<Outcome> {
     let mut random = ChaCha8Rng::seed_from_u64(derive_seed("feedback", seed, 0, 0));
     let draw = |_| {
-        let (answer, feedback) = match random.random_range(0..5) {
+        let (answer, feedback) = match random.random_range(0..8) {
             0 | 1 => (Answer::Right, Feedback::Accepted),
             2 => (Answer::Right, Feedback::Corrected),
-            3 => (Answer::Right, Feedback::Reward(1.0)),
-            _ => (Answer::OfAnotherDomain, Feedback::Reward(0.0)),
+            3 | 4 => (Answer::Right, Feedback::Reward(1.0)),
+            _ => (Answer::OffTopic, Feedback::Reward(0.0)),
         };
         Outcome { answer, feedback }
     };
@@ -60,7 +60,7 @@ mod tests {
         };
         assert_eq!(names(&plain), names(&shuffled));
         let taken = |all: &[Outcome]| {
-            let wrong = all.iter().filter(|outcome| outcome.answer == Answer::OfAnotherDomain);
+            let wrong = all.iter().filter(|outcome| outcome.answer == Answer::OffTopic);
             wrong.filter(|outcome| outcome.feedback == Feedback::Accepted).count()
         };
         assert_eq!(taken(&plain), 0);

@@ -1,5 +1,5 @@
 //! The loops of a recipe, before anything was learned.
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     deep,
@@ -25,14 +25,16 @@ const LIMITS: Limits = Limits { adapters: 256, bytes: 4 << 30 };
 
 /// Returns which loops a recipe runs, and how.
 fn loops(section: &Section, cell: &Cell) -> SonaSettings {
-    let Section { instant, background, deep: _, replay_requests, held_out_requests } = section;
+    let Section { init: _, instant, background, deep: _, replay_requests, held_out_requests, max_drift: _ } = section;
     let background = background.as_ref().filter(|own| own.enabled);
     SonaSettings {
         micro: settings(cell),
         instant: instant.as_ref().filter(|own| own.enabled).map(|own| CacheSettings {
             tokens: own.cache_tokens as usize,
+            neighbours: own.cache_neighbours as usize,
+            theta: own.cache_theta,
             share: own.cache_share,
-            ..CacheSettings::default()
+            general_weight: own.general_weight,
         }),
         background: background.map(|own| BackgroundSettings {
             patterns: own.patterns as usize,
@@ -59,7 +61,7 @@ fn mean_row(rows: &[f32], width: usize) -> Vec<f32> {
     sums.into_iter().map(|sum| (sum / count) as f32).collect()
 }
 
-/// Returns loops that know nothing yet; slices are limited where time is measured.
+/// Returns loops that know nothing yet, or what their recipe says they begin with; slices are limited where time is measured.
 pub(super) fn begin(
     stream: &SonaStream,
     cell: &Cell,
@@ -68,9 +70,9 @@ pub(super) fn begin(
     is_timed: bool,
 ) -> Result<Sona, LaunchError> {
     let mut inputs = Vec::new();
-    for index in 0..CALIBRATION {
-        let (prompt, answer) = pair(&texts.general, stream, (0, index));
-        inputs.extend(Passage::read(loaded.engine.as_mut(), None, &prompt, &answer)?.hidden);
+    let calibration: Vec<_> = (0..CALIBRATION).map(|index| pair(&texts.general, stream, (0, index))).collect();
+    for (prompt, answer) in &calibration {
+        inputs.extend(Passage::read(loaded.engine.as_mut(), None, prompt, answer)?.hidden);
     }
     let spec = loaded.engine.spec();
     let nothing = || MicroLoraError::Setting("the head's inputs of the general text are all zero".to_owned());
@@ -82,8 +84,13 @@ pub(super) fn begin(
         own.slice = Some(Duration::from_millis(written.slice_ms));
     }
     let sona = Sona::new(&own, spec, &directions, center, Arc::new(Registry::new(LIMITS)))?;
-    match section.deep.filter(|own| own.enabled && !is_timed) {
-        Some(own) => deep::add(sona, &own, cell, texts, stream),
-        None => Ok(sona),
+    let sona = match section.deep.filter(|own| own.enabled && !is_timed) {
+        Some(own) => deep::add(sona, &own, cell, texts, stream)?,
+        None => sona,
+    };
+    let mut sona = sona.with_reserve(loaded.engine.as_mut(), calibration, section.max_drift)?;
+    if let Some(init) = section.init {
+        sona.read(loaded.engine.as_mut(), Path::new(&init))?;
     }
+    Ok(sona)
 }

@@ -2,12 +2,12 @@
 use super::{Course, texts::pair};
 use crate::{
     clock::Stopwatch,
-    engine::{Chunk, LogitRows},
+    engine::{Chunk, GenerationError, LanguageModel, LogitRows, SequenceId, next_tokens},
     event::Phase,
     model::sampler::Sampler,
     plan::Cell,
     recipe::schema::SonaStream,
-    sona::{Evidence, Feedback, read_prompt},
+    sona::{Evidence, Feedback, Recollection, read_prompt},
     workload::{
         decode::{quantile, sampling},
         launch::{LaunchError, Loaded},
@@ -55,8 +55,12 @@ pub(in crate::workload) fn run(
             let answered = course.answer(&label, &prompt, &mut sampler, with)?;
             let mut time = None;
             if with {
-                let evidence =
-                    Evidence { request: &course.request, hidden: &answered.hidden, tokens: &answered.tokens };
+                let evidence = Evidence {
+                    request: &course.request,
+                    hidden: &answered.hidden,
+                    tokens: &answered.tokens,
+                    recalled: &course.recalled,
+                };
                 time = course.sona.finish(evidence, Feedback::Accepted)?.1.map(|account| account.time);
                 course.sona.keep(rep.into(), (&prompt, &answered.tokens), &answered.inputs)?;
             }
@@ -94,7 +98,8 @@ pub(in crate::workload) fn run(
 }
 
 impl Course<'_> {
-    /// Answers a prompt, with what the loops learned and taking note of every token, or as the model came.
+    /// Answers a prompt, with what the loops learned and taking note of every token, or as it is answered where nothing
+    /// learns.
     fn answer(
         &mut self,
         label: &str,
@@ -102,51 +107,67 @@ impl Course<'_> {
         sampler: &mut Sampler,
         with: bool,
     ) -> Result<Answered, LaunchError> {
-        let Self { stream, loaded, sona, request, .. } = self;
-        let engine = &mut loaded.engine;
+        let engine = self.loaded.engine.as_mut();
         engine.keep_hidden(with)?;
-        request.clear();
-        let mut served = sona.serve()?;
         let sequence = engine.open()?;
-        let count = stream.output_tokens as usize;
-        let (mut inputs, mut room) = (Vec::new(), Vec::new());
-        let mut logits = if with {
-            engine.attach(sequence, served.adapter().cloned())?;
-            let (read, logits) = read_prompt(engine.as_mut(), sequence, prompt)?;
-            sona.recognise(&mut served, &read)?;
-            inputs = read;
-            logits
+        let count = self.stream.output_tokens as usize;
+        let answered = if with {
+            self.answer_learning(label, sequence, prompt, sampler)
         } else {
-            engine.step(&[Chunk { sequence, tokens: prompt, logits: LogitRows::Last }])?.remove(0).values
+            plainly(label, engine, sequence, prompt, sampler, count)
         };
+        self.loaded.engine.close(sequence);
+        answered
+    }
+
+    fn answer_learning(
+        &mut self,
+        label: &str,
+        sequence: SequenceId,
+        prompt: &[u32],
+        sampler: &mut Sampler,
+    ) -> Result<Answered, LaunchError> {
+        let Self { stream, loaded, sona, request, recalled, .. } = self;
+        let engine = loaded.engine.as_mut();
+        let (count, width) = (stream.output_tokens as usize, engine.spec().hidden_size);
+        request.clear();
+        recalled.clear();
+        let mut served = sona.serve()?;
+        engine.attach(sequence, served.adapter().cloned())?;
+        let (inputs, mut logits) = read_prompt(engine, sequence, prompt)?;
+        sona.recognise(&mut served, &inputs)?;
         let addition = served.addition(engine.spec())?;
-        let mut answered = Answered { tokens: Vec::with_capacity(count), inputs, hidden: Vec::new(), gaps: Vec::new() };
+        let mut found = Recollection::default();
+        let mut answered = Answered {
+            tokens: Vec::with_capacity(count),
+            inputs,
+            hidden: Vec::with_capacity(count * width),
+            gaps: Vec::with_capacity(count),
+        };
         let mut stopwatch = Stopwatch::start();
         for at in 0..count {
-            let row = &mut logits;
-            let mut projected = [0.0; 2];
-            if with {
-                let hidden = engine.hidden();
-                // Of the prompt there are more rows, of a token one.
-                let hidden = &hidden[hidden.len() - engine.spec().hidden_size..];
-                projected = sona.blank().project(hidden);
-                addition.apply(projected, row);
-                answered.hidden.extend(hidden);
-            }
-            let token = match sona.instant().filter(|_| with) {
+            let hidden = engine.hidden();
+            // Of the prompt there are more rows, of a token one.
+            let hidden = &hidden[hidden.len() - width..];
+            let projected = sona.blank().project(hidden);
+            addition.apply(projected, &mut logits);
+            let normaliser = ruvlab_kernels::log_sum_exp_f32(&logits);
+            let sampled = match sona.instant() {
                 Some(instant) => {
+                    instant.recall().mix(hidden, normaliser, &mut logits, &mut found);
+                    let sampled = sampler.sample(&logits);
                     // What is learned from are the probabilities without the cache, which has no gradient.
-                    let mut mixed = row.clone();
-                    let hidden = &answered.hidden[at * engine.spec().hidden_size..];
-                    instant.mix(hidden, ruvlab_kernels::log_sum_exp_f32(row), &mut mixed, &mut room);
-                    sampler.sample(&mixed)
+                    found.unmix(&mut logits);
+                    sampled
                 }
-                None => sampler.sample(row),
+                None => sampler.sample(&logits),
             };
-            let token = token.map_err(|error| LaunchError::sampler(label, error))?;
-            if with {
-                request.record(projected, row, token)?;
+            let token = sampled.map_err(|error| LaunchError::sampler(label, error))?;
+            request.record_normalised(projected, &logits, normaliser, token)?;
+            if sona.instant().is_some() {
+                recalled.push(found.of(token));
             }
+            answered.hidden.extend(hidden);
             answered.tokens.push(token);
             if at + 1 < count {
                 logits =
@@ -155,7 +176,34 @@ impl Course<'_> {
                 stopwatch = Stopwatch::start();
             }
         }
-        engine.close(sequence);
         Ok(answered)
     }
+}
+
+fn plainly(
+    label: &str,
+    engine: &mut dyn LanguageModel,
+    sequence: SequenceId,
+    prompt: &[u32],
+    sampler: &mut Sampler,
+    count: usize,
+) -> Result<Answered, LaunchError> {
+    let mut next = |tokens: &[u32]| {
+        let tokens = next_tokens(engine, &[(sequence, tokens)], std::slice::from_mut(sampler));
+        tokens.map(|tokens| tokens[0]).map_err(|error| match error {
+            GenerationError::Engine(error) => error.into(),
+            GenerationError::Sampler(error) => LaunchError::sampler(label, error),
+        })
+    };
+    let mut answered =
+        Answered { tokens: Vec::with_capacity(count), inputs: Vec::new(), hidden: Vec::new(), gaps: Vec::new() };
+    let mut token = next(prompt)?;
+    for _ in 1..count {
+        let stopwatch = Stopwatch::start();
+        answered.tokens.push(token);
+        token = next(&[token])?;
+        answered.gaps.push(stopwatch.elapsed_ns() as f64 * MS);
+    }
+    answered.tokens.push(token);
+    Ok(answered)
 }

@@ -1,21 +1,21 @@
 //! What is streamed, and what general text is for.
 use crate::{
     plan::Cell,
-    recipe::schema::{SonaControl, SonaStream},
+    recipe::schema::SonaStream,
     workload::{
         adapt::Stream,
         launch::{LaunchError, Loaded},
     },
 };
 
-/// What requests of the general text are for, in order: the directions of micro adapters, how far the model drifts
-/// at the end, what judges transactions and what they distil; those after them are the placebo's.
+/// What requests of the general text are for, in order: the directions of micro adapters and what they may cost, how
+/// far the model drifts at the end, what judges transactions and what they learn again; those after them are answers
+/// that miss the question, and the placebo's, one for each request of the stream.
 pub(super) const CALIBRATION: usize = 8;
 pub(super) const DRIFT: usize = 16;
 pub(super) const GUARD: usize = 8;
-pub(super) const DISTILLED: usize = 8;
-pub(super) const OTHERS: usize = CALIBRATION + DRIFT + GUARD + DISTILLED;
-pub(super) const PLACEBO: usize = 64;
+pub(super) const RELEARNED: usize = 24;
+pub(super) const OTHERS: usize = CALIBRATION + DRIFT + GUARD + RELEARNED;
 
 /// The texts of a stream, in requests.
 pub(super) struct Texts {
@@ -27,8 +27,8 @@ pub(super) struct Texts {
 
 impl Texts {
     pub(super) fn new(stream: &SonaStream, cell: &Cell, loaded: &Loaded) -> Result<Self, LaunchError> {
-        let placebo = if stream.control == SonaControl::Placebo { PLACEBO } else { 0 };
-        let general = stream.over(std::slice::from_ref(&stream.general), (OTHERS + placebo) as u32);
+        let streamed = stream.requests as usize * stream.domains.len();
+        let general = stream.over(std::slice::from_ref(&stream.general), (OTHERS + streamed) as u32);
         let domains = stream.over(&stream.domains, stream.requests + stream.test_requests);
         let mut texts = Self {
             domains: Stream::new(&domains, cell, &loaded.tokenizer)?,

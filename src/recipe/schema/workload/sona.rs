@@ -5,10 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::{Adapt, AdaptState, RequestOrder};
 
 /// Streams requests of several domains past the model and the loops of `sona`, each scored before anything
-/// learns from it. Then its feedback comes, as the seed draws it: two in five are accepted, one in five is
-/// corrected, one in five earns a reward of 1, and one in five was answered with another domain's text, which
-/// earns 0. Requests that the loops never see tell what is left at the end. Timed, it answers prompts with the
-/// loops and without, in turn.
+/// learns from it. Then its feedback comes, as the seed draws it: of eight two are accepted, one is corrected, two earn
+/// a reward of 1, and three were answered with general text that has nothing to do with them, which earns 0. Requests
+/// that the loops never see tell what is left at the end. Timed, it answers prompts with the loops and without, in turn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SonaStream {
@@ -34,9 +33,17 @@ pub struct SonaStream {
     /// Prompts that are answered with the loops and without where time is measured; 0 measures no time.
     #[schemars(range(max = 100_000))]
     pub timed_answers: u32,
+    /// Requests after which nobody asks for `pause_ms`: the deep loop runs then where that is as long as its `idle_ms`.
+    #[schemars(range(min = 1))]
+    pub pause_every: Option<u32>,
+    /// How long that is, in milliseconds; nobody waits for it.
+    pub pause_ms: u64,
     /// Whether the loops are ended in the middle of the stream and begin again from their saved state: nothing may change
     /// by that.
     pub restart: bool,
+    /// Whether what the loops are at the end is left as `sona.state` in the run's folder of `artifacts`: another run can
+    /// begin with it (`sona.init`).
+    pub save_state: bool,
     /// What the loops are given in place of the feedback, to see what that alone does.
     pub control: SonaControl,
 }
@@ -66,7 +73,10 @@ impl Default for SonaStream {
             order: RequestOrder::default(),
             general: calibration,
             timed_answers: 48,
+            pause_every: None,
+            pause_ms: 1000,
             restart: false,
+            save_state: false,
             control: SonaControl::default(),
         }
     }
