@@ -16,7 +16,7 @@ use crate::adapt::caches::mixed_loss;
 pub struct CacheSettings {
     /// Tokens it holds.
     pub tokens: usize,
-    /// The most of them that count, those whose inputs are nearest.
+    /// About how many of them count, those whose inputs are nearest.
     pub neighbours: usize,
     /// How alike inputs must be.
     pub theta: f64,

@@ -51,7 +51,7 @@ pub struct SonaInstant {
     /// Tokens the neural cache holds.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub cache_tokens: u32,
-    /// The most of those that count in a prediction: the ones whose inputs are nearest.
+    /// About how many of those count in a prediction: the ones whose inputs are nearest.
     #[schemars(range(min = 1, max = 4096))]
     pub cache_neighbours: u32,
     /// How alike inputs must be: a token counts by exp(θ cos).

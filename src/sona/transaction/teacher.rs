@@ -31,7 +31,7 @@ impl Sona {
         };
         let drawn: Vec<(Vec<u32>, u64)> = (0..wanted).map(&mut draw).collect();
         let go_on =
-            |(prompt, seed): (Vec<u32>, u64)| Ok((prompt.len(), self.go_on(engine, adapter, prompt, length, seed)?));
+            |(prompt, seed): (Vec<u32>, u64)| Ok((prompt.len(), self.go_on(engine, adapter, &prompt, length, seed)?));
         drawn.into_iter().map(go_on).collect()
     }
 
@@ -41,7 +41,7 @@ impl Sona {
         &self,
         engine: &mut dyn LanguageModel,
         adapter: Option<&Arc<Adapter>>,
-        prompt: Vec<u32>,
+        prompt: &[u32],
         tokens: usize,
         seed: u64,
     ) -> Result<Vec<u32>, SonaError> {
@@ -50,11 +50,11 @@ impl Sona {
         let sequence = engine.open()?;
         let mut write = || {
             engine.attach(sequence, adapter.cloned())?;
-            let (inputs, mut logits) = read_prompt(engine, sequence, &prompt)?;
+            let (inputs, mut logits) = read_prompt(engine, sequence, prompt)?;
             let addition = self.learned_addition(&inputs, 1.0)?;
             let mut hidden = inputs[inputs.len() - self.spec.hidden_size..].to_vec();
             let mut found = Recollection::default();
-            let mut text = prompt.clone();
+            let mut text = prompt.to_vec();
             for at in 0..tokens {
                 addition.apply(self.blank.project(&hidden), &mut logits);
                 if let Some(instant) = &self.instant {
