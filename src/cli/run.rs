@@ -115,6 +115,10 @@ fn show(
         Format::Human => {
             let out = Printer::stdout();
             out.table(&tables::results_table(&records, cell))?;
+            if let Some(table) = tables::learning_table(&records) {
+                out.text("\n")?;
+                out.table(&table)?;
+            }
             if !reports.is_empty() {
                 out.text("\n")?;
                 out.table(&tables::verdicts_table(&reports))?;

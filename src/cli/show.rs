@@ -40,6 +40,10 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
         }
         Format::Human => {
             out.table(&tables::results_table(&records, None))?;
+            if let Some(table) = tables::learning_table(&records) {
+                out.text("\n")?;
+                out.table(&table)?;
+            }
             for record in &records {
                 out.text(&format!("{}\n", store.run_dir(&record.manifest).display()))?;
             }

@@ -1,8 +1,10 @@
 //! Tables as data: what `ui` draws on a terminal.
 mod comparison;
+mod learning;
 mod results;
 
 pub use comparison::{comparison_table, differences_table, gate_table, verdicts_table};
+pub use learning::learning_table;
 pub use results::{BaselineCell, baselines_table, results_table, runs_table};
 
 /// How a column is set.
