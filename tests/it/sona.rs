@@ -68,7 +68,9 @@ fn without_a_loop_the_model_is_as_it_came_and_with_one_it_is_not() {
     assert_eq!(bits(&at_requests(&on, "sona_nll_static")), bits(&still));
     // Scored before it is learned from: nothing is known of the first.
     let served = at_requests(&on, "sona_nll");
-    assert_eq!(served.iter().zip(&still).filter(|(a, b)| a.to_bits() == b.to_bits()).count(), 1);
+    let same: Vec<bool> = served.iter().zip(&still).map(|(a, b)| a.to_bits() == b.to_bits()).collect();
+    // Nor after a first reward, which there is nothing to hold against.
+    assert!(same[0] && same.iter().filter(|same| **same).count() <= 3, "{same:?}");
     let again = run(&streaming(LaunchTask::Quality, &short("interleaved", "none"), &instant)).unwrap();
     assert_eq!(bits(&at_requests(&again, "sona_nll")), bits(&served));
     let disabled = json!({"instant": {"enabled": false}});
