@@ -6,7 +6,7 @@ mod waves;
 use std::{process::ExitCode, thread::available_parallelism};
 
 use ruvlab_kernels::{
-    Activations, Arena, Claims, Format, Kernels, Matrix, Pool, dequantize_row, matmul_pooled, quantize_row,
+    Activations, Arena, Claims, Format, Kernels, Matrix, Output, Pool, dequantize_row, matmul_pooled, quantize_row,
 };
 use suite::{Suite, Work, tiers, verify};
 use waves::waves;
@@ -20,8 +20,8 @@ const PROMPT_TOKENS: usize = 128;
 /// `lora_alpha / r`.
 const SCALE: f32 = 2.0;
 
-/// The adapter of one matrix.
-struct LowRank {
+/// The adapter of one matrix, as an engine holds it.
+struct Packed {
     /// `[r, I]`.
     a: Matrix,
     /// `[O, r]`.
@@ -33,23 +33,26 @@ struct Buffers {
     activations: Activations,
     claims: Claims,
     low: Vec<f32>,
-    delta: Vec<f32>,
 }
 
 impl Buffers {
-    fn new(tokens: usize, rank: usize, outputs: usize) -> Self {
-        let (low, delta) = (vec![0.0; tokens * rank], vec![0.0; tokens * outputs]);
-        Self { activations: Activations::new(), claims: Claims::new(), low, delta }
+    fn new(tokens: usize, rank: usize) -> Self {
+        Self { activations: Activations::new(), claims: Claims::new(), low: vec![0.0; tokens * rank] }
     }
 }
 
-impl LowRank {
+impl Packed {
     fn apply(&self, kernels: &Kernels, pool: &Pool, x: &[f32], tokens: usize, to: &mut Buffers, out: &mut [f32]) {
-        let Buffers { activations, claims, low, delta } = to;
+        let Buffers { activations, claims, low } = to;
         matmul_pooled(kernels, pool, &self.a, x, tokens, activations, claims, low);
         kernels.scale(low, SCALE);
-        matmul_pooled(kernels, pool, &self.b, low, tokens, activations, claims, delta);
-        kernels.add(out, delta);
+        activations.quantize(kernels, low, tokens, self.b.columns(), self.b.activation_class());
+        let (output, activations) = (Output::new(out, tokens, self.b.rows(), claims), &*activations);
+        let workers = pool.threads();
+        pool.run(&|worker| {
+            let share = self.b.share(worker, workers);
+            kernels.matmul_adding(&self.b, share.clone(), activations, &mut output.tile(share), 0..tokens);
+        });
     }
 }
 
@@ -67,7 +70,7 @@ fn stored(format: Format, values: &[f32], columns: usize) -> (Vec<u8>, Vec<f64>)
 
 /// Adapters of all layers; one stands for all of a kind, so that what it computes is known.
 struct Adapters {
-    layers: Vec<LowRank>,
+    layers: Vec<Packed>,
     a: Vec<f64>,
     b: Vec<f64>,
 }
@@ -81,7 +84,7 @@ impl Adapters {
         let mut arena = Arena::with_capacity(room).expect("memory");
         let mut pack =
             |rows, columns, bytes: &[u8]| Matrix::pack(&mut arena, format, rows, columns, bytes).expect("room");
-        let layer = |_| LowRank { a: pack(rank, inputs, &a_bytes), b: pack(outputs, rank, &b_bytes) };
+        let layer = |_| Packed { a: pack(rank, inputs, &a_bytes), b: pack(outputs, rank, &b_bytes) };
         Self { layers: (0..count).map(layer).collect(), a, b }
     }
 
@@ -117,7 +120,7 @@ fn main() -> ExitCode {
                         ..Work::default()
                     };
                     for kernels in tiers() {
-                        let mut buffers = Buffers::new(tokens, rank, outputs);
+                        let mut buffers = Buffers::new(tokens, rank);
                         let mut out = y.clone();
                         adapters.layers[layers - 1].apply(kernels, &pool, &x, tokens, &mut buffers, &mut out);
                         for token in [0, tokens - 1] {

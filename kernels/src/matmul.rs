@@ -9,6 +9,7 @@ use crate::{
     matrix::{Matrix, layout::ROWS},
     output::{Output, Tile},
     pool::{Chunks, Pool},
+    scalar::matmul::FLOAT_COLUMNS,
 };
 
 /// Some groups of eight rows of a matrix, as kernels read them.
@@ -32,6 +33,8 @@ const MAPPED_GROUPS: usize = 8;
 thread_local! {
     /// Groups of a mapped matrix.
     static GROUPS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Products that are added to others.
+    static PRODUCTS: RefCell<(Vec<f32>, Claims)> = RefCell::default();
 }
 
 impl Kernels {
@@ -89,6 +92,44 @@ impl Kernels {
                 matrix.pack_groups(some, packed);
                 let weights = WeightGroups { format, columns, bytes: packed };
                 (self.matmul)(weights, activations.view(), &mut tile.part(part));
+            }
+        });
+    }
+
+    /// Adds the products of `rows` of the matrix to those of some tokens of a tile of as many rows: a low-rank
+    /// change of a matrix is its B, added so to what the matrix gave.
+    ///
+    /// # Shapes
+    ///
+    /// `activations` has as many rows as there are `tokens`.
+    ///
+    /// # Numerics
+    ///
+    /// `y + p`, p as [`Kernels::matmul`] gives it by itself.
+    ///
+    /// # Panics
+    ///
+    /// As [`Kernels::matmul_rows`].
+    pub fn matmul_adding(
+        &self,
+        matrix: &Matrix,
+        rows: Range<usize>,
+        activations: &Activations,
+        tile: &mut Tile<'_>,
+        tokens: Range<usize>,
+    ) {
+        // Kernels finish products of so few columns before they put them anywhere.
+        if !matrix.format().is_quantized() && matrix.columns() <= FLOAT_COLUMNS {
+            return self.matmul_rows(matrix, rows, activations, &mut tile.adding(tokens));
+        }
+        PRODUCTS.with_borrow_mut(|(values, claims)| {
+            values.clear();
+            values.resize(tokens.len() * rows.len(), 0.0);
+            let width = rows.len();
+            let mut products = Output::new(values, tokens.len(), width, claims).tile(0..width);
+            self.matmul_rows(matrix, rows, activations, &mut products);
+            for (index, token) in tokens.enumerate() {
+                self.add(tile.token(token), products.token(index));
             }
         });
     }

@@ -63,7 +63,7 @@ impl<'a> Output<'a> {
         assert!(whole(rows.start) && whole(rows.end), "rows {rows:?} are no whole groups of {ROWS}");
         let free = self.claims.claim(rows.start.div_ceil(ROWS), rows.end.div_ceil(ROWS));
         assert!(free, "rows {rows:?} were taken before");
-        Tile { start: self.start, tokens: self.tokens, stride: self.rows, rows, values: PhantomData }
+        Tile { start: self.start, tokens: self.tokens, stride: self.rows, rows, adds: false, values: PhantomData }
     }
 }
 
@@ -74,6 +74,8 @@ pub struct Tile<'a> {
     tokens: usize,
     stride: usize,
     rows: Range<usize>,
+    /// Whether what is put is added to what is there.
+    adds: bool,
     values: PhantomData<&'a mut [f32]>,
 }
 
@@ -101,7 +103,20 @@ impl Tile<'_> {
     pub(crate) fn part(&mut self, rows: Range<usize>) -> Tile<'_> {
         assert!(rows.start <= rows.end && rows.end <= self.rows.len(), "rows {rows:?} of {}", self.rows.len());
         let rows = self.rows.start + rows.start..self.rows.start + rows.end;
-        Tile { start: self.start, tokens: self.tokens, stride: self.stride, rows, values: PhantomData }
+        Tile { start: self.start, tokens: self.tokens, stride: self.stride, rows, adds: self.adds, values: PhantomData }
+    }
+
+    /// Returns the same rows of some of the tokens, to be added to by what is put, while nothing else uses the
+    /// tile: by a kernel that puts only what it has finished, for sums cannot be read back.
+    ///
+    /// # Panics
+    ///
+    /// If there are no such tokens.
+    pub(crate) fn adding(&mut self, tokens: Range<usize>) -> Tile<'_> {
+        assert!(tokens.start <= tokens.end && tokens.end <= self.tokens, "tokens {tokens:?} of {}", self.tokens);
+        let start = self.start.wrapping_add(tokens.start * self.stride);
+        let rows = self.rows.clone();
+        Tile { start, tokens: tokens.len(), stride: self.stride, rows, adds: true, values: PhantomData }
     }
 
     /// Returns the numbers of one token.
@@ -111,9 +126,9 @@ impl Tile<'_> {
     /// If there is no such token.
     pub fn token(&mut self, token: usize) -> &mut [f32] {
         assert!(token < self.tokens, "token {token} of {}", self.tokens);
-        // SAFETY: `token` and `rows` lie inside the buffer of `tokens * stride` numbers that `Output`
-        // borrows for longer than this tile lives, no other tile has these rows, and `&mut self` keeps
-        // two slices of this one apart.
+        // SAFETY: `token` and `rows` lie inside the buffer of `tokens * stride` numbers (or what is left of it
+        // from `start` on, where a tile is of some tokens) that `Output` borrows for longer than this tile
+        // lives, no other tile has these rows, and `&mut self` keeps two slices of this one apart.
         unsafe {
             std::slice::from_raw_parts_mut(self.start.add(token * self.stride + self.rows.start), self.rows.len())
         }
@@ -130,9 +145,18 @@ impl Tile<'_> {
     /// Writes the first numbers of `values` as rows `8 group ..` of the tile, as many as it has there.
     #[inline]
     pub(crate) fn put(&mut self, token: usize, group: usize, values: &[f32]) {
+        let adds = self.adds;
         let out = &mut self.token(token)[group * ROWS..];
-        let count = out.len().min(values.len());
-        out[..count].copy_from_slice(&values[..count]);
+        if adds {
+            return out.iter_mut().zip(values).for_each(|(out, value)| *out += value);
+        }
+        if let Some(out) = out.get_mut(..values.len()) {
+            // Of a length that is known where this is inlined.
+            out.copy_from_slice(values);
+        } else {
+            let count = out.len();
+            out.copy_from_slice(&values[..count]);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A model whose sequences all have one adapter from the start, or several to choose among.
 use std::sync::Arc;
 
-use super::{Adapter, Admitted, Chunk, EngineError, LanguageModel, Logits, Mixture, SequenceId};
+use super::{Adapter, Admitted, Chunk, EngineError, HeadRows, LanguageModel, Logits, Mixture, SequenceId};
 use crate::{
     kv::{CacheReport, Transition},
     model::{sampler::TopK, spec::ModelSpec},
@@ -114,12 +114,20 @@ impl LanguageModel for Adapted {
         self.model.attach_mixture(sequence, mixture)
     }
 
+    fn attach_head(&mut self, sequence: SequenceId, rows: Option<Arc<HeadRows>>) -> Result<(), EngineError> {
+        self.model.attach_head(sequence, rows)
+    }
+
     fn keep_hidden(&mut self, keep: bool) -> Result<(), EngineError> {
         self.model.keep_hidden(keep)
     }
 
     fn hidden(&self) -> &[f32] {
         self.model.hidden()
+    }
+
+    fn normalisers(&self) -> &[f64] {
+        self.model.normalisers()
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {

@@ -1,7 +1,7 @@
 //! What every engine is: a model that sequences are appended to.
 use std::sync::Arc;
 
-use super::{Adapter, EngineError, Mixture};
+use super::{Adapter, EngineError, HeadRows, Mixture};
 use crate::{
     kv::{CacheReport, Transition},
     model::{sampler::TopK, spec::ModelSpec},
@@ -147,6 +147,21 @@ pub trait LanguageModel {
         Err(EngineError::Unsupported { engine: "chosen", what })
     }
 
+    /// Gives a sequence rows to be added to its logits from now on, or none, beside its adapter. They change
+    /// nothing that is cached.
+    ///
+    /// # Errors
+    ///
+    /// If the engine cannot add them, the sequence is not open, or the shapes are not the model's; then the
+    /// sequence stays as it is.
+    fn attach_head(&mut self, sequence: SequenceId, rows: Option<Arc<HeadRows>>) -> Result<(), EngineError> {
+        let (_, None) = (sequence, rows) else {
+            let what = "add rows to a sequence's logits (our own kernels can)".to_owned();
+            return Err(EngineError::Unsupported { engine: "chosen", what });
+        };
+        Ok(())
+    }
+
     /// Appends each chunk to its sequence and returns their logits, in the chunks' order.
     ///
     /// # Errors
@@ -169,8 +184,9 @@ pub trait LanguageModel {
         Ok(rows.map(|row| TopK::of(row, k)).collect())
     }
 
-    /// Keeps what goes into the head, after the last norm, for the rows that give logits, from the next step
-    /// on, or keeps it no longer.
+    /// Keeps what learning from an answer needs, from the next step on, or keeps it no longer: what goes into
+    /// the head, after the last norm, for the rows that give logits; and their normalisers, where not all logits
+    /// are returned.
     ///
     /// # Errors
     ///
@@ -186,6 +202,12 @@ pub trait LanguageModel {
     /// Returns what went into the head in the last step, `[rows, E]`: a row for each row of logits, in
     /// their order. Empty unless it is kept.
     fn hidden(&self) -> &[f32] {
+        &[]
+    }
+
+    /// Returns `ln Σ exp` of all logits of each position whose greatest ones the last
+    /// [`LanguageModel::step_top_k`] returned, in their order. Empty unless it is kept, with `hidden`.
+    fn normalisers(&self) -> &[f64] {
         &[]
     }
 

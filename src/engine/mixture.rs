@@ -107,18 +107,13 @@ impl Mixture {
     }
 
     /// Returns all changes side by side. Nobody else has them, so they name the mixture.
-    pub(super) fn adapter(&self) -> &Arc<Adapter> {
+    #[must_use]
+    pub fn adapter(&self) -> &Arc<Adapter> {
         &self.adapter
     }
 
     pub(super) fn choices(&self) -> &Choices {
         &self.choices
-    }
-
-    /// Returns how many numbers its matrices have.
-    #[must_use]
-    pub fn parameters(&self) -> usize {
-        self.adapter.values().map(super::LowRank::parameters).sum()
     }
 }
 
@@ -162,7 +157,15 @@ mod tests {
             let choice = Choice { members, top_k, temperature: 1.0 };
             Mixture::new(Adapter::from([(PLACE, change.clone())]), BTreeMap::from([(PLACE, choice)]))
         };
-        assert_eq!(make(vec![member(0..1, 1.0), member(1..3, 1.0)], 1).unwrap().parameters(), 15);
+        assert_eq!(
+            make(vec![member(0..1, 1.0), member(1..3, 1.0)], 1)
+                .unwrap()
+                .adapter()
+                .values()
+                .map(LowRank::parameters)
+                .sum::<usize>(),
+            15
+        );
         assert!(make(vec![member(0..1, 1.0), member(2..3, 1.0)], 1).is_err());
         assert!(make(vec![member(0..2, 1.0)], 1).is_err());
         assert!(make(vec![member(0..3, 1.0)], 0).is_err());

@@ -64,10 +64,10 @@ impl Attachment {
         }
         // How they become one; where the files lie is none of it.
         let how = Compose { adapters: Vec::new(), ..composed.clone() };
-        hash.update(format!("{how:?}").as_bytes());
+        hash.update(serde_json::to_string(&how).unwrap_or_default().as_bytes());
         let parameters = match &given {
             Given::Adapter(adapter) => parameters(adapter),
-            Given::Mixture(mixture) => mixture.parameters() as u64,
+            Given::Mixture(mixture) => parameters(mixture.adapter()),
         };
         Ok(Self { given, hash: hash.finalize().to_hex().to_string(), parameters })
     }

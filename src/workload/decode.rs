@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     clock::Stopwatch,
-    engine::{GenerationError, SequenceId, next_tokens},
+    engine::{SequenceId, next_tokens},
     event::{Phase, TokenTime},
     model::sampler::{Sampler, Sampling},
     plan::Cell,
@@ -93,10 +93,7 @@ fn answer(
     let sequences = prompts.iter().map(|_| engine.open()).collect::<Result<Vec<_>, _>>()?;
     let mut step = |tokens: Vec<&[u32]>| {
         let tokens: Vec<(SequenceId, &[u32])> = sequences.iter().copied().zip(tokens).collect();
-        next_tokens(engine.as_mut(), &tokens, samplers).map_err(|error| match error {
-            GenerationError::Engine(error) => error.into(),
-            GenerationError::Sampler(error) => LaunchError::sampler(label, error),
-        })
+        next_tokens(engine.as_mut(), &tokens, samplers).map_err(|error| LaunchError::generation(label, error))
     };
     let mut next = step(prompts.iter().map(Vec::as_slice).collect())?;
     loop {

@@ -11,7 +11,9 @@ use crate::{
         peft::PeftError,
     },
     clock::Stopwatch,
-    engine::{self, Adapter, EngineError, EngineKind, LanguageModel, Settings, Trainable, TraineeSettings},
+    engine::{
+        self, Adapter, EngineError, EngineKind, GenerationError, LanguageModel, Settings, Trainable, TraineeSettings,
+    },
     event::{Phase, Sink},
     exit, host,
     model::{
@@ -207,6 +209,13 @@ impl LaunchError {
 
     pub(super) fn sampler(workload: &str, error: SamplerError) -> Self {
         Self::Numerics { workload: workload.to_owned(), problem: error.to_string() }
+    }
+
+    pub(super) fn generation(workload: &str, error: GenerationError) -> Self {
+        match error {
+            GenerationError::Engine(error) => error.into(),
+            GenerationError::Sampler(error) => Self::sampler(workload, error),
+        }
     }
 }
 

@@ -2,9 +2,12 @@
 use std::sync::Arc;
 
 use ruvlab::{
-    adapt::micro_lora::{Directions, MicroLora, Outcome, Request, Settings},
-    engine::{self, Adapter, Chunk, EngineError, EngineKind, LanguageModel, LogitRows, Logits, Place, Target},
+    adapt::micro_lora::{Directions, MicroLora, Outcome, Request, Settings, next_token},
+    engine::{
+        self, Adapter, Chunk, EngineError, EngineKind, HeadRows, LanguageModel, LogitRows, Logits, Place, Target,
+    },
     event::Event,
+    model::sampler::{Sampler, Sampling, TopK},
     plan::{LaunchSpec, LaunchTask},
 };
 
@@ -108,6 +111,128 @@ fn what_is_learned_acts_as_an_adapter_of_the_head() {
         let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a - b).abs()).fold(0.0, f64::max);
         let (found, change) = (apart(&ours.values, &attached.values), apart(&ours.values, &plain.values));
         assert!(change >= 0.1 && found <= 1e-4 * change, "{kind:?}: {found:e} of {change:e}");
+    }
+}
+
+/// Of several sequences with other rows, and none, of single positions and all: what an engine adds where it
+/// computes logits is what is added to them afterwards, and the greatest of them are found with it.
+#[test]
+fn an_engine_adds_rows_to_the_logits_of_their_sequences() {
+    let weights = pico();
+    let tokens = heldout(&weights);
+    for kind in native() {
+        let mut engine = load_exact(kind, &weights, 3);
+        let learned = |engine: &mut dyn LanguageModel, top_k: usize, count: usize| {
+            let mut micro = micro(engine, Settings { top_k, ..Settings::default() }, &tokens[200..300]);
+            let scored = score(engine, None, &tokens[..count]);
+            micro.step(&request(&micro, &scored, &tokens[1..=count]), 1.0);
+            micro
+        };
+        // Few tokens take part in the first, and in the second so many that all are gone through.
+        let micros = [learned(engine.as_mut(), 2, 20), learned(engine.as_mut(), 100, 120)];
+        let rows = micros.each_ref().map(|micro| micro.head_rows().map(Arc::new));
+        assert!(micro(engine.as_mut(), Settings::default(), &tokens[200..300]).head_rows().is_none());
+        let mut run = |of: [Option<usize>; 4], step: &mut dyn FnMut(&mut dyn LanguageModel, &[Chunk<'_>])| {
+            let first = engine.open().unwrap();
+            engine.attach_head(first, of[0].and_then(|at| rows[at].clone())).unwrap();
+            let child = engine.fork(first).unwrap();
+            let ids = [first, child, engine.open().unwrap(), engine.open().unwrap()];
+            for (id, of) in ids.iter().zip(of).skip(2) {
+                engine.attach_head(*id, of.and_then(|at| rows[at].clone())).unwrap();
+            }
+            let chunk = |i: usize, tokens, logits| Chunk { sequence: ids[i], tokens, logits };
+            let parts =
+                [(0..9, LogitRows::All), (9..10, LogitRows::Last), (20..24, LogitRows::All), (30..33, LogitRows::Last)];
+            let parts = parts.map(|(range, logits)| (&tokens[range], logits));
+            let chunks: Vec<Chunk<'_>> =
+                (0..).zip(parts).map(|(i, (tokens, logits))| chunk(i, tokens, logits)).collect();
+            step(engine.as_mut(), &chunks);
+            ids.into_iter().for_each(|id| engine.close(id));
+        };
+        let of = [Some(0), Some(0), None, Some(1)];
+        let (mut plain, mut hidden, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        run([None; 4], &mut |engine, chunks| {
+            (plain, hidden) = (engine.step(chunks).unwrap(), engine.hidden().to_vec())
+        });
+        run(of, &mut |engine, chunks| found = engine.step(chunks).unwrap());
+        let width = weights.spec().hidden_size;
+        let mut inputs = hidden.chunks_exact(width);
+        let (mut changed, mut rows_of_all) = (0.0f32, Vec::new());
+        for ((plain, found), of) in plain.iter().zip(&found).zip(of) {
+            for row in 0..plain.rows {
+                let (mut right, hidden) = (plain.row(row).to_vec(), inputs.next().unwrap());
+                if let Some(at) = of {
+                    micros[at].apply(micros[at].project(hidden), &mut right);
+                }
+                for ((right, found), plain) in right.iter().zip(found.row(row)).zip(plain.row(row)) {
+                    let moved = (right - plain).abs();
+                    changed = changed.max(moved);
+                    assert!((right - found).abs() <= 1e-6 + 1e-5 * (moved + plain.abs()), "{kind:?}: {right} {found}");
+                    assert!(of.is_some() || found.to_bits() == plain.to_bits());
+                }
+                rows_of_all.push(found.row(row));
+            }
+        }
+        assert!(changed >= 0.1, "{changed}");
+        run(of, &mut |engine, chunks| {
+            let lists = engine.step_top_k(chunks, 40).unwrap();
+            assert_eq!((lists.len(), engine.normalisers().len()), (rows_of_all.len(), rows_of_all.len()));
+            for ((list, normaliser), row) in lists.iter().zip(engine.normalisers()).zip(&rows_of_all) {
+                assert!(*list == TopK::of(row, 40), "{kind:?}");
+                let right: f64 = row.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln();
+                assert!((normaliser - right).abs() <= 2e-6, "{kind:?}: {normaliser} {right}");
+            }
+        });
+        let other = HeadRows::new(vec![0.0; 2 * width], &[[1.0; 2]; 5], &[1], 1.0);
+        let sequence = engine.open().unwrap();
+        assert!(matches!(engine.attach_head(sequence, Some(Arc::new(other))), Err(EngineError::Adapter(_))));
+        assert!(matches!(engine.attach_head(99, None), Err(EngineError::UnknownSequence(99))));
+    }
+    let mut candle = engine::load(EngineKind::Candle, &weights, None).unwrap();
+    let sequence = candle.open().unwrap();
+    candle.attach_head(sequence, None).unwrap();
+    let rows = HeadRows::new(vec![0.0; 2], &[[1.0; 2]], &[0], 1.0);
+    assert!(matches!(candle.attach_head(sequence, Some(Arc::new(rows))), Err(EngineError::Unsupported { .. })));
+}
+
+/// Whether few logits decide or all: the tokens, and what is learned from them.
+#[test]
+fn an_answer_teaches_the_same_whether_all_its_logits_were_there() {
+    let weights = pico();
+    let tokens = heldout(&weights);
+    for kind in native() {
+        let mut engine = load_exact(kind, &weights, 2);
+        let mut micro = micro(engine.as_mut(), Settings::default(), &tokens[200..300]);
+        // The last one keeps more tokens than are learned from.
+        for (top_k, seed) in [(1, 1), (20, 2), (100, 3)] {
+            let sampling = Sampling { temperature: 0.9, top_k, top_p: 1.0, min_p: 0.0 };
+            let (mut few, mut all) = (micro.request(24), micro.request(24));
+            let mut next = tokens[seed as usize * 10..][..8].to_vec();
+            let sequence = engine.open().unwrap();
+            engine.attach_head(sequence, micro.head_rows().map(Arc::new)).unwrap();
+            let twin = engine.fork(sequence).unwrap();
+            let [mut sampler, mut other] = [(); 2].map(|()| Sampler::new(sampling, seed));
+            for _ in 0..24 {
+                let chunk = Chunk { sequence: twin, tokens: &next, logits: LogitRows::Last };
+                let logits = engine.step(&[chunk]).unwrap().remove(0);
+                let right = other.sample(logits.row(0)).unwrap();
+                all.record(micro.project(engine.hidden()), logits.row(0), right).unwrap();
+                let found = next_token(engine.as_mut(), sequence, &next, &mut sampler, &micro, &mut few).unwrap();
+                assert_eq!(found, right, "{kind:?}");
+                next = vec![found];
+            }
+            [sequence, twin].into_iter().for_each(|id| engine.close(id));
+            assert!((few.mean_loss() - all.mean_loss()).abs() <= 2e-6, "{} {}", few.mean_loss(), all.mean_loss());
+            let before = micro.learned();
+            let step = micro.step(&all, 1.0);
+            let right = micro.learned();
+            micro.restore(before).unwrap();
+            let again = micro.step(&few, 1.0);
+            assert_eq!((step.outcome, again.outcome), (Outcome::Applied, Outcome::Applied));
+            for (found, right) in micro.learned().b.iter().flatten().zip(right.b.iter().flatten()) {
+                assert!((found - right).abs() <= 1e-4 * right.abs().max(0.1), "{found} {right}");
+            }
+        }
     }
 }
 

@@ -253,6 +253,28 @@ fn results_do_not_depend_on_batch_or_tile(kernels: &Kernels) {
     }
 }
 
+/// Products added to some tokens of a tile are those that stand by themselves, added.
+fn added_products_are_products_added(kernels: &Kernels) {
+    for format in [Format::F32, Format::F16, Format::Bf16, Format::Q8_0] {
+        let columns: &[usize] = if format == Format::Q8_0 { &[32] } else { &[1, 4, 16, 256, 257, 513] };
+        for (columns, tokens) in columns.iter().flat_map(|columns| [1, 3, 4, 9].map(|tokens| (*columns, tokens))) {
+            let case = Case::new(format, 77, columns, tokens);
+            let (products, mut claims) = (case.product(kernels), Claims::new());
+            let mut activations = Activations::new();
+            activations.quantize(kernels, &case.x, tokens, columns, case.matrix.activation_class());
+            let part = 24..77;
+            let before: Vec<f32> = (0..(tokens + 3) * part.len()).map(|i| (i as f32 * 0.61).cos()).collect();
+            let (mut want, mut got) = (before.clone(), before);
+            for (want, products) in want.chunks_exact_mut(part.len()).skip(2).zip(products.chunks_exact(77)) {
+                want.iter_mut().zip(&products[part.clone()]).for_each(|(y, product)| *y += product);
+            }
+            let mut tile = Output::new(&mut got, tokens + 3, part.len(), &mut claims).tile(0..part.len());
+            kernels.matmul_adding(&case.matrix, part, &activations, &mut tile, 2..2 + tokens);
+            same(&got, &want, &case.name());
+        }
+    }
+}
+
 fn what_is_not_finite_stays_so(kernels: &Kernels) {
     for format in Format::ALL {
         let columns = if format.is_quantized() { 512 } else { 40 };
@@ -362,6 +384,7 @@ macro_rules! matmul_tests {
             run!(products_are_near_f64_and_equal_to_scalar);
             run!(extreme_blocks_do_not_saturate);
             run!(results_do_not_depend_on_batch_or_tile);
+            run!(added_products_are_products_added);
             run!(what_is_not_finite_stays_so);
             run!(codes_equal_scalar);
             run!(probes_read_and_multiply_all);

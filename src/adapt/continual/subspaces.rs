@@ -1,4 +1,6 @@
 //! Factors of its own for every task, and what keeps them apart (O-LoRA, arXiv 2310.14152).
+use std::ops::Range;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -52,72 +54,48 @@ impl Subspaces {
         self.done = (self.done + 1).min(self.orthogonality.tasks.saturating_sub(1));
     }
 
-    /// Returns the rank a task has at a place.
-    fn own(&self, factors: Factors) -> usize {
-        factors.rank / self.orthogonality.tasks.max(1)
+    /// Returns the rows of A, and columns of B, that are the task's own at a place.
+    fn own(&self, factors: Factors) -> Range<usize> {
+        let rank = factors.rank / self.orthogonality.tasks.max(1);
+        self.done * rank..(self.done + 1) * rank
     }
 
-    /// Returns each place's A and B with their shape.
-    fn parts<'a>(&'a self, values: &'a mut [f32]) -> impl Iterator<Item = (Factors, &'a mut [f32], &'a mut [f32])> {
-        self.factors.iter().scan(values, |rest, factors| {
-            let (own, after) = std::mem::take(rest).split_at_mut(factors.a + factors.b);
-            *rest = after;
-            let (a, b) = own.split_at_mut(factors.a);
-            Some((*factors, a, b))
-        })
+    /// Calls for each number that is not the task's own, by its place in the list of all.
+    fn for_others(&self, mut call: impl FnMut(usize)) {
+        let mut start = 0;
+        for factors in &self.factors {
+            let (own, inputs) = (self.own(*factors), factors.a / factors.rank);
+            let of_a = (0..factors.a).filter(|at| !own.contains(&(at / inputs)));
+            let of_b = (0..factors.b).filter(|at| !own.contains(&(at % factors.rank))).map(|at| factors.a + at);
+            of_a.chain(of_b).for_each(|at| call(start + at));
+            start += factors.a + factors.b;
+        }
     }
 
     /// Adds the gradient of `λ₁ Σ |A_i Aᵀ|`, and leaves nothing of what is not the task's own.
     pub(super) fn constrain(&self, parameters: &[f32], gradient: &mut [f32]) {
         let weight = self.orthogonality.weight as f32;
         let mut start = 0;
-        for (factors, a_grad, b_grad) in self.parts(gradient) {
-            let (rank, inputs) = (self.own(factors), factors.a / factors.rank);
-            let a = &parameters[start..start + factors.a];
-            start += factors.a + factors.b;
-            let own = self.done * rank..(self.done + 1) * rank;
-            let (earlier, row) = (&a[..own.start * inputs], |k: usize| &a[k * inputs..(k + 1) * inputs]);
-            for k in 0..factors.rank {
-                let grad = &mut a_grad[k * inputs..(k + 1) * inputs];
-                if !own.contains(&k) {
-                    grad.fill(0.0);
-                    continue;
-                }
-                for before in earlier.chunks_exact(inputs) {
-                    let product: f32 = row(k).iter().zip(before).map(|(x, y)| x * y).sum();
+        for factors in &self.factors {
+            let (own, inputs) = (self.own(*factors), factors.a / factors.rank);
+            let (a, grads) = (&parameters[start..start + factors.a], &mut gradient[start..start + factors.a]);
+            for k in own.clone() {
+                let (row, grad) = (&a[k * inputs..][..inputs], &mut grads[k * inputs..][..inputs]);
+                for before in a[..own.start * inputs].chunks_exact(inputs) {
+                    let product: f32 = row.iter().zip(before).map(|(x, y)| x * y).sum();
                     // At 0 the absolute value has no slope.
                     let slope = if product == 0.0 { 0.0 } else { weight * product.signum() };
                     grad.iter_mut().zip(before).for_each(|(grad, y)| *grad += slope * y);
                 }
             }
-            for (at, value) in b_grad.iter_mut().enumerate() {
-                if !own.contains(&(at % factors.rank)) {
-                    *value = 0.0;
-                }
-            }
+            start += factors.a + factors.b;
         }
+        self.for_others(|at| gradient[at] = 0.0);
     }
 
     /// Puts what is not the task's own back to what it was: decay moves what has no gradient.
     pub(super) fn restore(&self, before: &[f32], parameters: &mut [f32]) {
-        let mut start = 0;
-        for (factors, a, b) in self.parts(parameters) {
-            let rank = self.own(factors);
-            let inputs = factors.a / factors.rank;
-            let own = self.done * rank..(self.done + 1) * rank;
-            let (a_before, b_before) = before[start..start + factors.a + factors.b].split_at(factors.a);
-            start += factors.a + factors.b;
-            for (at, (value, before)) in a.iter_mut().zip(a_before).enumerate() {
-                if !own.contains(&(at / inputs)) {
-                    *value = *before;
-                }
-            }
-            for (at, (value, before)) in b.iter_mut().zip(b_before).enumerate() {
-                if !own.contains(&(at % factors.rank)) {
-                    *value = *before;
-                }
-            }
-        }
+        self.for_others(|at| parameters[at] = before[at]);
     }
 }
 

@@ -1,4 +1,6 @@
 //! What must hold of penalties and of Fisher information, on networks small enough to know all of them.
+mod defects;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -309,31 +311,6 @@ fn pulls_are_stable_at_any_strength_where_plain_descent_explodes() {
     assert!((at[0] - (5.0 + 100.0 * 2.0) / 101.0).abs() <= 1.0e-12);
 }
 
-/// Two quadratic tasks `½ (θ - c)ᵀ H (θ - c)` with diagonal H: with the first's curvature for Fisher
-/// information and λ = 1, EWC ends where the sum of both losses is least, `(H₁ + H₂)⁻¹ (H₁ c₁ + H₂ c₂)`.
-#[test]
-fn two_quadratic_tasks_end_at_the_optimum_of_their_sum() {
-    let (h, c) = ([[4.0, 0.1, 1.0], [0.2, 3.0, 1.0]], [[1.0, -1.0, 0.5], [-2.0, 2.0, 0.0]]);
-    let space = Space::plain(3);
-    for method in [Method::Ewc, Method::Online { decay: 1.0 }] {
-        let mut ewc = method.begin::<f64>(false);
-        let mut at = vec![0.0; 3];
-        for task in 0..2 {
-            for _ in 0..40_000 {
-                for i in 0..3 {
-                    at[i] -= 0.01 * h[task][i] * (at[i] - c[task][i]);
-                }
-                ewc.pull(&space, Strength { lambda: 1.0, convention: HALF }, 0.01, &mut at);
-            }
-            ewc.consolidate(&space, &at, &h[task]);
-        }
-        for i in 0..3 {
-            let optimum = (h[0][i] * c[0][i] + h[1][i] * c[1][i]) / (h[0][i] + h[1][i]);
-            assert!((at[i] - optimum).abs() <= 1.0e-6, "{method:?}: {} for {optimum}", at[i]);
-        }
-    }
-}
-
 #[test]
 fn anchors_and_averages_are_kept_as_each_method_says() {
     let space = Space::plain(2);
@@ -356,37 +333,15 @@ fn anchors_and_averages_are_kept_as_each_method_says() {
     let expected = [4.0 * 3.0 / 7.0, 8.0 * 4.0 / 7.0];
     assert!(found.iter().zip(expected).all(|(x, y)| (x - y).abs() <= 1.0e-12), "{found:?}");
     // Two steps: ΔL = -(g₁ Δ₁ + g₂ Δ₂) = 0.5, and -0.2 which counts as none; ½ F Δ² = ½ 2 (0.5)² = 0.25.
-    let mut walk = Method::RWalk { rate: 1.0, every: 2 }.begin::<f64>(false);
-    for (gradient, moved) in [([-1.0, 1.0], [0.25, 0.1]), ([-1.0, 1.0], [0.25, 0.1])] {
-        walk.observe(&Observation { fisher: &[2.0, 1.0], gradient: &gradient, moved: &moved });
-    }
-    walk.consolidate(&space, &[0.0; 2], &[]);
-    let found = &walk.terms()[0].importance;
-    assert!((found[0] - 2.0).abs() <= 1.0e-6 && (found[1] - 0.5).abs() <= 1.0e-6, "{found:?}");
-}
-
-#[test]
-fn what_is_of_another_space_is_refused_and_not_cut_to_length() {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-    let space = Space::plain(2);
-    for method in [Method::Ewc, Method::Online { decay: 0.5 }] {
-        for (optimum, fisher) in [(&[0.0; 2][..], &[1.0; 3][..]), (&[0.0; 2], &[1.0]), (&[0.0; 3], &[1.0; 2])] {
-            let mut own = method.begin::<f64>(true);
-            let refused = catch_unwind(AssertUnwindSafe(|| own.consolidate(&space, optimum, fisher)));
-            assert!(refused.is_err(), "{method:?}: {} and {}", optimum.len(), fisher.len());
+    // A window that the task's end cuts short counts as it is.
+    for every in [2, 5] {
+        let mut walk = Method::RWalk { rate: 1.0, every }.begin::<f64>(false);
+        for (gradient, moved) in [([-1.0, 1.0], [0.25, 0.1]), ([-1.0, 1.0], [0.25, 0.1])] {
+            walk.observe(&Observation { fisher: &[2.0, 1.0], gradient: &gradient, moved: &moved });
         }
-    }
-    for method in [Method::EwcPlusPlus { rate: 0.5 }, Method::RWalk { rate: 0.5, every: 1 }] {
-        for count in [1, 3] {
-            let mut own = method.begin::<f64>(true);
-            let mut observe = |count: usize| {
-                let list = vec![1.0; count];
-                let seen = Observation { fisher: &list, gradient: &list, moved: &list };
-                catch_unwind(AssertUnwindSafe(|| own.observe(&seen)))
-            };
-            observe(2).unwrap();
-            assert!(observe(count).is_err(), "{method:?}: {count}");
-        }
+        walk.consolidate(&space, &[0.0; 2], &[]);
+        let found = &walk.terms()[0].importance;
+        assert!((found[0] - 2.0).abs() <= 1.0e-6 && (found[1] - 0.5).abs() <= 1.0e-6, "{every}: {found:?}");
     }
 }
 

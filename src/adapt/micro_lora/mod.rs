@@ -7,6 +7,7 @@
 //! update needs, so it runs no layer again and takes microseconds. Dynamic evaluation (Krause et al.,
 //! arXiv 1709.07432) at the output side only, as fast weights (Clark et al., arXiv 2212.02475); fixed A
 //! as in LoRA-FA (arXiv 2308.03303), taken from activations as in EVA (arXiv 2410.07170).
+mod answer;
 mod directions;
 mod exponential;
 mod guards;
@@ -19,6 +20,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub use answer::{AnswerError, next_token};
 pub use directions::Directions;
 pub use learned::Learned;
 pub use request::Request;
@@ -27,11 +29,11 @@ pub use step::{Outcome, Step};
 
 use crate::{
     clock::Stopwatch,
-    engine::{EngineError, LowRank, Target},
+    engine::{self, EngineError, HEAD_RANK, HeadRows, LowRank, Target},
 };
 
 /// The most directions there are; a rank below leaves the others zero.
-pub(super) const RANK: usize = 2;
+pub(super) const RANK: usize = HEAD_RANK;
 
 /// No slot.
 const NONE: u32 = u32::MAX;
@@ -252,19 +254,7 @@ impl MicroLora {
     /// If `hidden` has not the width of the head's input.
     #[must_use]
     pub fn project(&self, hidden: &[f32]) -> [f32; RANK] {
-        assert!(hidden.len() == self.hidden_size, "{} values, {} wanted", hidden.len(), self.hidden_size);
-        let dot = |row: &[f32]| {
-            const LANES: usize = 16;
-            let mut sums = [0.0f32; LANES];
-            let (rows, tail) = row.as_chunks::<LANES>();
-            let (inputs, rest) = hidden.as_chunks::<LANES>();
-            for (row, input) in rows.iter().zip(inputs) {
-                sums.iter_mut().zip(row.iter().zip(input)).for_each(|(sum, (a, h))| *sum += a * h);
-            }
-            sums.iter().sum::<f32>() + tail.iter().zip(rest).map(|(a, h)| a * h).sum::<f32>()
-        };
-        let (first, second) = self.a.split_at(self.hidden_size);
-        [dot(first), dot(second)]
+        engine::project(&self.a, hidden)
     }
 
     /// Adds s B (A h) to the logits of a position; an adapter that is zero leaves every bit as it is.
@@ -293,6 +283,14 @@ impl MicroLora {
         let rank = self.settings.rank;
         let b = self.b.iter().flat_map(|row| row[..rank].iter().map(|value| value * self.shrink)).collect();
         LowRank { rank, scale: self.settings.scale, a: self.a[..rank * self.hidden_size].to_vec(), b, magnitude: None }
+    }
+
+    /// Returns the addition as an engine adds it to the logits of single sequences, as cheaply as can be; none
+    /// where it is zero.
+    #[must_use]
+    pub fn head_rows(&self) -> Option<HeadRows> {
+        let factor = self.settings.scale * self.shrink;
+        (!self.is_zero()).then(|| HeadRows::new(self.a.clone(), &self.b, &self.moved, factor))
     }
 
     /// Forgets all it has learned.

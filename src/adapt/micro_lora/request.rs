@@ -1,5 +1,6 @@
 //! What a request leaves behind when it was decoded.
 use super::{MicroLoraError, RANK};
+use crate::model::sampler::TopK;
 
 /// The fewest logits whose greatest is found at a time, and the most: so few that there are several times as many
 /// blocks as logits are wanted.
@@ -64,6 +65,12 @@ impl Request {
         self.losses.clear();
     }
 
+    /// Returns how many of the likeliest tokens of a position it takes.
+    #[must_use]
+    pub fn top_k(&self) -> usize {
+        self.top_k
+    }
+
     /// Returns how many positions it has.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -120,6 +127,42 @@ impl Request {
             return Err(wrong(format!("the logarithm of the sum of its exponentials is {normaliser}")));
         }
         self.find_likeliest(logits);
+        self.push(projected, normaliser, (came, logits[came as usize]));
+        Ok(normaliser)
+    }
+
+    /// Takes note of a position as [`Request::record`] does, of its greatest logits alone and the normaliser of
+    /// all; the token that came is among them, as one that was chosen of them is.
+    ///
+    /// # Errors
+    ///
+    /// If it is not, or the numbers are none.
+    pub fn record_top_k(
+        &mut self,
+        projected: [f32; RANK],
+        greatest: &TopK,
+        normaliser: f64,
+        came: u32,
+    ) -> Result<(), MicroLoraError> {
+        let position = self.len();
+        let wrong = |problem: String| MicroLoraError::Position { position, problem };
+        let entries = greatest.entries().map_err(|error| wrong(error.to_string()))?;
+        if !normaliser.is_finite() || !projected.iter().all(|value| value.is_finite()) {
+            return Err(wrong(format!("the logarithm of the sum of its exponentials is {normaliser}")));
+        }
+        let of_came = entries.iter().find(|(token, _)| *token == came);
+        let (_, logit) = *of_came.ok_or_else(|| wrong(format!("token {came} is not among the likeliest")))?;
+        if entries.iter().any(|(token, _)| *token as usize >= self.vocab_size) {
+            return Err(wrong(format!("its tokens are not among {}", self.vocab_size)));
+        }
+        self.candidates.clear();
+        self.candidates.extend(entries.iter().take(self.top_k).map(|(token, logit)| (*logit, *token)));
+        self.push(projected, normaliser, (came, logit));
+        Ok(())
+    }
+
+    /// Adds a position with the tokens in `candidates`.
+    fn push(&mut self, projected: [f32; RANK], normaliser: f64, (came, logit): (u32, f32)) {
         let start = self.tokens.len();
         let mut at = None;
         for (logit, token) in self.candidates.iter().copied() {
@@ -132,7 +175,7 @@ impl Request {
             self.probabilities.push(probability);
             self.errors.push(probability - f32::from(u8::from(is_it)));
         }
-        let loss = normaliser - f64::from(logits[came as usize]);
+        let loss = normaliser - f64::from(logit);
         if at.is_none() {
             at = Some(self.tokens.len());
             let probability = (-loss).exp() as f32;
@@ -146,7 +189,6 @@ impl Request {
         self.came.push(at.unwrap_or(start) as u32);
         self.projected.push(projected);
         self.losses.push(loss);
-        Ok(normaliser)
     }
 
     /// Leaves the `top_k` greatest logits in `candidates`, in no order; of equals the first ones.
@@ -274,6 +316,15 @@ mod tests {
             assert!(request.record([0.0; RANK], logits, came).is_err());
         }
         assert!(request.record([f32::INFINITY, 0.0], &[0.0; 4], 0).is_err());
+        let two = TopK::of(&[0.0, 3.0, 2.0, 1.0], 2);
+        for (list, normaliser, came) in [
+            (&two, 4.0, 3),
+            (&two, f64::NAN, 1),
+            (&TopK::of(&[f32::NAN; 4], 2), 4.0, 1),
+            (&TopK::of(&[0.0, 1.0, 2.0, 3.0, 4.0], 2), 4.0, 3),
+        ] {
+            assert!(request.record_top_k([0.0; RANK], list, normaliser, came).is_err());
+        }
         assert!(request.is_empty() && request.tokens.is_empty());
     }
 }

@@ -11,7 +11,8 @@ use super::model::Model;
 
 use crate::{
     engine::{
-        Adapter, Choice, EngineError, LowRank, Member, Place, SequenceId, Target, adapter::check, mixture::Choices,
+        Adapter, Choice, EngineError, HeadRows, LowRank, Member, Place, SequenceId, Target, adapter::check,
+        mixture::Choices,
     },
     kv::{PrefixKey, prefix_root},
     model::decoder::Step,
@@ -233,10 +234,14 @@ pub(super) struct Adapters {
     /// One packed copy of each, for as long as its owner has it.
     packed: Vec<(Weak<Adapter>, Arc<PackedAdapter>)>,
     of: BTreeMap<SequenceId, Arc<PackedAdapter>>,
+    /// Rows added to a sequence's logits.
+    heads: BTreeMap<SequenceId, Arc<HeadRows>>,
     /// Of the rows of the step.
     pub(super) rows: Vec<Run>,
     /// Of the rows that give logits.
     pub(super) logit_rows: Vec<Run>,
+    /// What is added to logits, row by row of those that give any.
+    pub(super) logit_heads: Vec<(usize, Arc<HeadRows>)>,
 }
 
 impl Adapters {
@@ -275,18 +280,36 @@ impl Adapters {
         if let Some(adapter) = self.of.get(&from) {
             self.of.insert(to, Arc::clone(adapter));
         }
+        if let Some(rows) = self.heads.get(&from) {
+            self.heads.insert(to, Arc::clone(rows));
+        }
     }
 
     pub(super) fn detach(&mut self, sequence: SequenceId) {
         self.of.remove(&sequence);
     }
 
+    /// Takes all from a sequence that it was given.
+    pub(super) fn close(&mut self, sequence: SequenceId) {
+        self.detach(sequence);
+        self.attach_head(sequence, None);
+    }
+
+    /// Gives a sequence rows of the head, or none.
+    pub(super) fn attach_head(&mut self, sequence: SequenceId, rows: Option<Arc<HeadRows>>) {
+        match rows {
+            Some(rows) => _ = self.heads.insert(sequence, rows),
+            None => _ = self.heads.remove(&sequence),
+        }
+    }
+
     /// Finds the rows of a step that have adapters; neighbours that share one are one run.
     pub(super) fn lay_out(&mut self, step: &Step) {
-        let Self { of, rows, logit_rows, .. } = self;
+        let Self { of, heads, rows, logit_rows, logit_heads, .. } = self;
         rows.clear();
         logit_rows.clear();
-        if of.is_empty() {
+        logit_heads.clear();
+        if of.is_empty() && heads.is_empty() {
             return;
         }
         let mut logits = 0;
@@ -295,6 +318,9 @@ impl Adapters {
             if let Some(adapter) = of.get(&segment.sequence) {
                 extend(rows, segment.rows.clone(), adapter);
                 extend(logit_rows, logits..logits + wanted, adapter);
+            }
+            if let Some(head) = heads.get(&segment.sequence) {
+                logit_heads.extend((logits..logits + wanted).map(|row| (row, Arc::clone(head))));
             }
             logits += wanted;
         }

@@ -15,7 +15,7 @@ use super::{
     products::{Destination, Input, Product, Team, Then, room},
 };
 use crate::{
-    engine::EngineError,
+    engine::{EngineError, HEAD_RANK},
     kv::{PagedCache, Rotation},
     model::{
         decoder::{Executor, Segment, Step},
@@ -63,6 +63,26 @@ pub(super) struct Workspace {
     items: Vec<Item>,
     shared: Vec<Part>,
     weighing: Weighing,
+    /// An input of the head.
+    head_input: Vec<f32>,
+    /// A h of the rows that something is added to at the head.
+    head_projected: Vec<[f32; HEAD_RANK]>,
+}
+
+/// What learning from a batch needs.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// The head's inputs.
+    pub(super) hidden: Vec<f32>,
+    /// Of the positions whose greatest logits alone were returned.
+    pub(super) normalisers: Vec<f64>,
+}
+
+impl Kept {
+    pub(super) fn clear(&mut self) {
+        self.hidden.clear();
+        self.normalisers.clear();
+    }
 }
 
 /// What the head gives of a step, and where it goes.
@@ -84,8 +104,8 @@ pub(super) struct Walker<'a> {
     /// Of the step.
     pub(super) rows: usize,
     pub(super) results: HeadResults<'a>,
-    /// Where the head's inputs go, after those of earlier steps, if anybody wants them.
-    pub(super) kept: Option<&'a mut Vec<f32>>,
+    /// Where it goes what learning needs, after that of earlier steps, if anybody wants it.
+    pub(super) kept: Option<&'a mut Kept>,
 }
 
 fn pairs(layout: RopeLayout) -> RopePairs {
@@ -279,15 +299,20 @@ impl Executor for Walker<'_> {
             eps: spec.rms_norm_eps as f32,
             rows: Some(&step.logit_rows),
         };
-        if let Some(kept) = &mut self.kept {
-            let (width, start) = (spec.hidden_size, kept.len());
-            kept.resize(start + rows * width, 0.0);
-            for (row, out) in step.logit_rows.iter().zip(kept[start..].chunks_exact_mut(width)) {
-                let stream = &work.hidden.values[*row as usize * width..][..width];
-                self.team.kernels.rms_norm(stream, &model.output_norm, spec.rms_norm_eps as f32, out);
+        let (kernels, width) = (self.team.kernels, spec.hidden_size);
+        if let Some(Kept { hidden, .. }) = &mut self.kept {
+            let start = hidden.len();
+            hidden.resize(start + rows * width, 0.0);
+            for (row, out) in (0..).zip(hidden[start..].chunks_exact_mut(width)) {
+                out.copy_from_slice(input.row(kernels, row, width, &mut work.head_input));
             }
         }
-        let then = || spec.logit_softcap.map_or(Then::Nothing, |cap| Then::SoftCap(cap as f32));
+        work.head_projected.clear();
+        for (row, rows) in &self.adapters.logit_heads {
+            work.head_projected.push(rows.project(input.row(kernels, *row, width, &mut work.head_input)));
+        }
+        let soft_cap = spec.logit_softcap.map(|cap| cap as f32);
+        let then = || Then::Head { soft_cap, rows: &self.adapters.logit_heads, projected: &work.head_projected };
         let matrix = model.output.as_ref().unwrap_or(&model.embedding);
         let additions = Additions { runs: &self.adapters.logit_rows, group: Group::Head };
         match &mut self.results {
@@ -298,12 +323,19 @@ impl Executor for Walker<'_> {
             }
             HeadResults::TopK { k, lists } => {
                 let workers = self.team.pool.threads();
-                (0..workers).for_each(|worker| self.team.scratch(worker).selection.begin(rows, *k));
+                let normalise = self.kept.is_some();
+                (0..workers).for_each(|worker| self.team.scratch(worker).selection.begin(rows, *k, normalise));
                 let product = Product { matrix, destination: Destination::Selection, then: then() };
                 self.team.multiply(input, rows, spec.hidden_size, &[product], additions);
                 let start = lists.len();
                 lists.resize_with(start + rows, || TopK::new(*k));
-                (0..workers).for_each(|worker| self.team.scratch(worker).selection.merge_into(&mut lists[start..]));
+                let (lists, mut none) = (&mut lists[start..], Vec::new());
+                let normalisers = self.kept.as_mut().map_or(&mut none, |kept| &mut kept.normalisers);
+                let start = normalisers.len();
+                normalisers.resize(start + if normalise { rows } else { 0 }, f64::NEG_INFINITY);
+                for worker in 0..workers {
+                    self.team.scratch(worker).selection.merge_into(lists, &mut normalisers[start..]);
+                }
             }
         }
         Ok(())

@@ -16,6 +16,26 @@ pub(super) struct Additions<'a> {
 }
 
 impl<'a> Additions<'a> {
+    /// Adds to a tile of one matrix of the group what B makes of `reduced`, and scales the rows of decomposed
+    /// changes.
+    pub(super) fn add(
+        self,
+        kernels: &Kernels,
+        reduced: &Reduced,
+        slot: usize,
+        outputs: Range<usize>,
+        tile: &mut Tile<'_>,
+    ) {
+        for (run, (rows, packed)) in self.runs().enumerate() {
+            let Some(part) = &packed.parts[slot] else { continue };
+            kernels.matmul_adding(&part.b, outputs.clone(), reduced.of(run, slot), tile, rows.clone());
+            let Some(factors) = &part.factors else { continue };
+            for row in rows {
+                tile.token(row).iter_mut().zip(&factors[outputs.clone()]).for_each(|(y, factor)| *y *= factor);
+            }
+        }
+    }
+
     /// Returns the runs whose adapter adds to this group.
     pub(super) fn runs(self) -> impl Iterator<Item = (Range<usize>, &'a Packed)> {
         self.runs.iter().filter_map(move |(rows, adapter)| Some((rows.clone(), adapter.group(self.group)?)))
@@ -104,32 +124,6 @@ impl LowRankScratch {
                 }
                 kernels.scale(values, part.scale);
                 fill(slot, first + at, values);
-            }
-        }
-    }
-
-    /// Adds what B makes of them to a tile of these rows of one matrix of the group, and scales the rows of
-    /// decomposed changes.
-    pub(super) fn add(
-        &mut self,
-        kernels: &Kernels,
-        additions: Additions<'_>,
-        reduced: &Reduced,
-        slot: usize,
-        outputs: Range<usize>,
-        tile: &mut Tile<'_>,
-    ) {
-        for (run, (rows, packed)) in additions.runs().enumerate() {
-            let Some(part) = &packed.parts[slot] else { continue };
-            let values = room(&mut self.values, rows.len() * outputs.len());
-            let mut out = Output::new(values, rows.len(), outputs.len(), &mut self.claims).tile(0..outputs.len());
-            kernels.matmul_rows(&part.b, outputs.clone(), reduced.of(run, slot), &mut out);
-            for (row, values) in rows.zip(values.chunks_exact(outputs.len())) {
-                let out = tile.token(row);
-                kernels.add(out, values);
-                if let Some(factors) = &part.factors {
-                    out.iter_mut().zip(&factors[outputs.clone()]).for_each(|(y, factor)| *y *= factor);
-                }
             }
         }
     }

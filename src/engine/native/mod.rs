@@ -20,7 +20,7 @@ use std::sync::Arc;
 use ruvlab_kernels::{Tier, for_tier};
 
 use super::{
-    Adapter, Admitted, Chunk, EngineError, LanguageModel, Logits, Mixture, SequenceId, Settings,
+    Adapter, Admitted, Chunk, EngineError, HeadRows, LanguageModel, Logits, Mixture, SequenceId, Settings,
     mixture::{Choices, NO_CHOICES},
     room,
     sequences::Sequences,
@@ -31,7 +31,7 @@ use crate::{
     model::{decoder::Step, sampler::TopK, spec::ModelSpec, weights::Weights},
 };
 use adapters::Adapters;
-use executor::Workspace;
+use executor::{Kept, Workspace};
 use model::Model;
 pub(super) use model::format;
 use products::Team;
@@ -81,8 +81,8 @@ pub(super) struct Native {
     step: Step,
     /// Logits of a step of several chunks, before each gets its own.
     logits: Vec<f32>,
-    /// The head's inputs of the last batch, where they are kept.
-    hidden: Option<Vec<f32>>,
+    /// What learning needs of the last batch, where it is kept.
+    kept: Option<Kept>,
 }
 
 impl Native {
@@ -126,7 +126,7 @@ impl Native {
             pieces: Vec::new(),
             step: Step::default(),
             logits: Vec::new(),
-            hidden: None,
+            kept: None,
             model,
         })
     }
@@ -201,7 +201,7 @@ impl LanguageModel for Native {
     fn close(&mut self, sequence: SequenceId) {
         self.sequences.close(sequence);
         self.cache.close(sequence);
-        self.adapters.detach(sequence);
+        self.adapters.close(sequence);
     }
 
     fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
@@ -214,6 +214,14 @@ impl LanguageModel for Native {
         self.sequences.get(sequence)?;
         let key = self.attach_key(sequence, Some((mixture.adapter(), mixture.choices())))?;
         Ok(self.cache.attach(sequence, key.as_ref())?)
+    }
+
+    fn attach_head(&mut self, sequence: SequenceId, rows: Option<Arc<HeadRows>>) -> Result<(), EngineError> {
+        self.sequences.get(sequence)?;
+        let ModelSpec { hidden_size, vocab_size, .. } = self.model.spec;
+        rows.as_ref().map_or(Ok(()), |rows| rows.check(hidden_size, vocab_size))?;
+        self.adapters.attach_head(sequence, rows);
+        Ok(())
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {
@@ -231,14 +239,18 @@ impl LanguageModel for Native {
     }
 
     fn keep_hidden(&mut self, keep: bool) -> Result<(), EngineError> {
-        if keep != self.hidden.is_some() {
-            self.hidden = keep.then(Vec::new);
+        if keep != self.kept.is_some() {
+            self.kept = keep.then(Kept::default);
         }
         Ok(())
     }
 
     fn hidden(&self) -> &[f32] {
-        self.hidden.as_deref().unwrap_or_default()
+        self.kept.as_ref().map_or(&[], |kept| &kept.hidden)
+    }
+
+    fn normalisers(&self) -> &[f64] {
+        self.kept.as_ref().map_or(&[], |kept| &kept.normalisers)
     }
 
     fn cache_report(&self) -> Option<CacheReport> {

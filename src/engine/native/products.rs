@@ -1,7 +1,7 @@
 //! The matrix products of a phase, shared among threads.
 use std::{
     ops::Range,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ruvlab_kernels::{
@@ -12,7 +12,10 @@ use super::{
     low_rank::{Additions, LowRankScratch, Reduced},
     selection::Selection,
 };
-use crate::model::spec::Activation;
+use crate::{
+    engine::{HEAD_RANK, HeadRows},
+    model::spec::Activation,
+};
 
 /// Up to so many rows (decoding), every thread prepares all inputs for itself, which is cheaper than
 /// to wait for others, and takes an equal share of a matrix, whose weights then stay with its core.
@@ -92,8 +95,12 @@ pub(super) enum Then<'a> {
     },
     /// Adds it to the stream.
     AddTo(&'a Output<'a>),
-    /// Bends it.
-    SoftCap(f32),
+    /// Bends logits, and then adds to rows of them what A h of the row comes to.
+    Head {
+        soft_cap: Option<f32>,
+        rows: &'a [(usize, Arc<HeadRows>)],
+        projected: &'a [[f32; HEAD_RANK]],
+    },
 }
 
 /// Where a product goes.
@@ -126,48 +133,39 @@ impl Product<'_> {
     }
 
     /// Computes some rows of product number `slot` of its group.
-    fn compute(
-        &self,
-        kernels: &Kernels,
-        slot: usize,
-        from: Inputs<'_>,
-        rows: Range<usize>,
-        low_rank: &mut LowRankScratch,
-        selection: &mut Selection,
-    ) {
+    fn compute(&self, kernels: &Kernels, slot: usize, from: Inputs<'_>, rows: Range<usize>, selection: &mut Selection) {
         if rows.is_empty() {
             return;
         }
         match self.destination {
             Destination::Output(output) => {
-                self.fill(kernels, slot, from, rows.clone(), &mut output.tile(rows), low_rank);
+                self.fill(kernels, slot, from, rows.clone(), &mut output.tile(rows));
             }
             Destination::Selection => {
-                selection.keep(rows, |some, tile| self.fill(kernels, slot, from, some, tile, low_rank));
+                selection.keep(kernels, rows, |some, tile| self.fill(kernels, slot, from, some, tile));
             }
         }
     }
 
     /// Computes some rows into a tile of as many.
-    fn fill(
-        &self,
-        kernels: &Kernels,
-        slot: usize,
-        from: Inputs<'_>,
-        rows: Range<usize>,
-        tile: &mut Tile<'_>,
-        low_rank: &mut LowRankScratch,
-    ) {
+    fn fill(&self, kernels: &Kernels, slot: usize, from: Inputs<'_>, rows: Range<usize>, tile: &mut Tile<'_>) {
         let Inputs { activations, additions, reduced } = from;
         let of = |matrix: &Matrix| &activations[index(matrix.activation_class())];
         kernels.matmul_rows(self.matrix, rows.clone(), of(self.matrix), tile);
-        low_rank.add(kernels, additions, reduced, slot, rows.clone(), tile);
+        additions.add(kernels, reduced, slot, rows.clone(), tile);
         match &self.then {
             Then::Nothing => {}
             Then::Bias(bias) => {
                 (0..tile.tokens()).for_each(|token| kernels.add(tile.token(token), &bias[rows.clone()]));
             }
-            Then::SoftCap(cap) => (0..tile.tokens()).for_each(|token| kernels.soft_cap(tile.token(token), *cap)),
+            Then::Head { soft_cap, rows: added, projected } => {
+                if let Some(cap) = soft_cap {
+                    (0..tile.tokens()).for_each(|token| kernels.soft_cap(tile.token(token), *cap));
+                }
+                for ((token, head), projected) in added.iter().zip(*projected) {
+                    head.add(*projected, rows.start, tile.token(*token));
+                }
+            }
             Then::AddTo(stream) => {
                 let mut stream = stream.tile(rows);
                 (0..tile.tokens()).for_each(|token| kernels.add(stream.token(token), tile.token(token)));
@@ -175,7 +173,7 @@ impl Product<'_> {
             Then::Gate { up, output, activation } => {
                 let mut other = output.tile(rows.clone());
                 kernels.matmul(up, of(up), &mut other);
-                low_rank.add(kernels, additions, reduced, slot + 1, rows, &mut other);
+                additions.add(kernels, reduced, slot + 1, rows, &mut other);
                 for token in 0..tile.tokens() {
                     match activation {
                         Activation::Silu => kernels.silu_gate(tile.token(token), other.token(token)),
@@ -288,7 +286,7 @@ impl Team {
             let from = Inputs { activations, additions, reduced };
             for (slot, product) in products.iter().enumerate() {
                 let share = product.matrix.share(worker, workers);
-                product.compute(kernels, slot, from, share, low_rank, selection);
+                product.compute(kernels, slot, from, share, selection);
             }
         });
     }
@@ -339,14 +337,14 @@ impl Team {
         let chunks_of = |product: &Product<'_>| product.matrix.rows().div_ceil(CHUNK);
         let chunks = Chunks::new(products.iter().map(chunks_of).sum(), 1);
         self.pool.run(&|worker| {
-            let Scratch { low_rank, selection, .. } = &mut *self.scratch(worker);
+            let Scratch { selection, .. } = &mut *self.scratch(worker);
             while let Some(chunk) = chunks.next() {
                 let mut number = chunk.start;
                 for (slot, product) in products.iter().enumerate() {
                     if number < chunks_of(product) {
                         let start = number * CHUNK;
                         let rows = start..(start + CHUNK).min(product.matrix.rows());
-                        product.compute(kernels, slot, from, rows, low_rank, selection);
+                        product.compute(kernels, slot, from, rows, selection);
                         break;
                     }
                     number -= chunks_of(product);

@@ -75,8 +75,8 @@ impl Native {
     pub(super) fn append(&mut self, batch: &[Chunk<'_>], mut wanted: Wanted<'_>) -> Result<(), EngineError> {
         let context_length = if self.cache.evicts() { usize::MAX } else { self.context_length };
         self.sequences.check(batch, self.model.spec.vocab_size, context_length)?;
-        if let Some(hidden) = &mut self.hidden {
-            hidden.clear();
+        if let Some(kept) = &mut self.kept {
+            kept.clear();
         }
         self.before.clear();
         for chunk in batch {
@@ -115,11 +115,11 @@ impl Native {
             }
             self.adapters.lay_out(&self.step);
             let rows = self.step.tokens.len();
-            let Self { model, team, work, cache, adapters, attention, hidden, logits, pieces, step, .. } = self;
+            let Self { model, team, work, cache, adapters, attention, kept, logits, pieces, step, .. } = self;
             let results = wanted.results(logits, step.logit_rows.len(), pieces);
             let attention = *attention;
             let mut walker =
-                Walker { model, team, work, cache, adapters, attention, rows, results, kept: hidden.as_mut() };
+                Walker { model, team, work, cache, adapters, attention, rows, results, kept: kept.as_mut() };
             walk(&mut walker, model.spec.layers, step)?;
             wanted.hand_out(logits, pieces, step);
             for segment in &self.step.segments {

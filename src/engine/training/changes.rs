@@ -75,9 +75,7 @@ impl Pair {
         self.b = transposed(b, self.rank);
         Ok(())
     }
-}
 
-impl Pair {
     pub(super) fn is_decomposed(&self) -> bool {
         self.dora.is_some()
     }
@@ -119,6 +117,7 @@ pub(super) struct Narrow {
     /// `x Vᵀ`, `[N, O]`, of a decomposed one.
     whole: Vec<f32>,
 }
+
 impl Flow {
     /// Returns one of nothing; `product` is as long as the matrix, or empty.
     pub(super) fn new(noted: Noted, (outputs, inputs): (usize, usize)) -> Self {

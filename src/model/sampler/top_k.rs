@@ -112,6 +112,10 @@ impl TopK {
     }
 
     fn offer_one(&mut self, token: u32, logit: f32) {
+        // Of a block most are below, and need no place to be looked for.
+        if logit < self.least() {
+            return;
+        }
         if logit.is_nan() || logit == f32::INFINITY {
             return self.refuse(token);
         }

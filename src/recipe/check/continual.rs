@@ -1,8 +1,8 @@
 //! Rules of continual learning.
 use super::Report;
 use crate::recipe::schema::{
-    AdapterType, Boundaries, Continual, DEFAULT_PROMPT, EwcSpace, FisherKind, LrSchedulerType, MethodName, Recipe,
-    Task, Training, Workload,
+    AdapterType, Boundaries, Continual, ContinualMethod, DEFAULT_PROMPT, EwcSpace, FisherKind, LrSchedulerType,
+    MethodName, Recipe, Task, Training, Workload,
 };
 
 pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
@@ -10,6 +10,7 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
         check_tasks(continual, report);
         let is_constant = |training: &Training| training.lr_scheduler.kind == LrSchedulerType::Constant;
         check_methods(continual, recipe.training.as_ref().is_none_or(is_constant), report);
+        check_unused(continual, report);
     }
     check_workload(recipe, report);
 }
@@ -54,6 +55,51 @@ fn check_workload(recipe: &Recipe, report: &mut Report<'_>) {
             report.error(&[key], "unsupported", message, "leave it out");
         }
     }
+}
+
+/// Refuses what is written and read by nobody: results would be told from settings that they do not have.
+fn check_unused(continual: &Continual, report: &mut Report<'_>) {
+    if continual.ewc.is_some() && !continual.methods.is_empty() {
+        let message = "`ewc` is read where there are no `methods`, and here are some";
+        let hint = "add it to them: `{method: ewc_pp, lambda: [10]}`";
+        report.error(&["continual.ewc"], "method", message, hint);
+    }
+    for (place, own) in continual.methods.iter().enumerate() {
+        let (path, method) = (format!("continual.methods[{place}]"), own.method.name());
+        for key in unused(own) {
+            let message = format!("`{key}` says nothing to `{method}`");
+            report.error(&[&format!("{path}.{key}"), &path], "method", message, "leave it out");
+        }
+    }
+}
+
+/// Returns the keys that differ from what they are without being written, and that the method does not read.
+fn unused(own: &ContinualMethod) -> impl Iterator<Item = &'static str> {
+    use MethodName::{DerPp, Ewc, EwcPp, Online, Replay, Rwalk, Sequential};
+    let plain = ContinualMethod::of(own.method, Vec::new());
+    let is = |methods: &[MethodName]| methods.contains(&own.method);
+    let penalty = own.method.is_penalty();
+    let fisher = is(&[Ewc, Online, EwcPp, Rwalk]);
+    [
+        ("name", own.name == plain.name || !is(&[Sequential])),
+        ("fisher_decay", own.fisher_decay == plain.fisher_decay || is(&[Online, EwcPp, Rwalk])),
+        ("fisher", own.fisher == plain.fisher || fisher),
+        ("fisher_batches", own.fisher_batches == plain.fisher_batches || is(&[Ewc, Online])),
+        ("normalize_fisher", own.normalize_fisher == plain.normalize_fisher || fisher),
+        ("space", own.space == plain.space || penalty),
+        ("penalty_convention", own.penalty_convention == plain.penalty_convention || penalty),
+        ("replay_sequences", own.replay_sequences == plain.replay_sequences || is(&[Replay, DerPp])),
+        ("logits_weight", own.logits_weight == plain.logits_weight || is(&[DerPp])),
+        ("labels_weight", own.labels_weight == plain.labels_weight || is(&[DerPp])),
+        ("kept_logits", own.kept_logits == plain.kept_logits || is(&[DerPp])),
+        ("boundaries", own.boundaries == plain.boundaries || !is(&[Sequential])),
+        (
+            "false_alarm_steps",
+            own.false_alarm_steps == plain.false_alarm_steps || own.boundaries == Boundaries::Detected,
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(key, is_read)| (!is_read).then_some(key))
 }
 
 fn check_methods(continual: &Continual, is_constant: bool, report: &mut Report<'_>) {

@@ -1,9 +1,11 @@
 //! What instant adaptation costs a model that answers: decoding with it and without, in turn.
+use std::{slice, sync::Arc};
+
 use super::{directions, settings};
 use crate::{
-    adapt::micro_lora::{MicroLora, Request},
+    adapt::micro_lora::{AnswerError, MicroLora, Request, next_token},
     clock::Stopwatch,
-    engine::{Chunk, LogitRows},
+    engine::{Chunk, LogitRows, next_tokens},
     event::Phase,
     model::sampler::Sampler,
     plan::Cell,
@@ -75,28 +77,35 @@ fn answer(
     sampler: &mut Sampler,
     mut micro: Option<(&MicroLora, &mut Request)>,
 ) -> Result<f64, LaunchError> {
-    let engine = &mut loaded.engine;
+    let engine = loaded.engine.as_mut();
     engine.keep_hidden(micro.is_some())?;
     if let Some((_, request)) = &mut micro {
         request.clear();
     }
     let sequence = engine.open()?;
-    let mut logits = engine.step(&[Chunk { sequence, tokens: prompt, logits: LogitRows::Last }])?.remove(0);
+    let (last, read) = prompt.split_last().unwrap_or((&0, &[]));
+    if !read.is_empty() {
+        engine.step(&[Chunk { sequence, tokens: read, logits: LogitRows::Last }])?;
+    }
+    let mut token = *last;
     let stopwatch = Stopwatch::start();
-    for at in 0..adapt.output_tokens {
-        let token = match &mut micro {
-            None => sampler.sample(logits.row(0)).map_err(|error| LaunchError::sampler(label, error))?,
+    if let Some((micro, _)) = &micro {
+        engine.attach_head(sequence, micro.head_rows().map(Arc::new))?;
+    }
+    for _ in 0..adapt.output_tokens {
+        token = match &mut micro {
+            None => {
+                let next = next_tokens(engine, &[(sequence, &[token])], slice::from_mut(sampler));
+                next.map_err(|error| LaunchError::generation(label, error))?[0]
+            }
             Some((micro, request)) => {
-                let projected = micro.project(engine.hidden());
-                micro.apply(projected, &mut logits.values);
-                let token = sampler.sample(logits.row(0)).map_err(|error| LaunchError::sampler(label, error))?;
-                request.record(projected, logits.row(0), token)?;
-                token
+                let next = next_token(engine, sequence, &[token], sampler, micro, request);
+                next.map_err(|error| match error {
+                    AnswerError::Generation(error) => LaunchError::generation(label, error),
+                    AnswerError::Position(error) => error.into(),
+                })?
             }
         };
-        if at + 1 < adapt.output_tokens {
-            logits = engine.step(&[Chunk { sequence, tokens: &[token], logits: LogitRows::Last }])?.remove(0);
-        }
     }
     let seconds = stopwatch.elapsed().as_secs_f64();
     engine.close(sequence);

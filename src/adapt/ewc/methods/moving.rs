@@ -67,7 +67,7 @@ impl<T: Real> Regularizer<T> for Moving<T> {
         }
         let mut importance = self.fisher.clone();
         if let Some(path) = &mut self.path {
-            let score = path.finish();
+            let score = path.finish(&self.fisher);
             let (most_fisher, most_score) = (most(&importance), most(score));
             for (f, s) in importance.iter_mut().zip(score) {
                 *f = T::narrow(f.widen() / most_fisher + s.widen() / most_score);

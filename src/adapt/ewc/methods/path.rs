@@ -51,16 +51,18 @@ impl<T: Real> Path<T> {
         self.moved.fill(0.0);
     }
 
-    /// Returns the mean of this task's score and that of before, which becomes that of before.
-    pub(super) fn finish(&mut self) -> &[T] {
+    /// Returns the mean of this task's score and that of before, which becomes that of before. What the task
+    /// did since its last window counts as one.
+    pub(super) fn finish(&mut self, fisher: &[T]) -> &[T] {
+        if !self.steps.is_multiple_of(self.every) {
+            self.close(fisher);
+        }
         let has_old = !self.old.is_empty();
         self.old.resize(self.score.len(), T::narrow(0.0));
         for (old, new) in self.old.iter_mut().zip(&self.score) {
             *old = T::narrow(if has_old { 0.5 * (old.widen() + new) } else { *new });
         }
         self.score.fill(0.0);
-        self.gained.fill(0.0);
-        self.moved.fill(0.0);
         self.steps = 0;
         &self.old
     }
