@@ -79,7 +79,8 @@ impl Sona {
             from.micro(instant.micro_mut())?;
             let next = usize::try_from(from.u64()?).unwrap_or(usize::MAX);
             instant.recall.hold(next, from.f32s()?, from.u32s()?)?;
-            let mut kinds = || <[f64; KINDS]>::try_from(from.f64s()?).map_err(|_found| damaged("a list has another length"));
+            let mut kinds =
+                || <[f64; KINDS]>::try_from(from.f64s()?).map_err(|_found| damaged("a list has another length"));
             instant.recall.gate = Gate { shares: kinds()?, evidence: kinds()? };
         }
         for micro in self.background.iter_mut().flat_map(Background::micros_mut) {

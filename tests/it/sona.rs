@@ -164,3 +164,40 @@ fn every_loop_changes_what_is_served_and_a_restart_does_not() {
         seen.push(served);
     }
 }
+
+#[test]
+fn a_stream_begins_with_what_another_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut saving = short("interleaved", "none");
+    saving["save_state"] = true.into();
+    let mut spec = streaming(LaunchTask::Quality, &saving, &json!({"instant": {}}));
+    spec.artifacts = Some(folder.path().to_owned());
+    run(&spec).unwrap();
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left.len(), 1);
+    let state = left[0].join("sona.state");
+    let begin = |instant: Value| {
+        let sona = json!({"instant": instant, "init": state.to_str().unwrap()});
+        run(&streaming(LaunchTask::Quality, &short("interleaved", "none"), &sona))
+    };
+    let events = begin(json!({})).unwrap();
+    let [served, still] = ["sona_nll", "sona_nll_static"].map(|metric| at_requests(&events, metric));
+    assert!(served[0].to_bits() != still[0].to_bits(), "it knows nothing of the other stream");
+    // Of the very same requests.
+    assert!(whole(&events, "sona_change")[0] < -0.05);
+    let refused = begin(json!({"cache_tokens": 64})).unwrap_err().to_string();
+    assert!(refused.contains("other settings"), "{refused}");
+}
+
+#[test]
+fn the_deep_loop_runs_when_nobody_asks() {
+    let mut stream = short("interleaved", "none");
+    stream["pause_every"] = 6.into();
+    stream["pause_ms"] = 5000.into();
+    let mut sona = loops([false, false, true]);
+    sona["deep"]["every_requests"] = 1000.into();
+    sona["deep"]["idle_ms"] = 2000.into();
+    let events = run(&streaming(LaunchTask::Quality, &stream, &sona)).unwrap();
+    let at: Vec<u64> = steps(&events).iter().filter(|step| step.of == "deep").map(|step| step.request).collect();
+    assert!(!at.is_empty() && at.iter().all(|request| (request + 1) % 6 == 0), "{at:?}");
+}
