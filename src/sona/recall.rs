@@ -28,7 +28,7 @@ pub struct CacheSettings {
 
 impl Default for CacheSettings {
     fn default() -> Self {
-        Self { tokens: 4096, neighbours: 64, theta: 12.0, share: 0.2, general_weight: 4.0 }
+        Self { tokens: 4096, neighbours: 64, theta: 12.0, share: 0.2, general_weight: 16.0 }
     }
 }
 

@@ -95,7 +95,7 @@ pub(super) const METRICS: &[Metric] = &[
         Neutral,
         Deterministic,
         None,
-        "share of the background steps that held-out requests of the pattern did not get worse by",
+        "share of the background steps that held-out requests of the pattern did not get worse by; one that no held-out request could judge is not among them",
     ),
     metric(
         "sona_commits",
@@ -158,7 +158,7 @@ pub(super) const METRICS: &[Metric] = &[
         Lower,
         Launch,
         None,
-        "(median time between tokens of answers with the loops: inputs of the head kept, additions, the cache, and what the update needs of every token) / (the same without) - 1",
+        "(median time between tokens of answers with the loops: inputs of the head kept, additions, the cache, and what the update needs of every token) / (the same where nothing learns and only the logits that decide are computed) - 1",
     ),
     metric(
         "sona_itl_p99_overhead",

@@ -37,7 +37,7 @@ impl Default for Sona {
             deep: None,
             replay_requests: 64,
             held_out_requests: 24,
-            max_drift: 0.003,
+            max_drift: 0.002,
         }
     }
 }
