@@ -49,7 +49,7 @@ pub use attention::{
 pub use claims::Claims;
 pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select, setting};
 pub use format::Format;
-pub use matmul::matmul_pooled;
+pub use matmul::{Ahead, matmul_pooled};
 pub use matrix::{Matrix, PackError, RowBytes};
 pub use output::{Output, Tile};
 pub use pool::{Chunks, Pool};

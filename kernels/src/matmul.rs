@@ -18,7 +18,47 @@ pub(crate) struct WeightGroups<'a> {
     pub(crate) format: Format,
     pub(crate) columns: usize,
     pub(crate) bytes: &'a [u8],
+    /// What is read next: a hint, which changes no result.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
+    pub(crate) ahead: Ahead<'a>,
 }
+
+/// Weights that are used soon after a product with few tokens, and are fetched into a near cache while that is
+/// computed.
+///
+/// A product reads its own weights as fast as memory gives them, but whoever begins to read elsewhere waits once
+/// more before the first bytes come. Short stretches, as those of a low-rank change, are little but such waiting.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ahead<'a> {
+    parts: [&'a [u8]; 2],
+}
+
+impl<'a> Ahead<'a> {
+    /// Returns some rows of up to two matrices, in whole groups of eight; nothing of a mapped one.
+    #[must_use]
+    pub fn of(parts: [Option<(&'a Matrix, Range<usize>)>; 2]) -> Self {
+        let bytes = |part: Option<(&'a Matrix, Range<usize>)>| {
+            let (matrix, rows) = part?;
+            matrix.groups(rows.start / ROWS..rows.end.min(matrix.rows()).div_ceil(ROWS))
+        };
+        Self { parts: parts.map(|part| bytes(part).unwrap_or_default()) }
+    }
+
+    /// Returns the bytes of share `index` of `count`.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
+    #[inline]
+    pub(crate) fn share(self, index: usize, count: usize) -> [&'a [u8]; 2] {
+        self.parts.map(|bytes| {
+            let size = bytes.len().div_ceil(count.max(1)).next_multiple_of(CACHE_LINE);
+            let start = (index * size).min(bytes.len());
+            &bytes[start..(start + size).min(bytes.len())]
+        })
+    }
+}
+
+/// Bytes that are fetched together.
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
+pub(crate) const CACHE_LINE: usize = 64;
 
 /// Rows a thread takes at a time where the work is handed out as it goes.
 const CHUNK_ROWS: usize = 64;
@@ -70,6 +110,23 @@ impl Kernels {
     /// If the shapes or the activation class do not belong to the matrix, or the rows do not start at a
     /// multiple of eight and end at one or with the last row.
     pub fn matmul_rows(&self, matrix: &Matrix, rows: Range<usize>, activations: &Activations, tile: &mut Tile<'_>) {
+        self.matmul_fetching(matrix, rows, activations, tile, Ahead::default());
+    }
+
+    /// Does what [`Kernels::matmul_rows`] does, and has fetched meanwhile what is `ahead`, where the processor is
+    /// one to be told and the tokens are few.
+    ///
+    /// # Panics
+    ///
+    /// As [`Kernels::matmul_rows`].
+    pub fn matmul_fetching(
+        &self,
+        matrix: &Matrix,
+        rows: Range<usize>,
+        activations: &Activations,
+        tile: &mut Tile<'_>,
+        ahead: Ahead<'_>,
+    ) {
         assert_eq!(activations.class(), matrix.activation_class(), "class of activations for {}", matrix.format());
         assert_eq!(activations.columns(), matrix.columns(), "columns of the activations and of the matrix");
         assert_eq!(activations.rows(), tile.tokens(), "tokens of the activations and of the tile");
@@ -83,14 +140,14 @@ impl Kernels {
         let groups = rows.start / ROWS..rows.end.div_ceil(ROWS);
         let (format, columns) = (matrix.format(), matrix.columns());
         if let Some(bytes) = matrix.groups(groups.clone()) {
-            return (self.matmul)(WeightGroups { format, columns, bytes }, activations.view(), tile);
+            return (self.matmul)(WeightGroups { format, columns, bytes, ahead }, activations.view(), tile);
         }
         GROUPS.with_borrow_mut(|packed| {
             for start in groups.clone().step_by(MAPPED_GROUPS) {
                 let some = start..(start + MAPPED_GROUPS).min(groups.end);
                 let part = (start - groups.start) * ROWS..((some.end - groups.start) * ROWS).min(rows.len());
                 matrix.pack_groups(some, packed);
-                let weights = WeightGroups { format, columns, bytes: packed };
+                let weights = WeightGroups { format, columns, bytes: packed, ahead: Ahead::default() };
                 (self.matmul)(weights, activations.view(), &mut tile.part(part));
             }
         });

@@ -5,6 +5,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 pub use top_k::TopK;
+pub(crate) use top_k::greatest;
 use top_k::likelier;
 
 /// The most logits that are kept in order while others come by; more are sorted when all are there.

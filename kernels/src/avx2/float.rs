@@ -69,6 +69,49 @@ pub(crate) fn gemv<const F: u8, const S: usize, const M: usize>(
     }
 }
 
+/// Groups whose sums run side by side: each addition to a sum waits for the one before.
+const SIDE_BY_SIDE: usize = 8;
+
+/// Returns the products of `S` neighbouring groups with one token.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn neighbours<const F: u8, const S: usize>(groups: &[u8], x: &[f32]) -> [[f32; ROWS]; S] {
+    let (size, column_bytes) = (groups.len() / S, if F == F32 { 4 * ROWS } else { 2 * ROWS });
+    let mut sums = [_mm256_setzero_ps(); S];
+    for (index, x) in x.iter().enumerate() {
+        let x = _mm256_set1_ps(*x);
+        for s in 0..S {
+            let at = &groups[s * size + column_bytes * index..][..column_bytes];
+            sums[s] = _mm256_fmadd_ps(column::<F>(at, 0), x, sums[s]);
+        }
+    }
+    let mut values = [[0.0; ROWS]; S];
+    for s in 0..S {
+        store_sums(&mut values[s], _mm256_add_ps(_mm256_setzero_ps(), sums[s]));
+    }
+    values
+}
+
+/// Writes the products of all groups with few tokens and few columns.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn narrow<const F: u8>(weights: WeightGroups<'_>, activations: ActivationRows<'_>, tile: &mut Tile<'_>) {
+    let size = Layout::of(weights.format).group(weights.columns);
+    for (index, groups) in weights.bytes.chunks(SIDE_BY_SIDE * size).enumerate() {
+        for token in 0..activations.rows {
+            let x = activations.row_floats(token);
+            if groups.len() == SIDE_BY_SIDE * size {
+                let sums = neighbours::<F, SIDE_BY_SIDE>(groups, x);
+                tile.put(token, SIDE_BY_SIDE * index, sums.as_flattened());
+            } else {
+                for (at, group) in groups.chunks_exact(size).enumerate() {
+                    let sums = neighbours::<F, 1>(group, x);
+                    tile.put(token, SIDE_BY_SIDE * index + at, &sums[0]);
+                }
+            }
+        }
+    }
+}
+
 /// Two groups, widened: `[column][group][row]`.
 type Panel = [[[f32; ROWS]; 2]; FLOAT_COLUMNS];
 

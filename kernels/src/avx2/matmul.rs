@@ -1,14 +1,36 @@
 //! Which way a product goes: straight from the weights for few tokens, through panels for many.
+use std::arch::x86_64::*;
+
 use super::{
     float::{self, BF16, F16, F32},
     gemm::{gemm, gemm_any},
     gemv::gemv,
     part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0},
 };
-use crate::{activations::ActivationRows, format::Format, matmul::WeightGroups, matrix::layout::Layout, output::Tile};
+use crate::{
+    activations::ActivationRows,
+    format::Format,
+    matmul::{CACHE_LINE, WeightGroups},
+    matrix::layout::Layout,
+    output::Tile,
+};
 
 /// The most tokens that are multiplied with weights as they are read.
 const FEW: usize = 4;
+
+/// The most columns with which neighbouring groups are multiplied side by side: far apart, each would be over
+/// before its memory is read at full speed.
+const NARROW: usize = 64;
+
+/// Has bytes brought into the second cache.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn fetch(parts: [&[u8]; 2]) {
+    for bytes in parts {
+        // Hints, which read nothing.
+        bytes.chunks(CACHE_LINE).for_each(|line| _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
+    }
+}
 
 /// Returns the places and bytes of `S` groups, so many groups apart.
 #[inline]
@@ -32,6 +54,7 @@ macro_rules! far_groups {
         let groups = $weights.bytes.len() / $size;
         let apart = groups / $streams;
         for index in 0..apart {
+            fetch($weights.ahead.share(index, apart));
             let (places, far) = far::<$streams>($weights.bytes, $size, index, apart);
             $kernel::<$({ $parameter },)* $streams, $tokens>(places, far, $activations, 0, $tile);
         }
@@ -56,7 +79,9 @@ use float::gemv as float_gemv;
 
 macro_rules! floats {
     ($weights:ident, $activations:ident, $tile:ident, $format:ident) => {
-        if $activations.rows <= FEW {
+        if $activations.rows <= FEW && $weights.columns <= NARROW {
+            float::narrow::<$format>($weights, $activations, $tile)
+        } else if $activations.rows <= FEW {
             far_groups!($weights, $activations, $tile, float_gemv, [$format])
         } else {
             float::gemm::<$format>($weights, $activations, $tile)

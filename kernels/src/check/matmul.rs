@@ -3,8 +3,8 @@ use std::{ops::Range, sync::Arc};
 
 use super::random::Random;
 use crate::{
-    ActivationClass, Activations, Arena, Chunks, Claims, Format, Kernels, Matrix, Output, Pool, Precision, RowBytes,
-    Tier, activations::CodeBlock, dequantize_row, for_tier, matmul_pooled,
+    ActivationClass, Activations, Ahead, Arena, Chunks, Claims, Format, Kernels, Matrix, Output, Pool, Precision,
+    RowBytes, Tier, activations::CodeBlock, dequantize_row, for_tier, matmul_pooled,
 };
 
 /// Bytes that matrices are used from where they lie.
@@ -253,7 +253,8 @@ fn results_do_not_depend_on_batch_or_tile(kernels: &Kernels) {
     }
 }
 
-/// Products added to some tokens of a tile are those that stand by themselves, added.
+/// Products added to some tokens of a tile are those that stand by themselves, added; and whatever is
+/// fetched meanwhile, a product is the same.
 fn added_products_are_products_added(kernels: &Kernels) {
     for format in [Format::F32, Format::F16, Format::Bf16, Format::Q8_0] {
         let columns: &[usize] = if format == Format::Q8_0 { &[32] } else { &[1, 4, 16, 256, 257, 513] };
@@ -271,6 +272,11 @@ fn added_products_are_products_added(kernels: &Kernels) {
             let mut tile = Output::new(&mut got, tokens + 3, part.len(), &mut claims).tile(0..part.len());
             kernels.matmul_adding(&case.matrix, part, &activations, &mut tile, 2..2 + tokens);
             same(&got, &want, &case.name());
+            let mut got = vec![f32::NAN; products.len()];
+            let mut tile = Output::new(&mut got, tokens, 77, &mut claims).tile(0..77);
+            let ahead = Ahead::of([Some((&case.matrix, 8..77)), Some((&case.matrix, 0..80))]);
+            kernels.matmul_fetching(&case.matrix, 0..77, &activations, &mut tile, ahead);
+            same(&got, &products, &case.name());
         }
     }
 }

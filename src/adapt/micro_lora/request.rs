@@ -1,6 +1,6 @@
 //! What a request leaves behind when it was decoded.
 use super::{MicroLoraError, RANK};
-use crate::model::sampler::TopK;
+use crate::model::sampler::{TopK, greatest};
 
 /// The fewest logits whose greatest is found at a time, and the most: so few that there are several times as many
 /// blocks as logits are wanted.
@@ -248,25 +248,6 @@ impl Request {
     pub(super) fn came(&self) -> &[u32] {
         &self.came
     }
-}
-
-/// Returns the greatest of some numbers, none of which is NaN.
-fn greatest(values: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (vectors, tail) = values.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for vector in vectors {
-        lanes.iter_mut().zip(vector).for_each(|(lane, value)| *lane = larger(*lane, *value));
-    }
-    // By halves, which are vectors still.
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        let (low, high) = lanes.split_at_mut(width);
-        low.iter_mut().zip(&*high).for_each(|(low, high)| *low = larger(*low, *high));
-    }
-    tail.iter().copied().fold(lanes[0], larger)
 }
 
 #[cfg(test)]

@@ -33,6 +33,19 @@ pub(super) enum Group {
     Head,
 }
 
+impl Group {
+    /// Returns the group that a token comes to next, the last layer's and the head's aside.
+    pub(super) fn next(self) -> Option<Self> {
+        match self {
+            Self::Heads(layer) => Some(Self::Attended(layer)),
+            Self::Attended(layer) => Some(Self::Gates(layer)),
+            Self::Gates(layer) => Some(Self::Down(layer)),
+            Self::Down(layer) => Some(Self::Heads(layer + 1)),
+            Self::Head => None,
+        }
+    }
+}
+
 /// The most matrices of a group.
 pub(super) const SLOTS: usize = 3;
 
@@ -214,12 +227,14 @@ impl PackedAdapter {
         Ok(Self { key: OnceLock::new(), layers: packed_layers, head })
     }
 
+    /// Returns the additions to a group; none of a layer that there is not.
     pub(super) fn group(&self, group: Group) -> Option<&Packed> {
+        let layer = |layer: usize, at: usize| self.layers.get(layer)?[at].as_ref();
         match group {
-            Group::Heads(layer) => self.layers[layer][0].as_ref(),
-            Group::Attended(layer) => self.layers[layer][1].as_ref(),
-            Group::Gates(layer) => self.layers[layer][2].as_ref(),
-            Group::Down(layer) => self.layers[layer][3].as_ref(),
+            Group::Heads(at) => layer(at, 0),
+            Group::Attended(at) => layer(at, 1),
+            Group::Gates(at) => layer(at, 2),
+            Group::Down(at) => layer(at, 3),
             Group::Head => self.head.as_ref(),
         }
     }

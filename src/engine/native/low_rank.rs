@@ -1,7 +1,7 @@
 //! The products of a phase's rows with its adapters' matrices.
 use std::ops::Range;
 
-use ruvlab_kernels::{ActivationClass, Activations, Claims, Kernels, Output, Precision, SharedRows, Tile};
+use ruvlab_kernels::{ActivationClass, Activations, Ahead, Claims, Kernels, Output, Precision, SharedRows, Tile};
 
 use super::{
     adapters::{Group, Packed, Run, SLOTS},
@@ -16,6 +16,15 @@ pub(super) struct Additions<'a> {
 }
 
 impl<'a> Additions<'a> {
+    /// Returns what is read after the group's matrix number `slot` was: these rows of its B, and after the first
+    /// matrix, commonly the largest, the next group's A. Of several adapters, the first one's.
+    pub(super) fn ahead(self, slot: usize, rows: Range<usize>) -> Ahead<'a> {
+        let Some((_, adapter)) = self.runs.first() else { return Ahead::default() };
+        let b = adapter.group(self.group).and_then(|packed| Some((&packed.parts[slot].as_ref()?.b, rows)));
+        let next = self.group.next().filter(|_| slot == 0).and_then(|group| adapter.group(group));
+        Ahead::of([b, next.map(|packed| (&packed.a, 0..packed.a.rows()))])
+    }
+
     /// Adds to a tile of one matrix of the group what B makes of `reduced`, and scales the rows of decomposed
     /// changes.
     pub(super) fn add(

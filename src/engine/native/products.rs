@@ -151,7 +151,8 @@ impl Product<'_> {
     fn fill(&self, kernels: &Kernels, slot: usize, from: Inputs<'_>, rows: Range<usize>, tile: &mut Tile<'_>) {
         let Inputs { activations, additions, reduced } = from;
         let of = |matrix: &Matrix| &activations[index(matrix.activation_class())];
-        kernels.matmul_rows(self.matrix, rows.clone(), of(self.matrix), tile);
+        let ahead = additions.ahead(slot, rows.clone());
+        kernels.matmul_fetching(self.matrix, rows.clone(), of(self.matrix), tile, ahead);
         additions.add(kernels, reduced, slot, rows.clone(), tile);
         match &self.then {
             Then::Nothing => {}
@@ -172,7 +173,8 @@ impl Product<'_> {
             }
             Then::Gate { up, output, activation } => {
                 let mut other = output.tile(rows.clone());
-                kernels.matmul(up, of(up), &mut other);
+                let ahead = additions.ahead(slot + 1, rows.clone());
+                kernels.matmul_fetching(up, rows.clone(), of(up), &mut other, ahead);
                 additions.add(kernels, reduced, slot + 1, rows, &mut other);
                 for token in 0..tile.tokens() {
                     match activation {

@@ -53,7 +53,12 @@ impl Selection {
                 list.offer(start as u32, tile.token(position));
             }
             for (position, normaliser) in self.normalisers.iter_mut().enumerate() {
-                *normaliser = log_sum(*normaliser, kernels.log_sum_exp_f32(tile.token(position)));
+                let logits = tile.token(position);
+                let more = match self.lists[position].entries().ok().and_then(<[_]>::first) {
+                    Some((_, largest)) => f64::from(*largest) + f64::from(kernels.exponentials(logits, *largest)).ln(),
+                    None => kernels.log_sum_exp_f32(logits),
+                };
+                *normaliser = log_sum(*normaliser, more);
             }
         }
     }

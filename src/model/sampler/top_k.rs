@@ -6,6 +6,9 @@ use super::SamplerError;
 /// Logits that are compared at once: a multiple of every vector's length.
 const LANES: usize = 16;
 
+/// Stretches of many logits whose greatest are looked at first.
+const STRETCHES: usize = 256;
+
 /// The k greatest logits of one position, greatest first; of equal ones, the lower token first.
 ///
 /// Logits may be offered in parts and in any order, and lists of parts be merged: the result is the same.
@@ -63,8 +66,9 @@ impl TopK {
     pub fn offer(&mut self, first: u32, logits: &[f32]) {
         let (blocks, rest) = logits.as_chunks::<LANES>();
         let tokens = (first..).step_by(LANES);
+        let bound = self.bound(logits);
         for (token, block) in tokens.zip(blocks) {
-            let least = self.least();
+            let least = self.least().max(bound);
             // Nothing is above NaN, so that is looked at, too.
             let below = block.iter().fold(true, |below, logit| below & (*logit < least));
             if !below {
@@ -93,6 +97,18 @@ impl TopK {
             None if self.entries.is_empty() => Err(SamplerError::Empty),
             None => Ok(&self.entries),
         }
+    }
+
+    /// Returns what a logit must not be below to be among the k greatest of so many that it is worth to know
+    /// before most of them are put in their places for nothing: of k stretches, the greatest are not below.
+    fn bound(&self, logits: &[f32]) -> f32 {
+        let stretch = (logits.len() / STRETCHES).next_multiple_of(LANES);
+        if stretch < 2 * LANES || !(2..=STRETCHES / 4).contains(&self.k) {
+            return f32::NEG_INFINITY;
+        }
+        let mut of_stretches = [f32::NEG_INFINITY; STRETCHES];
+        of_stretches.iter_mut().zip(logits.chunks(stretch)).for_each(|(of, stretch)| *of = greatest(stretch));
+        *of_stretches.select_nth_unstable_by(self.k - 1, |a, b| b.total_cmp(a)).1
     }
 
     /// Returns what a logit must not be below to be kept.
@@ -128,6 +144,24 @@ impl TopK {
             self.entries.insert(place, (token, logit));
         }
     }
+}
+
+/// Returns the greatest of some numbers, those that are NaN aside; negative infinity of none.
+pub(crate) fn greatest(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (vectors, tail) = values.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for vector in vectors {
+        lanes.iter_mut().zip(vector).for_each(|(lane, value)| *lane = larger(*lane, *value));
+    }
+    // By halves, which are vectors still.
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        let (low, high) = lanes.split_at_mut(width);
+        low.iter_mut().zip(&*high).for_each(|(low, high)| *low = larger(*low, *high));
+    }
+    tail.iter().copied().fold(lanes[0], larger)
 }
 
 /// Orders logits that are numbers, the greatest first; zeros of either sign are equal.
@@ -173,6 +207,24 @@ mod tests {
                 parts.iter().for_each(|part| merged.merge(part));
                 assert_eq!(merged, whole, "{count} {k}");
             }
+        }
+    }
+
+    /// Where so many come at once that most are passed over: with equal ones, too, and in any order.
+    #[test]
+    fn of_very_many_the_greatest_are_the_head_of_all_sorted() {
+        let mut random = ChaCha8Rng::seed_from_u64(6);
+        for (count, levels) in [(9_000, 1.0e6f32), (16_384, 50.0), (20_001, 1.0e6), (16_384, 3.0)] {
+            let mut all: Vec<f32> = (0..count).map(|_| (random.random::<f32>() * levels).floor()).collect();
+            (all[3], all[count - 1]) = (f32::NEG_INFINITY, levels);
+            for order in 0..2 {
+                for k in [1, 2, 32, 64, 65] {
+                    assert_eq!(TopK::of(&all, k).entries().unwrap(), sorted(&all, k), "{count} {levels} {order} {k}");
+                }
+                all.sort_by(f32::total_cmp);
+            }
+            all[count / 2] = f32::NAN;
+            assert_eq!(TopK::of(&all, 32).entries(), Err(SamplerError::NotFinite { token: count / 2 }));
         }
     }
 
