@@ -50,12 +50,19 @@ impl From<RunError> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            // Whoever reads has seen enough (`| head`), and nobody is left to be told.
+            return Self::diagnostics(exit::UNEXPECTED, Vec::new());
+        }
         Self::new(exit::UNEXPECTED, "output", error.to_string(), None)
     }
 }
 
 impl From<serde_json::Error> for Failure {
     fn from(error: serde_json::Error) -> Self {
+        if let Some(kind) = error.io_error_kind() {
+            return std::io::Error::from(kind).into();
+        }
         Self::new(exit::UNEXPECTED, "json", error.to_string(), None)
     }
 }

@@ -196,6 +196,15 @@ fn wrong_input_ends_with_its_documented_code() {
 /// `RUVLAB_KERNELS` says which tier `auto` is: the plan and the cell's identity follow it, and a value
 /// that names none is refused by whatever would run an engine.
 #[test]
+fn a_reader_that_has_seen_enough_is_not_told_of_it() {
+    // The schema is longer than what a pipe holds.
+    let mut child = Bench::new().command(&["schema"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((text(&output.stderr).as_str(), output.status.code()), ("", Some(1)));
+}
+
+#[test]
 fn the_kernel_setting_is_what_auto_means() {
     let bench = Bench::with(
         &RECIPE.replace("[reference, candle]", "[auto]").replace("cell: {kernels.set: reference}", "cell: {}"),
