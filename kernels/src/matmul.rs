@@ -57,7 +57,6 @@ impl<'a> Ahead<'a> {
 }
 
 /// Bytes that are fetched together.
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
 pub(crate) const CACHE_LINE: usize = 64;
 
 /// Rows a thread takes at a time where the work is handed out as it goes.
