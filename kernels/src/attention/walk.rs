@@ -234,10 +234,12 @@ impl Walk<'_> {
             );
             for (row, scores) in (skipped..rows).zip(scores.chunks_exact_mut(KEY_TILE)) {
                 let visible = visible(&self.seen(position(row)), tile);
-                scores[..visible.start].fill(0.0);
-                scores[visible.end..].fill(0.0);
-                if visible.is_empty() {
-                    continue;
+                if visible.len() < KEY_TILE {
+                    scores[..visible.start].fill(0.0);
+                    scores[visible.end..].fill(0.0);
+                    if visible.is_empty() {
+                        continue;
+                    }
                 }
                 let factor = self.soften(&mut scores[visible], &mut largest[row], &mut totals[row]);
                 if factor != 1.0 {

@@ -2,6 +2,7 @@
 //!
 //! Twelve sums of integers, twelve of numbers, and what they are made of fill the 32 registers. Written
 //! in intrinsics the compiler takes one token after the other, waits for each sum, and spills others.
+//! Twelve tokens whose sums lie in memory, as in `micro_kernel`, would move them for half as many products.
 use std::{
     arch::asm,
     mem::{offset_of, size_of},
