@@ -5,7 +5,8 @@ mod waves;
 use std::{process::ExitCode, thread::available_parallelism};
 
 use ruvlab_kernels::{
-    Activations, Arena, Chunks, Claims, Format, Kernels, Matrix, Output, Pool, Tier, dequantize_row, quantize_row,
+    Activations, Arena, Chunks, Claims, Format, Kernels, Matrix, Output, Pool, Precision, Tier, dequantize_row,
+    quantize_row,
 };
 use suite::{Suite, Work, tiers, verify};
 use waves::waves;
@@ -67,7 +68,7 @@ impl Set {
     }
 
     /// Panics unless products are near those of the numbers that the bytes stand for.
-    fn verify(&self, x: &[f32], out: &[f32], name: &str) {
+    fn verify(&self, x: &[f32], out: &[f32], name: &str, precision: Precision) {
         let rows = self.matrices[0].rows();
         let size = self.bytes.len() / rows;
         let mut weights = vec![0.0; self.columns];
@@ -79,7 +80,8 @@ impl Set {
                 got.push(out[row]);
             }
         }
-        verify(name, &got, &want, 1.0e-7);
+        let bound = if precision == Precision::Int8 { 5.0e-4 } else { 1.0e-7 };
+        verify(name, &got, &want, bound);
     }
 
     /// Returns what products of all matrices with so many tokens move and compute. Bytes are those of
@@ -116,7 +118,7 @@ fn decode(suite: &mut Suite, pool: &Pool, model: &str, set: &Set) {
         };
         product(&set.matrices[..1], &mut out);
         let (tier, what) = (kernels.tier().name(), format!("{model}/{}", set.format));
-        set.verify(&x, &out, &what);
+        set.verify(&x, &out, &what, Precision::Int16);
         let work = set.work(1, pool.threads());
         suite.time("matmul_decode", tier, &what, work, || product(&set.matrices, &mut out));
     }
@@ -128,12 +130,14 @@ fn prompt_tokens(kernels: &Kernels) -> usize {
 }
 
 /// A prompt: every weight is multiplied many times, so multiply-adds are what counts.
-fn prefill(suite: &mut Suite, pool: &Pool, model: &str, set: &Set) {
+fn prefill(suite: &mut Suite, pool: &Pool, model: &str, set: &Set, precision: Precision) {
     let matrix = &set.matrices[0];
-    for kernels in tiers() {
+    // Only one tier gains from codes of 8 bits.
+    let gains = |kernels: &&Kernels| precision == Precision::Int16 || kernels.tier() == Tier::Avx512;
+    for kernels in tiers().filter(gains) {
         let tokens = prompt_tokens(kernels);
         let x = waves(tokens * set.columns);
-        let (mut activations, mut claims) = (Activations::new(), Claims::new());
+        let (mut activations, mut claims) = (Activations::with_precision(precision), Claims::new());
         let mut out = vec![0.0; tokens * matrix.rows()];
         activations.quantize(kernels, &x, tokens, set.columns, matrix.activation_class());
         let mut product = |out: &mut [f32]| {
@@ -147,8 +151,16 @@ fn prefill(suite: &mut Suite, pool: &Pool, model: &str, set: &Set) {
         };
         product(&mut out);
         let (tier, what) = (kernels.tier().name(), format!("{model}/{}", set.format));
-        set.verify(&x, &out, &what);
-        suite.time("matmul_prefill", tier, &what, set.work(tokens, pool.threads()), || product(&mut out));
+        set.verify(&x, &out, &what, precision);
+        let mut work = set.work(tokens, pool.threads());
+        let group = if precision == Precision::Int8 {
+            // Two products of bytes take the place of one.
+            work.integer_operations /= 2;
+            "matmul_prefill_int8"
+        } else {
+            "matmul_prefill"
+        };
+        suite.time(group, tier, &what, work, || product(&mut out));
     }
 }
 
@@ -159,7 +171,11 @@ fn main() -> ExitCode {
         for &format in formats {
             let set_bytes = if suite.is_timing() { SET_BYTES } else { 1 };
             decode(&mut suite, &pool, model, &Set::new(format, rows, columns, set_bytes));
-            prefill(&mut suite, &pool, model, &Set::new(format, rows, columns, 1));
+            let set = Set::new(format, rows, columns, 1);
+            prefill(&mut suite, &pool, model, &set, Precision::Int16);
+            if format.is_quantized() {
+                prefill(&mut suite, &pool, model, &set, Precision::Int8);
+            }
         }
     }
     suite.finish()

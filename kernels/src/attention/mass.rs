@@ -1,6 +1,6 @@
 //! How much of the attention each key gets.
 use super::{
-    AttentionScratch, AttentionShape, KEY_TILE, KeyValuePages, room,
+    AttentionScratch, AttentionShape, Cached, KEY_TILE, KeyValuePages, room,
     walk::{Walk, visible},
 };
 use crate::Kernels;
@@ -44,7 +44,7 @@ impl Kernels {
                 let visible = visible(&seen, tile);
                 let (start, count) = (tile * KEY_TILE + visible.start, visible.len());
                 walk.each_part(tile, visible, |page, at| {
-                    walk.score(queries, page.keys, wide, &mut scores[at..][..group * KEY_TILE]);
+                    walk.score(queries, page.keys, wide, &mut scores[at..][..group * KEY_TILE], Cached::NOTHING);
                 });
                 for (scores, log_sum_exp) in scores.chunks_exact_mut(KEY_TILE).zip(log_sum_exps) {
                     let scores = &mut scores[..count];

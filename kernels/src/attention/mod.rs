@@ -41,7 +41,7 @@ pub(crate) struct AttentionKernels {
     pub(crate) blocks: Option<[BlockKernels; 3]>,
     /// Writes cached blocks as f32, as [`crate::dequantize_row`] does.
     pub(crate) widen_blocks: fn(Cached<'_>, &mut [f32]),
-    /// Asks for what is read next.
+    /// Asks for what is read next, all of it at once.
     pub(crate) prefetch: fn(Cached<'_>),
     /// `c[m, n] = a[m, k] b[k, n]`, or added to it. Rows are `stride` apart; n is a multiple of
     /// [`PANEL`].
@@ -55,17 +55,18 @@ pub(crate) struct TileKernels<T> {
     pub(crate) transpose: fn(&[T], usize, &mut [f32]),
     /// Writes values as f32.
     pub(crate) widen: fn(&[T], &mut [f32]),
-    /// Writes `scores[g, t] = queries[g] · keys[t]`; rows of scores are [`KEY_TILE`] long.
-    pub(crate) scores: fn(&[f32], &[T], usize, &mut [f32]),
-    /// Adds `Σ weights[g, t] values[t]` to `sums[g]`; rows of weights are [`KEY_TILE`] long.
-    pub(crate) combine: fn(&[f32], &[T], usize, &mut [f32]),
+    /// Writes `scores[g, t] = queries[g] · keys[t]`; rows of scores are [`KEY_TILE`] long. The last is what
+    /// will be read next, which a tier may ask for meanwhile.
+    pub(crate) scores: fn(&[f32], &[T], usize, &mut [f32], Cached<'_>),
+    /// Adds `Σ weights[g, t] values[t]` to `sums[g]`; rows of weights are [`KEY_TILE`] long. The last as above.
+    pub(crate) combine: fn(&[f32], &[T], usize, &mut [f32], Cached<'_>),
 }
 
 /// What reads blocks as they are cached, with the results of widening them first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockKernels {
-    pub(crate) scores: fn(&[f32], &[u8], usize, &mut [f32]),
-    pub(crate) combine: fn(&[f32], &[u8], usize, &mut [f32]),
+    pub(crate) scores: fn(&[f32], &[u8], usize, &mut [f32], Cached<'_>),
+    pub(crate) combine: fn(&[f32], &[u8], usize, &mut [f32], Cached<'_>),
 }
 
 /// The columns of a product come in multiples of this.

@@ -96,6 +96,8 @@ pub enum CachedMut<'a> {
 }
 
 impl<'a> Cached<'a> {
+    pub(super) const NOTHING: Self = Self::F32(&[]);
+
     /// Returns the type.
     #[must_use]
     pub fn kind(self) -> CacheType {

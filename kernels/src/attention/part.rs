@@ -61,6 +61,17 @@ impl Kernels {
         walk.part(queries, clip(&walk.seen(position), part), scratch, out);
     }
 
+    /// Asks memory for what [`Kernels::attend_part`] of a part reads first. It changes nothing, and is worth it
+    /// where that part is the next but one thing to be computed.
+    ///
+    /// # Panics
+    ///
+    /// As [`Kernels::attend`].
+    pub fn fetch_part(&self, shape: &AttentionShape, position: usize, part: usize, cached: &dyn KeyValuePages) {
+        let walk = Walk::new(self, shape, &[], 1, cached);
+        walk.fetch(&clip(&walk.seen(position), part));
+    }
+
     /// Writes the means that parts make together, and where asked the logarithms of their sums of
     /// exponentials.
     ///

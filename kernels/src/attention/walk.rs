@@ -9,7 +9,7 @@ use super::{
 };
 use crate::Kernels;
 
-/// Tokens of a page that are taken together; what is read next is asked for between them.
+/// Tokens of a page that are taken together; what is read next is asked for meanwhile.
 const PIECE: usize = 16;
 
 pub(super) struct Walk<'a> {
@@ -139,8 +139,7 @@ impl Walk<'_> {
             let visible = visible(&seen, tile);
             let count = visible.len();
             self.each_part(tile, visible.clone(), |page, at| {
-                (kernels.attention.prefetch)(page.values);
-                self.score(scaled, page.keys, wide, &mut scores[at..][..rows]);
+                self.score(scaled, page.keys, wide, &mut scores[at..][..rows], page.values);
             });
             for (head, scores) in scores[..rows].chunks_exact_mut(KEY_TILE).enumerate() {
                 let factor = self.soften(&mut scores[..count], &mut largest[head], &mut totals[head]);
@@ -151,41 +150,57 @@ impl Walk<'_> {
             // What the next tile reads first comes while this one's values are summed up.
             let mut next = (tile + 1) * KEY_TILE;
             self.each_part(tile, visible, |page, at| {
+                let mut ahead = Cached::NOTHING;
                 if next < seen.end {
                     let count = (self.page - next % self.page).min(PIECE).min(seen.end - next);
                     let first = next % self.page;
-                    let keys = self.cached.page(next / self.page).keys;
-                    (kernels.attention.prefetch)(keys.tokens(first..first + count, d));
+                    ahead = self.cached.page(next / self.page).keys.tokens(first..first + count, d);
                     next += count;
                 }
-                self.combine(&scores[at..][..rows], page.values, wide, sums);
+                self.combine(&scores[at..][..rows], page.values, wide, sums, ahead);
             });
         }
     }
 
-    /// Writes the products of queries with keys; `wide` has room for them as f32.
-    pub(super) fn score(&self, queries: &[f32], keys: Cached<'_>, wide: &mut [f32], scores: &mut [f32]) {
+    /// Asks for what [`Self::part`] of these keys reads first.
+    pub(super) fn fetch(&self, seen: &Range<usize>) {
+        let (tile, prefetch) = (seen.start / KEY_TILE, self.kernels.attention.prefetch);
+        self.each_part(tile, visible(seen, tile), |page, _| {
+            prefetch(page.keys);
+            prefetch(page.values);
+        });
+    }
+
+    /// Writes the products of queries with keys; `wide` has room for them as f32. What is read next is `ahead`.
+    pub(super) fn score(
+        &self,
+        queries: &[f32],
+        keys: Cached<'_>,
+        wide: &mut [f32],
+        scores: &mut [f32],
+        ahead: Cached<'_>,
+    ) {
         let (attention, d) = (&self.kernels.attention, self.shape.head_dim);
         if let (Some((kind, keys)), Some(blocks)) = (keys.blocks(), &attention.blocks) {
-            return (blocks[kind].scores)(queries, keys, d, scores);
+            return (blocks[kind].scores)(queries, keys, d, scores, ahead);
         }
         match keys {
-            Cached::F32(keys) => (attention.f32.scores)(queries, keys, d, scores),
-            Cached::F16(keys) => (attention.f16.scores)(queries, keys, d, scores),
-            blocks => (attention.f32.scores)(queries, self.widened(blocks, wide), d, scores),
+            Cached::F32(keys) => (attention.f32.scores)(queries, keys, d, scores, ahead),
+            Cached::F16(keys) => (attention.f16.scores)(queries, keys, d, scores, ahead),
+            blocks => (attention.f32.scores)(queries, self.widened(blocks, wide), d, scores, ahead),
         }
     }
 
-    /// Adds weighted values to sums; `wide` has room for them as f32.
-    fn combine(&self, weights: &[f32], values: Cached<'_>, wide: &mut [f32], sums: &mut [f32]) {
+    /// Adds weighted values to sums, likewise.
+    fn combine(&self, weights: &[f32], values: Cached<'_>, wide: &mut [f32], sums: &mut [f32], ahead: Cached<'_>) {
         let (attention, d) = (&self.kernels.attention, self.shape.head_dim);
         if let (Some((kind, values)), Some(blocks)) = (values.blocks(), &attention.blocks) {
-            return (blocks[kind].combine)(weights, values, d, sums);
+            return (blocks[kind].combine)(weights, values, d, sums, ahead);
         }
         match values {
-            Cached::F32(values) => (attention.f32.combine)(weights, values, d, sums),
-            Cached::F16(values) => (attention.f16.combine)(weights, values, d, sums),
-            blocks => (attention.f32.combine)(weights, self.widened(blocks, wide), d, sums),
+            Cached::F32(values) => (attention.f32.combine)(weights, values, d, sums, ahead),
+            Cached::F16(values) => (attention.f16.combine)(weights, values, d, sums, ahead),
+            blocks => (attention.f32.combine)(weights, self.widened(blocks, wide), d, sums, ahead),
         }
     }
 

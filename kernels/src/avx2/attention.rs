@@ -13,18 +13,30 @@ pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
         transpose: |keys, d, out| unsafe { single::transpose(keys, d, out) },
         widen: |x, out| out.copy_from_slice(x),
         // SAFETY: as above.
-        scores: |queries, keys, d, out| unsafe { single::scores(queries, keys, d, out) },
+        scores: |queries, keys, d, out, ahead| unsafe {
+            prefetch(ahead);
+            single::scores(queries, keys, d, out);
+        },
         // SAFETY: as above.
-        combine: |weights, values, d, sums| unsafe { single::combine(weights, values, d, sums) },
+        combine: |weights, values, d, sums, ahead| unsafe {
+            prefetch(ahead);
+            single::combine(weights, values, d, sums);
+        },
     },
     f16: TileKernels {
         // SAFETY: as above.
         transpose: |keys, d, out| unsafe { half::transpose(keys, d, out) },
         widen: super::half::KERNELS.widen,
         // SAFETY: as above.
-        scores: |queries, keys, d, out| unsafe { half::scores(queries, keys, d, out) },
+        scores: |queries, keys, d, out, ahead| unsafe {
+            prefetch(ahead);
+            half::scores(queries, keys, d, out);
+        },
         // SAFETY: as above.
-        combine: |weights, values, d, sums| unsafe { half::combine(weights, values, d, sums) },
+        combine: |weights, values, d, sums, ahead| unsafe {
+            prefetch(ahead);
+            half::combine(weights, values, d, sums);
+        },
     },
     blocks: None,
     widen_blocks: super::blocks::widen,
@@ -39,14 +51,19 @@ const HEADS: usize = 3;
 /// Keys whose scores stay in registers together.
 const KEYS: usize = 4;
 
+/// Returns where something cached begins, and its bytes.
+pub(crate) fn place(cached: Cached<'_>) -> (*const u8, usize) {
+    match cached {
+        Cached::F32(all) => (all.as_ptr().cast(), size_of_val(all)),
+        Cached::F16(all) => (all.as_ptr().cast(), size_of_val(all)),
+        Cached::Q8_0(all) | Cached::Q5_1(all) | Cached::Q4_0(all) => (all.as_ptr(), all.len()),
+    }
+}
+
 /// Asks for the cache lines of what is cached.
 #[target_feature(enable = "avx2")]
 fn prefetch(cached: Cached<'_>) {
-    let (start, bytes) = match cached {
-        Cached::F32(all) => (all.as_ptr().cast::<u8>(), size_of_val(all)),
-        Cached::F16(all) => (all.as_ptr().cast(), size_of_val(all)),
-        Cached::Q8_0(all) | Cached::Q5_1(all) | Cached::Q4_0(all) => (all.as_ptr(), all.len()),
-    };
+    let (start, bytes) = place(cached);
     for at in (0..bytes).step_by(64) {
         // SAFETY: a hint, which reads nothing, inside the slice.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(at).cast()) };

@@ -1,46 +1,47 @@
 //! Scores and weighted sums of few queries, out of registers, sixteen columns at a time.
 use std::arch::x86_64::*;
 
+use super::ahead::Ahead;
 use crate::{
-    attention::{BlockKernels, KEY_TILE, TileKernels},
+    attention::{BlockKernels, Cached, KEY_TILE, TileKernels},
     avx2,
 };
 
 pub(super) const SINGLE: TileKernels<f32> = TileKernels {
-    scores: |queries, keys, d, out| {
+    scores: |queries, keys, d, out, ahead| {
         if d.is_multiple_of(16) {
             // SAFETY: these leave only inside the table, which `detect` gives out.
-            unsafe { single::scores(queries, keys, d, out) }
+            unsafe { single::scores(queries, keys, d, out, ahead) }
         } else {
-            (avx2::attention::KERNELS.f32.scores)(queries, keys, d, out);
+            (avx2::attention::KERNELS.f32.scores)(queries, keys, d, out, ahead);
         }
     },
-    combine: |weights, values, d, sums| {
+    combine: |weights, values, d, sums, ahead| {
         if d.is_multiple_of(16) {
             // SAFETY: as above.
-            unsafe { single::combine(weights, values, d, sums) }
+            unsafe { single::combine(weights, values, d, sums, ahead) }
         } else {
-            (avx2::attention::KERNELS.f32.combine)(weights, values, d, sums);
+            (avx2::attention::KERNELS.f32.combine)(weights, values, d, sums, ahead);
         }
     },
     ..avx2::attention::KERNELS.f32
 };
 
 pub(super) const HALF: TileKernels<u16> = TileKernels {
-    scores: |queries, keys, d, out| {
+    scores: |queries, keys, d, out, ahead| {
         if d.is_multiple_of(16) {
             // SAFETY: as above.
-            unsafe { half::scores(queries, keys, d, out) }
+            unsafe { half::scores(queries, keys, d, out, ahead) }
         } else {
-            (avx2::attention::KERNELS.f16.scores)(queries, keys, d, out);
+            (avx2::attention::KERNELS.f16.scores)(queries, keys, d, out, ahead);
         }
     },
-    combine: |weights, values, d, sums| {
+    combine: |weights, values, d, sums, ahead| {
         if d.is_multiple_of(16) {
             // SAFETY: as above.
-            unsafe { half::combine(weights, values, d, sums) }
+            unsafe { half::combine(weights, values, d, sums, ahead) }
         } else {
-            (avx2::attention::KERNELS.f16.combine)(weights, values, d, sums);
+            (avx2::attention::KERNELS.f16.combine)(weights, values, d, sums, ahead);
         }
     },
     ..avx2::attention::KERNELS.f16
@@ -50,21 +51,21 @@ pub(super) const HALF: TileKernels<u16> = TileKernels {
 pub(super) const BLOCKS: [BlockKernels; 3] = [
     BlockKernels {
         // SAFETY: as above.
-        scores: |queries, keys, d, out| unsafe { eight_bits::scores(queries, keys, d, out) },
+        scores: |queries, keys, d, out, ahead| unsafe { eight_bits::scores(queries, keys, d, out, ahead) },
         // SAFETY: as above.
-        combine: |weights, values, d, sums| unsafe { eight_bits::combine(weights, values, d, sums) },
+        combine: |weights, values, d, sums, ahead| unsafe { eight_bits::combine(weights, values, d, sums, ahead) },
     },
     BlockKernels {
         // SAFETY: as above.
-        scores: |queries, keys, d, out| unsafe { five_bits::scores(queries, keys, d, out) },
+        scores: |queries, keys, d, out, ahead| unsafe { five_bits::scores(queries, keys, d, out, ahead) },
         // SAFETY: as above.
-        combine: |weights, values, d, sums| unsafe { five_bits::combine(weights, values, d, sums) },
+        combine: |weights, values, d, sums, ahead| unsafe { five_bits::combine(weights, values, d, sums, ahead) },
     },
     BlockKernels {
         // SAFETY: as above.
-        scores: |queries, keys, d, out| unsafe { four_bits::scores(queries, keys, d, out) },
+        scores: |queries, keys, d, out, ahead| unsafe { four_bits::scores(queries, keys, d, out, ahead) },
         // SAFETY: as above.
-        combine: |weights, values, d, sums| unsafe { four_bits::combine(weights, values, d, sums) },
+        combine: |weights, values, d, sums, ahead| unsafe { four_bits::combine(weights, values, d, sums, ahead) },
     },
 ];
 
@@ -184,21 +185,28 @@ macro_rules! tile_kernels {
             }
 
             #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
-            pub(super) fn scores(queries: &[f32], keys: &[$type], d: usize, out: &mut [f32]) {
+            pub(super) fn scores(queries: &[f32], keys: &[$type], d: usize, out: &mut [f32], ahead: Cached<'_>) {
+                let ahead = &mut Ahead::new(ahead, keys.len().div_ceil(KEYS * stride(d)));
                 for (queries, out) in queries.chunks(HEADS * d).zip(out.chunks_mut(HEADS * KEY_TILE)) {
                     match queries.len() / d {
-                        6 => score_heads::<6>(queries, keys, d, out),
-                        5 => score_heads::<5>(queries, keys, d, out),
-                        4 => score_heads::<4>(queries, keys, d, out),
-                        3 => score_heads::<3>(queries, keys, d, out),
-                        2 => score_heads::<2>(queries, keys, d, out),
-                        _ => score_heads::<1>(queries, keys, d, out),
+                        6 => score_heads::<6>(queries, keys, d, out, ahead),
+                        5 => score_heads::<5>(queries, keys, d, out, ahead),
+                        4 => score_heads::<4>(queries, keys, d, out, ahead),
+                        3 => score_heads::<3>(queries, keys, d, out, ahead),
+                        2 => score_heads::<2>(queries, keys, d, out, ahead),
+                        _ => score_heads::<1>(queries, keys, d, out, ahead),
                     }
                 }
             }
 
             #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
-            fn score_heads<const G: usize>(queries: &[f32], keys: &[$type], d: usize, out: &mut [f32]) {
+            fn score_heads<const G: usize>(
+                queries: &[f32],
+                keys: &[$type],
+                d: usize,
+                out: &mut [f32],
+                ahead: &mut Ahead,
+            ) {
                 let (stride, chunks) = (stride(d), d / (16 * $vectors));
                 let mut heads: [&[[f32; 16]]; G] = [&[]; G];
                 for g in 0..G {
@@ -206,6 +214,7 @@ macro_rules! tile_kernels {
                 }
                 let count = keys.len() / stride;
                 for start in (0..count).step_by(KEYS) {
+                    ahead.step();
                     let mut rows: [&[[$type; $chunk]]; KEYS] = [&[]; KEYS];
                     for t in 0..KEYS {
                         // Past the last key it is taken again, so that each score is computed alike.
@@ -235,29 +244,37 @@ macro_rules! tile_kernels {
             }
 
             #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
-            pub(super) fn combine(weights: &[f32], values: &[$type], d: usize, sums: &mut [f32]) {
+            pub(super) fn combine(weights: &[f32], values: &[$type], d: usize, sums: &mut [f32], ahead: Cached<'_>) {
+                let passes = d.div_ceil(16 * COLUMNS);
+                let ahead = &mut Ahead::new(ahead, values.len() / stride(d) * passes);
                 for (weights, sums) in weights.chunks(HEADS * KEY_TILE).zip(sums.chunks_mut(HEADS * d)) {
                     match sums.len() / d {
-                        6 => combine_heads::<6>(weights, values, d, sums),
-                        5 => combine_heads::<5>(weights, values, d, sums),
-                        4 => combine_heads::<4>(weights, values, d, sums),
-                        3 => combine_heads::<3>(weights, values, d, sums),
-                        2 => combine_heads::<2>(weights, values, d, sums),
-                        _ => combine_heads::<1>(weights, values, d, sums),
+                        6 => combine_heads::<6>(weights, values, d, sums, ahead),
+                        5 => combine_heads::<5>(weights, values, d, sums, ahead),
+                        4 => combine_heads::<4>(weights, values, d, sums, ahead),
+                        3 => combine_heads::<3>(weights, values, d, sums, ahead),
+                        2 => combine_heads::<2>(weights, values, d, sums, ahead),
+                        _ => combine_heads::<1>(weights, values, d, sums, ahead),
                     }
                 }
             }
 
             #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
-            fn combine_heads<const G: usize>(weights: &[f32], values: &[$type], d: usize, sums: &mut [f32]) {
+            fn combine_heads<const G: usize>(
+                weights: &[f32],
+                values: &[$type],
+                d: usize,
+                sums: &mut [f32],
+                ahead: &mut Ahead,
+            ) {
                 let chunks = d / (16 * $vectors);
                 let mut at = 0;
                 while at + COLUMNS / $vectors <= chunks {
-                    combine_columns::<G, { COLUMNS / $vectors }>(weights, values, d, at, sums);
+                    combine_columns::<G, { COLUMNS / $vectors }>(weights, values, d, at, sums, ahead);
                     at += COLUMNS / $vectors;
                 }
                 while at < chunks {
-                    combine_columns::<G, 1>(weights, values, d, at, sums);
+                    combine_columns::<G, 1>(weights, values, d, at, sums, ahead);
                     at += 1;
                 }
             }
@@ -270,6 +287,7 @@ macro_rules! tile_kernels {
                 d: usize,
                 at: usize,
                 sums: &mut [f32],
+                ahead: &mut Ahead,
             ) {
                 let mut heads: [&[f32]; G] = [&[]; G];
                 let mut held = [[[_mm512_setzero_ps(); $vectors]; C]; G];
@@ -283,6 +301,7 @@ macro_rules! tile_kernels {
                     }
                 }
                 for (t, value) in values.chunks_exact(stride(d)).take(KEY_TILE).enumerate() {
+                    ahead.step();
                     let (chunks, _) = value[at * $chunk..][..C * $chunk].as_chunks();
                     for c in 0..C {
                         let loaded = $load(&chunks[c]);

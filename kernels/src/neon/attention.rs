@@ -13,18 +13,18 @@ pub(super) const KERNELS: AttentionKernels = AttentionKernels {
         transpose: |keys, d, out| unsafe { single::transpose(keys, d, out) },
         widen: |x, out| out.copy_from_slice(x),
         // SAFETY: as above.
-        scores: |queries, keys, d, out| unsafe { single::scores(queries, keys, d, out) },
+        scores: |queries, keys, d, out, _| unsafe { single::scores(queries, keys, d, out) },
         // SAFETY: as above.
-        combine: |weights, values, d, sums| unsafe { single::combine(weights, values, d, sums) },
+        combine: |weights, values, d, sums, _| unsafe { single::combine(weights, values, d, sums) },
     },
     f16: TileKernels {
         // SAFETY: as above.
         transpose: |keys, d, out| unsafe { half::transpose(keys, d, out) },
         widen: super::half::KERNELS.widen,
         // SAFETY: as above.
-        scores: |queries, keys, d, out| unsafe { half::scores(queries, keys, d, out) },
+        scores: |queries, keys, d, out, _| unsafe { half::scores(queries, keys, d, out) },
         // SAFETY: as above.
-        combine: |weights, values, d, sums| unsafe { half::combine(weights, values, d, sums) },
+        combine: |weights, values, d, sums, _| unsafe { half::combine(weights, values, d, sums) },
     },
     blocks: None,
     widen_blocks,

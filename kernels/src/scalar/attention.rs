@@ -5,14 +5,14 @@ pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
     f32: TileKernels {
         transpose: |keys, d, out| transpose(keys, d, out, |x| x),
         widen: |x, out| out.copy_from_slice(x),
-        scores: |queries, keys, d, out| scores(queries, keys, d, out, |x| x),
-        combine: |weights, values, d, sums| combine(weights, values, d, sums, |x| x),
+        scores: |queries, keys, d, out, _| scores(queries, keys, d, out, |x| x),
+        combine: |weights, values, d, sums, _| combine(weights, values, d, sums, |x| x),
     },
     f16: TileKernels {
         transpose: |keys, d, out| transpose(keys, d, out, super::half::widen),
         widen: super::half::KERNELS.widen,
-        scores: |queries, keys, d, out| scores(queries, keys, d, out, super::half::widen),
-        combine: |weights, values, d, sums| combine(weights, values, d, sums, super::half::widen),
+        scores: |queries, keys, d, out, _| scores(queries, keys, d, out, super::half::widen),
+        combine: |weights, values, d, sums, _| combine(weights, values, d, sums, super::half::widen),
     },
     blocks: None,
     widen_blocks,

@@ -22,8 +22,11 @@ use crate::{
 /// Of more rows (prompts), inputs are prepared once, and shares handed out as threads ask for them.
 pub(super) const FEW_ROWS: usize = 8;
 
-/// Rows of a matrix, and rows of inputs, that a thread takes at a time.
-const CHUNK: usize = 64;
+/// Rows of a matrix that a thread takes at a time: what the kernels unpack together, once or twice.
+const CHUNKS: [usize; 2] = [32, 64];
+/// With so many of the larger chunks for each thread, it hardly counts that one waits for another at the end.
+const MANY_CHUNKS: usize = 16;
+/// Rows of inputs that a thread takes at a time.
 const INPUT_CHUNK: usize = 8;
 
 /// What a thread keeps for itself.
@@ -336,7 +339,10 @@ impl Team {
             });
         }
         let from = Inputs { activations: &activations, additions, reduced: &reduced };
-        let chunks_of = |product: &Product<'_>| product.matrix.rows().div_ceil(CHUNK);
+        let all: usize = products.iter().map(|product| product.matrix.rows()).sum();
+        let [few, many] = CHUNKS;
+        let size = if all < MANY_CHUNKS * many * self.pool.threads() { few } else { many };
+        let chunks_of = |product: &Product<'_>| product.matrix.rows().div_ceil(size);
         let chunks = Chunks::new(products.iter().map(chunks_of).sum(), 1);
         self.pool.run(&|worker| {
             let Scratch { selection, .. } = &mut *self.scratch(worker);
@@ -344,8 +350,8 @@ impl Team {
                 let mut number = chunk.start;
                 for (slot, product) in products.iter().enumerate() {
                     if number < chunks_of(product) {
-                        let start = number * CHUNK;
-                        let rows = start..(start + CHUNK).min(product.matrix.rows());
+                        let start = number * size;
+                        let rows = start..(start + size).min(product.matrix.rows());
                         product.compute(kernels, slot, from, rows, selection);
                         break;
                     }

@@ -44,6 +44,7 @@ fn parts_merged_in_order_are_the_whole() {
                     // Last part first: none needs another.
                     let rows = shape.parts(position).zip(parts.chunks_exact_mut(length)).rev();
                     for (part, to) in rows {
+                        kernels.fetch_part(&shape, position, part, &cached);
                         kernels.attend_part(&shape, &queries, position, part, &cached, &mut scratch, to);
                     }
                     kernels.merge_parts(d, &parts, &mut out, None);

@@ -177,18 +177,27 @@ impl Walker<'_> {
                 shared.extend(shape.parts(*past).map(|part| Part { segment, kv_head, part }));
             }
         }
-        let (shared, queries) = (&*shared, &queries.values);
-        // Whoever comes first takes the next: what is left at the end is one part at most.
+        let (shared, queries, workers) = (&*shared, &queries.values, team.pool.threads());
+        // Whoever comes first takes the next: what is left at the end is one part at most. Before that a thread
+        // takes its next one early, so that memory brings what it begins with.
         let (output, chunks) = (parts.flat(shared.len() * length), Chunks::new(shared.len(), 1));
         team.pool.run(&|worker| {
             let scratch = &mut team.scratch(worker).attention;
-            while let Some(chunk) = chunks.next() {
+            let mut next = chunks.next();
+            while let Some(chunk) = next {
+                next = if chunk.end + 2 * workers <= shared.len() { chunks.next() } else { None };
+                if let Some(Part { segment, kv_head, part }) = next.as_ref().map(|next| &shared[next.start]) {
+                    let Segment { sequence, past, .. } = &step.segments[*segment];
+                    let Some(cached) = cache.head(*sequence, layer, *kv_head) else { return };
+                    team.kernels.fetch_part(&shape, *past, *part, &cached);
+                }
                 let Part { segment, kv_head, part } = shared[chunk.start];
                 let Segment { sequence, rows, past } = &step.segments[segment];
                 let queries = &queries[(rows.start * spec.kv_heads + kv_head) * width..][..width];
                 let Some(cached) = cache.head(*sequence, layer, kv_head) else { return };
                 let mut tile = output.tile(chunk.start * length..(chunk.start + 1) * length);
                 team.kernels.attend_part(&shape, queries, *past, part, &cached, scratch, tile.token(0));
+                next = next.or_else(|| chunks.next());
             }
         });
         let attended = room(&mut attended.values, step.tokens.len() * spec.kv_heads * width);

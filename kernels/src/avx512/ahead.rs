@@ -1,0 +1,35 @@
+//! What is read next, asked for while something else is computed.
+use std::arch::x86_64::*;
+
+use crate::{attention::Cached, avx2::attention::place};
+
+const LINE: usize = 64;
+
+/// Cache lines that are asked for a few at a time. A core awaits only some at once: where more are asked for
+/// together, whatever is to be read after them waits too, and then memory has nothing to do until the next.
+pub(super) struct Ahead {
+    next: *const u8,
+    left: usize,
+    a_step: usize,
+}
+
+impl Ahead {
+    /// Returns the lines of what is cached, to be asked for in so many steps.
+    pub(super) fn new(cached: Cached<'_>, steps: usize) -> Self {
+        let (next, bytes) = place(cached);
+        let left = bytes.div_ceil(LINE);
+        Self { next, left, a_step: left.div_ceil(steps.max(1)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn step(&mut self) {
+        let count = self.a_step.min(self.left);
+        for _ in 0..count {
+            // A hint, which reads nothing.
+            _mm_prefetch::<_MM_HINT_T0>(self.next.cast());
+            self.next = self.next.wrapping_add(LINE);
+        }
+        self.left -= count;
+    }
+}
