@@ -16,6 +16,9 @@ use crate::{
     results::RunRecord,
 };
 
+/// A number of things, which has no unit either.
+const COUNT: &str = "sona_commits";
+
 /// Metrics of the table, with the rank they are left out by on a narrow terminal.
 const SHOWN: [(&str, u8); 14] = [
     ("average_accuracy", 0),
@@ -65,7 +68,7 @@ pub fn learning_table(records: &[RunRecord]) -> Option<Table> {
         if found.values().flatten().all(|of| of.metric != name) {
             continue;
         }
-        let unit = if metric.unit.is_empty() { "%" } else { metric.unit };
+        let unit = if is_ratio(name, metric.unit) { "%" } else { metric.unit };
         table.columns.push(Column::number(format!("{}\n{unit}", metric.title), rank));
         for (row, all) in table.rows.iter_mut().zip(found.values()) {
             let of: Vec<&MetricSummary> = all.iter().filter(|of| of.metric == name).copied().collect();
@@ -83,6 +86,10 @@ fn note<'a>(rows: impl Iterator<Item = &'a Vec<&'a MetricSummary>>) -> String {
         return "one seed and order of tasks; ± is half of the 95 % interval over requests".to_owned();
     }
     format!("± is half of the 95 % interval of the mean over n={} seeds and orders of tasks", number::range(&counts))
+}
+
+fn is_ratio(metric: &str, unit: &str) -> bool {
+    unit.is_empty() && metric != COUNT
 }
 
 fn is_shown(metric: &str) -> bool {
@@ -105,7 +112,7 @@ fn row(values: &[String], workload: &str) -> Vec<Entry> {
 /// Returns a metric of several runs; ratios in percent.
 fn value(of: &[&MetricSummary]) -> Entry {
     let Some(first) = of.first() else { return Entry::missing() };
-    let factor = if first.unit.is_empty() { 100.0 } else { 1.0 };
+    let factor = if is_ratio(&first.metric, &first.unit) { 100.0 } else { 1.0 };
     let values: Vec<f64> = of.iter().map(|of| of.mean * factor).collect();
     let scaled = |of: Interval| Interval { low: of.low * factor, high: of.high * factor };
     let interval = match values.len() {
