@@ -3,7 +3,7 @@
 //! A layer has as many rounds of the threads with an adapter as without: each thread computes all of `A x` for
 //! itself, with the inputs it has prepared, and its own share of B. What it costs a token is memory: r numbers for
 //! each input and output of a matrix. On all linears of SmolLM2-135M with r = 16 that are 2.4 million of A, of 17
-//! bits, and 2.5 million of B, of 16: 10 MB beside the 98 MB of its Q4_1 file, so a tenth more at best. They lie in
+//! bits, and 2.5 million of B, of 16: 10 MB beside the 98 MB of its `q4_1` file, so a tenth more at best. They lie in
 //! 330 short stretches, and whoever begins to read one waits for memory first; so what is needed next is fetched
 //! while a matrix, which is long, is multiplied ([`Additions::ahead`]).
 use std::ops::Range;
