@@ -74,7 +74,7 @@ impl Default for SonaInstant {
             cache_neighbours: 64,
             cache_theta: 12.0,
             cache_share: 0.2,
-            general_weight: 4.0,
+            general_weight: 16.0,
         }
     }
 }
