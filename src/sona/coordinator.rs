@@ -130,12 +130,14 @@ impl Sona {
         background.iter_mut().flat_map(Background::micros_mut).for_each(|micro| reserve.protect(micro));
     }
 
-    /// Adds the deep loop, and the general text it is judged by, and publishes its adapter as the model's own.
+    /// Adds the deep loop, and the general text it is judged by, and publishes its adapter as the model's own; of the
+    /// requests that come from now on some are kept for its verdicts alone.
     ///
     /// # Errors
     ///
     /// If the registry has no room.
     pub fn with_deep(mut self, deep: Deep, general: General) -> Result<Self, SonaError> {
+        self.memory.seat(deep.settings.jury);
         (self.deep, self.general) = (Some(deep), general);
         self.publish()?;
         Ok(self)

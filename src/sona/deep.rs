@@ -44,6 +44,9 @@ pub struct DeepSettings {
     pub max_drift: f64,
     /// The gradient's largest norm.
     pub max_grad_norm: f64,
+    /// Requests kept to judge transactions by, and used for nothing else: what is chosen by its loss on requests looks
+    /// better on them than it is.
+    pub jury: usize,
     /// When a transaction is due.
     pub when: When,
 }

@@ -7,6 +7,9 @@ use super::{Bank, Reservoir, SonaError, Trajectory};
 /// The share of requests that are kept to judge by, and never learned again.
 const HELD_OUT: f64 = 0.25;
 
+/// The share of those that are kept for verdicts alone, where there are any.
+const JURY: f64 = 0.15;
+
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MemorySettings {
@@ -31,6 +34,7 @@ pub struct Memory {
     pub(super) bank: Bank,
     pub(super) replayed: Reservoir,
     pub(super) held_out: Reservoir,
+    pub(super) jury: Option<Reservoir>,
     pub(super) random: ChaCha8Rng,
 }
 
@@ -45,6 +49,7 @@ impl Memory {
             bank: Bank::new(patterns, center),
             replayed: Reservoir::new(replayed),
             held_out: Reservoir::new(held_out),
+            jury: None,
             random: ChaCha8Rng::seed_from_u64(seed),
         }
     }
@@ -61,23 +66,42 @@ impl Memory {
         &self.replayed
     }
 
-    /// Returns requests to judge by.
+    /// Returns requests to judge by while something is learned: which step is kept, how far to go.
     #[must_use]
     pub fn held_out(&self) -> &Reservoir {
         &self.held_out
     }
 
-    /// Keeps a request: one in four to judge by, of the first four one at least, the others to be learned again. Moves
-    /// the pattern it is nearest to, and finds all patterns anew where that is due and `may_extract`, or else the next
-    /// time that it may; returns which of them are new.
+    /// Returns the requests that transactions are judged by, where some are kept for that: nothing is ever chosen by
+    /// them.
+    #[must_use]
+    pub fn jury(&self) -> Option<&Reservoir> {
+        self.jury.as_ref()
+    }
+
+    /// Keeps so many requests for verdicts alone, from now on.
+    pub(super) fn seat(&mut self, jury: usize) {
+        self.jury = Some(Reservoir::new(jury));
+    }
+
+    /// Keeps a request: one in four to judge by, and three in twenty for verdicts where those are kept, of the first
+    /// few one of each at least; the others to be learned again. Moves the pattern it is nearest to, and finds all
+    /// patterns anew where that is due and `may_extract`, or else the next time that it may; returns which of them
+    /// are new.
     pub(super) fn keep(&mut self, trajectory: Trajectory, may_extract: bool) -> Result<Vec<usize>, SonaError> {
         self.bank.observe(&trajectory.key)?;
+        let place = self.random.random::<f64>();
         // Nothing can be judged before there is one.
-        let is_wanted = self.held_out.offered() == 0 && self.replayed.offered() >= 3;
-        let judges = self.random.random::<f64>() < HELD_OUT || is_wanted;
-        let of = if judges { &mut self.held_out } else { &mut self.replayed };
+        let may_wait = self.replayed.offered() < 3;
+        let is_wanted = |of: &Reservoir| of.offered() == 0 && !may_wait;
+        let of = match &mut self.jury {
+            _ if place < HELD_OUT || is_wanted(&self.held_out) => &mut self.held_out,
+            Some(jury) if place < HELD_OUT + JURY || is_wanted(jury) => jury,
+            _ => &mut self.replayed,
+        };
         of.offer(trajectory, &mut self.random);
-        let offered = self.replayed.offered() + self.held_out.offered();
+        let all = [&self.replayed, &self.held_out].into_iter().chain(&self.jury);
+        let offered = all.map(Reservoir::offered).sum::<u64>();
         self.is_due |= offered.is_multiple_of(self.extract_every);
         if may_extract && self.is_due { self.extract() } else { Ok(Vec::new()) }
     }
@@ -171,6 +195,29 @@ mod tests {
             assert_eq!((ids.len(), judges.len()), (3, 2));
             assert_eq!(memory.bank().nearest(&learned[0].key).unwrap().unwrap().0, pattern);
         }
+    }
+
+    #[test]
+    fn what_gives_verdicts_is_used_for_nothing_else() {
+        let mut memory = Memory::new(settings(), vec![0.0; 2]);
+        memory.seat(20);
+        (0..60).for_each(|id| _ = memory.keep(of_kind(id), true).unwrap());
+        let ids = |of: &Reservoir| of.kept().iter().map(|one| one.id).collect::<Vec<_>>();
+        let (jury, held_out) = (ids(memory.jury().unwrap()), ids(memory.held_out()));
+        assert!((3..=18).contains(&jury.len()) && (5..=25).contains(&held_out.len()), "{jury:?}, {held_out:?}");
+        assert_eq!(jury.len() + held_out.len() + memory.replayed().kept().len(), 60);
+        assert!(jury.iter().all(|id| !held_out.contains(id)));
+        for _ in 0..50 {
+            let Drawn::Lesson(Lesson { learned, judges, .. }) = memory.draw(3, 2).unwrap() else {
+                panic!("both kinds have judges");
+            };
+            assert!(learned.iter().chain(&judges).all(|one| !jury.contains(&one.id)));
+        }
+        // The first few requests leave one of each.
+        let mut few = Memory::new(settings(), vec![0.0; 2]);
+        few.seat(20);
+        (0..5).for_each(|id| _ = few.keep(of_kind(id), true).unwrap());
+        assert!(few.jury().unwrap().offered() > 0 && few.held_out().offered() > 0);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! A request read through an engine: what it leaves to score, and to learn from.
 use std::sync::Arc;
 
-use super::{Addition, SonaError, recall::greatest};
+use super::{Addition, SonaError};
 use crate::{
     adapt::micro_lora::{MicroLora, MicroLoraError, Request},
     engine::{Adapter, Chunk, LanguageModel, LogitRows, SequenceId},
+    model::sampler::greatest,
 };
 
 /// Tokens at the end of a prompt whose inputs of the head make its key.

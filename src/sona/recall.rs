@@ -9,7 +9,7 @@ pub(super) use gate::{Gate, KINDS};
 use sketch::{Sketcher, Sketches};
 
 use super::SonaError;
-use crate::adapt::caches::mixed_loss;
+use crate::{adapt::caches::mixed_loss, model::sampler::greatest};
 
 /// The neural cache beside the micro adapter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -258,17 +258,6 @@ impl Recall {
 }
 
 const LANES: usize = 16;
-
-/// Returns the greatest of some numbers, none of which is NaN.
-pub(super) fn greatest(values: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (vectors, tail) = values.as_chunks::<LANES>();
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for vector in vectors {
-        lanes.iter_mut().zip(vector).for_each(|(lane, value)| *lane = larger(*lane, *value));
-    }
-    lanes.iter().chain(tail).copied().fold(f32::NEG_INFINITY, larger)
-}
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; LANES];

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{adapt::ewc::Term, engine::LanguageModel};
 
-const MAGIC: &[u8; 8] = b"ruvsona2";
+const MAGIC: &[u8; 8] = b"ruvsona3";
 
 /// Bytes of a hash: of the model, of the settings, and of all at the end.
 const HASH: usize = 32;
@@ -47,6 +47,7 @@ impl Sona {
         }
         out.reservoir(&self.memory.replayed);
         out.reservoir(&self.memory.held_out);
+        self.memory.jury.iter().for_each(|jury| out.reservoir(jury));
         out.u64(self.memory.is_due.into());
         out.count(self.reserve.as_ref().map_or(0, Reserve::next));
         out.f64(self.baseline.mean().unwrap_or(f64::NAN));
@@ -91,6 +92,9 @@ impl Sona {
         self.memory.bank.replace(patterns)?;
         self.memory.replayed = from.reservoir(self.memory.replayed.capacity())?;
         self.memory.held_out = from.reservoir(self.memory.held_out.capacity())?;
+        if let Some(jury) = &mut self.memory.jury {
+            *jury = from.reservoir(jury.capacity())?;
+        }
         self.memory.is_due = from.u64()? > 0;
         let next = usize::try_from(from.u64()?).unwrap_or(0);
         self.reserve.iter_mut().for_each(|reserve| reserve.go_on_at(next));

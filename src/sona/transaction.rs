@@ -8,7 +8,7 @@ use losses::Kept;
 use rand::Rng;
 
 use super::{
-    Account, Decision, LoopKind, Sona, SonaError, Trajectory,
+    Account, Decision, LoopKind, Memory, Reservoir, Sona, SonaError, Trajectory,
     deep::Course,
     serving::{BASE, INSTANT, published},
 };
@@ -37,8 +37,8 @@ pub struct Verdict {
     pub general_static: f64,
     /// On general text, of the candidate's adapter.
     pub general: f64,
-    /// On kept requests that are never learned again, as they were served before, with a cache of
-    /// requests that are learned again.
+    /// On kept requests that serve for this alone, as they were served before, with a cache of requests that are
+    /// learned again.
     pub recent_before: f64,
     /// On the same, as the candidate would serve them.
     pub recent: f64,
@@ -87,9 +87,9 @@ struct Candidate {
 
 impl Sona {
     /// Runs a transaction of the deep loop: folds what the other loops learned into the adapter and trains that, goes so
-    /// far towards it as general text allows and kept requests gain by, publishes that on trial, and commits it or
-    /// rolls everything back; nothing where there is nothing to learn from yet, or to judge by. A background step
-    /// under way is ended first.
+    /// far towards it as general text allows and held-out requests gain by, publishes that on trial, and commits it or
+    /// rolls everything back as other requests say, which nothing was chosen by; nothing where there is nothing to learn
+    /// from yet, or to judge by. A background step under way is ended first.
     ///
     /// # Errors
     ///
@@ -99,7 +99,8 @@ impl Sona {
             return Err(SonaError::Off("deep"));
         }
         self.end_step(engine)?;
-        if self.memory.replayed.kept().is_empty() || self.memory.held_out.kept().is_empty() {
+        let Memory { replayed, held_out, jury, .. } = &self.memory;
+        if [replayed, held_out].into_iter().chain(jury).any(|of| of.kept().is_empty()) {
             return Ok(None);
         }
         let stopwatch = Stopwatch::start();
@@ -112,7 +113,7 @@ impl Sona {
         let base = self.registry.pin_active();
         // What serves knows the requests that judge by heart: a cache of the others does not.
         let cache = self.read_kept(engine, base.adapter())?.cache;
-        let recent_before = self.recent_loss(engine, base.adapter(), 1.0, cache.as_ref())?;
+        let recent_before = self.recent_loss(engine, self.jury(), base.adapter(), 1.0, cache.as_ref())?;
         let drawn = self.teach(engine, base.adapter())?;
         let version = self.registry.version();
         let attempt = match self.attempt(engine, &drawn, general_static) {
@@ -175,11 +176,17 @@ impl Sona {
         }
         self.registry.insert(BASE, Arc::clone(&candidate.adapter))?;
         let kept = self.read_kept(engine, Some(&candidate.adapter))?;
-        let recent = self.recent_loss(engine, Some(&candidate.adapter), 1.0 - candidate.share, kept.cache.as_ref())?;
+        let (adapter, left) = (Some(&candidate.adapter), 1.0 - candidate.share);
+        let recent = self.recent_loss(engine, self.jury(), adapter, left, kept.cache.as_ref())?;
         Ok(Some(Attempt { course, folded_lost, candidate, kept, recent, max_drift }))
     }
 
-    /// Returns that part of the way from an adapter to what was trained by which kept requests gain most, the cache
+    /// Returns the requests that judge, and that nothing is chosen by.
+    fn jury(&self) -> &[Trajectory] {
+        self.memory.jury.as_ref().map_or(&[], Reservoir::kept)
+    }
+
+    /// Returns that part of the way from an adapter to what was trained by which held-out requests gain most, the cache
     /// left aside, of those where the loss on general text is no more than `most`; the shortest where none is.
     fn choose(&mut self, engine: &mut dyn LanguageModel, from: &Adapter, most: f64) -> Result<Candidate, SonaError> {
         let seed = self.memory.random.random();
@@ -191,7 +198,8 @@ impl Sona {
             let general = self.general_loss(engine, Some(&adapter))?;
             let candidate = Candidate { share, adapter, general };
             if general <= most {
-                let recent = self.recent_loss(engine, Some(&candidate.adapter), 1.0 - share, None)?;
+                let held_out = self.memory.held_out.kept();
+                let recent = self.recent_loss(engine, held_out, Some(&candidate.adapter), 1.0 - share, None)?;
                 if best.as_ref().is_none_or(|(least, _)| recent < *least) {
                     best = Some((recent, candidate));
                 }
@@ -205,7 +213,7 @@ impl Sona {
     /// Takes a trial for good. What of the micro adapters the adapter has now they forget; the cache and the keys of
     /// what is kept, and general text, are as the adapter reads them.
     fn commit(&mut self, engine: &mut dyn LanguageModel, attempt: Attempt) -> Result<(), SonaError> {
-        let Attempt { candidate, kept: Kept { cache, replayed, held_out }, .. } = attempt;
+        let Attempt { candidate, kept: Kept { cache, replayed, held_out, jury }, .. } = attempt;
         let Self { deep, instant, background, memory, registry, spec, .. } = self;
         if let Some(deep) = deep {
             let kept = memory.replayed.kept();
@@ -222,6 +230,9 @@ impl Sona {
         }
         memory.replayed.rekey(replayed);
         memory.held_out.rekey(held_out);
+        if let Some(own) = &mut memory.jury {
+            own.rekey(jury);
+        }
         let new = if memory.bank.patterns().is_empty() { Vec::new() } else { memory.extract()? };
         if let Some(background) = background {
             background.micros_mut().iter_mut().for_each(|micro| micro.keep_share(left));

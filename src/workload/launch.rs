@@ -354,6 +354,7 @@ fn workloads(
         return Ok(());
     }
     let mut loaded = load(cell, task, recorder)?;
+    let mut streams = sona::Streams::default();
     for workload in &cell.recipe.workloads {
         recorder.begin(workload.to_string());
         match (workload, task) {
@@ -384,7 +385,7 @@ fn workloads(
                 adapt::run_speed(adapt, cell, &prompts, &mut loaded, recorder)?;
             }
             (Workload::Sona(stream), LaunchTask::Quality) => {
-                sona::run(stream, cell, &mut loaded, artifacts, recorder)?;
+                sona::run(stream, cell, &mut loaded, artifacts, &mut streams, recorder)?;
             }
             (Workload::Sona(stream), LaunchTask::Speed) => sona::run_speed(stream, cell, &mut loaded, recorder)?,
             (

@@ -1,5 +1,6 @@
 //! Learning loops at work: streams requests past a model that learns from them, each scored before that
 //! (prequentially), and tells what is left at the end.
+mod controls;
 mod deep;
 mod feedback;
 mod loops;
@@ -9,6 +10,7 @@ mod texts;
 
 use std::{path::Path, time::Duration};
 
+pub(super) use controls::Streams;
 use feedback::{Answer, Outcome, outcomes};
 use loops::begin;
 use rand::{Rng, SeedableRng};
@@ -214,6 +216,7 @@ pub(super) fn run(
     cell: &Cell,
     loaded: &mut Loaded,
     artifacts: Option<&Path>,
+    streams: &mut Streams,
     recorder: &mut Recorder<'_>,
 ) -> Result<(), LaunchError> {
     let label = recorder.workload().to_owned();
@@ -248,5 +251,7 @@ pub(super) fn run(
     recorder.progress(total, total);
     course.loaded.engine.keep_hidden(false)?;
     results.record(stream, &label, recorder);
+    recorder.begin(label);
+    streams.take(stream, results, recorder);
     Ok(())
 }

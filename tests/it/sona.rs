@@ -114,6 +114,26 @@ fn controls_change_what_is_learned_and_nothing_else() {
         assert!(served[..at].iter().all(|other| *other != served[at]));
         assert_eq!(whole(events, "sona_learned_gain").len(), 1);
     }
+    // Held against the stream they are controls of, request by request, where that came before.
+    let mut spec = streaming(LaunchTask::Quality, &short("blocked", "none"), &instant);
+    let all = spec.cell.recipe.workloads.clone();
+    for control in ["placebo", "shuffled_feedback"] {
+        let of = streaming(LaunchTask::Quality, &short("blocked", control), &instant);
+        spec.cell.recipe.workloads.extend(of.cell.recipe.workloads);
+    }
+    assert_eq!((all.len(), spec.cell.recipe.workloads.len()), (1, 3));
+    let together = run(&spec).unwrap();
+    let against = at_requests(&together, "sona_against_control");
+    let [own, placebo, shuffled] = [0, 1, 2].map(|at| at_requests(&runs[at], "sona_nll"));
+    assert_eq!(against.len(), 2 * own.len());
+    for (control, of) in against.chunks_exact(own.len()).zip([placebo, shuffled]) {
+        let signs = control.iter().zip(own.iter().zip(&of));
+        assert!(control.iter().any(|value| *value != 0.0));
+        assert!(signs.into_iter().all(|(value, (own, of))| (*value > 0.0) == (own > of)));
+    }
+    assert_eq!(whole(&together, "sona_against_control").len(), 2);
+    assert_eq!(whole(&together, "sona_test_against_control").len(), 2);
+    assert!(whole(&runs[1], "sona_against_control").is_empty());
     // Where domains come in turn, no moment is right after one.
     assert!(whole(&run_with("interleaved", "none"), "sona_learned_gain").is_empty());
 }

@@ -16,10 +16,12 @@ pub struct Sona {
     pub background: Option<SonaBackground>,
     /// After many requests: an adapter of the whole model.
     pub deep: Option<SonaDeep>,
-    /// Requests that are kept to be learned again, a fair sample of three in four.
+    /// Requests that are kept to be learned again, a fair sample of three in four; of three in five where the deep loop
+    /// runs.
     #[schemars(range(min = 1, max = 100_000))]
     pub replay_requests: u32,
-    /// Requests that are kept to judge by, and never learned again, a fair sample of the others.
+    /// Requests that are kept to judge by, and never learned again, a fair sample of one in four; where the deep loop runs,
+    /// at most as many of the rest besides, which its transactions are judged by and nothing is chosen by.
     #[schemars(range(min = 1, max = 100_000))]
     pub held_out_requests: u32,
     /// By how much, relative, micro adapters may raise the loss on general text that is kept for that, each of the instant

@@ -26,10 +26,11 @@ const LEGEND_LINE: f64 = 18.0;
 const PLOT_HEIGHT: f64 = 300.0;
 
 /// The metrics that are drawn, with what they are called.
-const METRICS: [(&str, &str); 3] = [
+const METRICS: [(&str, &str); 4] = [
     ("sona_change", "requests, each before anything learns from it"),
     ("sona_test_change", "requests that are never learned from, at the end"),
     ("sona_general_drift", "general text, at the end"),
+    ("sona_against_control", "the same requests with their own feedback, against this control"),
 ];
 
 /// Cells with the same loops.
@@ -118,10 +119,10 @@ fn numbered(name: &str, at: usize) -> String {
 fn changes(cells: &Cells<'_>, arms: &[Arm<'_>], stream: &str, at: usize) -> Result<Chart, ChartError> {
     let title = format!("{}: what learning from requests changes", cells.recipe);
     let of = |(metric, words): &(&'static str, &'static str)| {
-        let marks = arms.iter().enumerate().filter_map(|(at, arm)| mark(at, arm, metric, stream)).collect();
+        let marks: Vec<_> = arms.iter().enumerate().filter_map(|(at, arm)| mark(at, arm, metric, stream)).collect();
         (*metric, *words, marks)
     };
-    let groups: Vec<(&str, &str, Vec<Mark>)> = METRICS.iter().map(of).collect();
+    let groups: Vec<(&str, &str, Vec<Mark>)> = METRICS.iter().map(of).filter(|group| !group.2.is_empty()).collect();
     let counts: Vec<usize> = groups.iter().flat_map(|group| &group.2).map(|mark| mark.seeds).collect();
     let caption = format!(
         "{stream}. Change of the mean negative log-likelihood against the model as it came. n = {} seeds; whiskers: 95 % interval \

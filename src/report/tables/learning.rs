@@ -20,7 +20,7 @@ use crate::{
 const COUNT: &str = "sona_commits";
 
 /// Metrics of the table, with the rank they are left out by on a narrow terminal.
-const SHOWN: [(&str, u8); 14] = [
+const SHOWN: [(&str, u8); 16] = [
     ("average_accuracy", 0),
     ("average_nll", 2),
     ("forgetting", 0),
@@ -29,6 +29,8 @@ const SHOWN: [(&str, u8); 14] = [
     ("general_drift", 3),
     ("sona_change", 0),
     ("sona_test_change", 1),
+    ("sona_against_control", 0),
+    ("sona_test_against_control", 2),
     ("sona_general_drift", 0),
     ("sona_retained_gain", 1),
     ("sona_commits", 3),

@@ -19,6 +19,7 @@ fn settings(max_drift: f64) -> DeepSettings {
         fisher_batches: 2,
         max_drift,
         max_grad_norm: 1.0,
+        jury: 16,
         when: When { every_requests: 8, idle: Some(Duration::from_secs(2)) },
     }
 }
@@ -117,6 +118,31 @@ fn a_rejected_transaction_leaves_every_byte_as_it_was() {
     }
     stream(&mut bench, &mut sona, 6..7);
     assert!(sona.learned() != before);
+}
+
+/// A verdict by what the candidate was chosen by would be in its favour.
+#[test]
+fn what_judges_a_candidate_has_no_part_in_choosing_it() {
+    let mut bench = Bench::new();
+    let mut sona = three(&mut bench, settings(10.0));
+    stream(&mut bench, &mut sona, 0..8);
+    let state = sona.save(bench.engine.as_mut()).unwrap();
+    let Transaction { verdict: plain, share, .. } = sona.consolidate(bench.engine.as_mut()).unwrap().unwrap();
+    let mut verdict = |spoil: fn(&mut Memory) -> &mut Reservoir| {
+        let mut sona = three(&mut bench, settings(10.0));
+        sona.resume(bench.engine.as_mut(), &state).unwrap();
+        let of = spoil(&mut sona.memory);
+        let mut kept = of.kept().to_vec();
+        kept.iter_mut().flat_map(|one| &mut one.answer).for_each(|token| *token = *token * 7919 % 4096);
+        *of = Reservoir::of(of.capacity(), of.offered(), kept);
+        let Transaction { verdict, share, .. } = sona.consolidate(bench.engine.as_mut()).unwrap().unwrap();
+        (verdict, share)
+    };
+    let (judged, chosen) = verdict(|memory| memory.jury.as_mut().unwrap());
+    assert_eq!((judged.general.to_bits(), chosen.to_bits()), (plain.general.to_bits(), share.to_bits()));
+    assert!(judged.recent > plain.recent && judged.recent_before > plain.recent_before);
+    let (judged, _) = verdict(|memory| &mut memory.held_out);
+    assert_eq!(judged.recent_before.to_bits(), plain.recent_before.to_bits());
 }
 
 /// A penalty whose anchor or importances are missing would let both go as far.

@@ -1,7 +1,7 @@
 //! What transactions are judged by.
 use std::sync::Arc;
 
-use super::super::{Addition, Passage, Recall, Recollection, Sona, SonaError, Trajectory};
+use super::super::{Addition, Passage, Recall, Recollection, Reservoir, Sona, SonaError, Trajectory};
 use crate::engine::{Adapter, LanguageModel};
 
 /// What an adapter makes of kept requests.
@@ -11,19 +11,20 @@ pub(super) struct Kept {
     /// Their keys, and those of requests that judge.
     pub(super) replayed: Vec<Vec<f32>>,
     pub(super) held_out: Vec<Vec<f32>>,
+    pub(super) jury: Vec<Vec<f32>>,
 }
 
 impl Sona {
-    /// Returns the mean loss of requests that are never learned again, as an adapter would serve them: with a share of
-    /// the additions of micro adapters, each request's pattern's among them, and with a cache where there is one.
+    /// Returns the mean loss of kept requests as an adapter would serve them: with a share of the additions of micro
+    /// adapters, each request's pattern's among them, and with a cache where there is one.
     pub(super) fn recent_loss(
         &self,
         engine: &mut dyn LanguageModel,
+        kept: &[Trajectory],
         adapter: Option<&Arc<Adapter>>,
         share: f64,
         cache: Option<&Recall>,
     ) -> Result<f64, SonaError> {
-        let kept = self.memory.held_out.kept();
         let mut found = Recollection::default();
         let mut sum = 0.0;
         for Trajectory { prompt, answer, .. } in kept {
@@ -60,7 +61,7 @@ impl Sona {
     ) -> Result<Kept, SonaError> {
         let mut cache = self.instant.as_ref().map(|instant| instant.recall.anew());
         let mut found = Recollection::default();
-        let [mut replayed, mut held_out] = [Vec::new(), Vec::new()];
+        let mut replayed = Vec::new();
         for Trajectory { prompt, answer, .. } in self.memory.replayed.kept() {
             let passage = Passage::read(engine, adapter, prompt, answer)?;
             replayed.push(self.memory.bank.key(&passage.prompt)?);
@@ -69,9 +70,10 @@ impl Sona {
                 positions.for_each(|(hidden, token)| cache.push(hidden, *token, &mut found));
             }
         }
-        for Trajectory { prompt, answer, .. } in self.memory.held_out.kept() {
-            held_out.push(self.memory.bank.key(&Passage::read(engine, adapter, prompt, answer)?.prompt)?);
-        }
-        Ok(Kept { cache, replayed, held_out })
+        let mut key =
+            |one: &Trajectory| self.memory.bank.key(&Passage::read(engine, adapter, &one.prompt, &one.answer)?.prompt);
+        let held_out = self.memory.held_out.kept().iter().map(&mut key).collect::<Result<_, _>>()?;
+        let jury = self.memory.jury.iter().flat_map(Reservoir::kept).map(&mut key).collect::<Result<_, _>>()?;
+        Ok(Kept { cache, replayed, held_out, jury })
     }
 }

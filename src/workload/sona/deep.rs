@@ -27,7 +27,7 @@ const MAX_GRAD_NORM: f64 = 1.0;
 /// Returns loops with the deep one among them.
 pub(super) fn add(
     sona: Sona,
-    own: &SonaDeep,
+    (own, jury): (&SonaDeep, usize),
     cell: &Cell,
     texts: &Texts,
     stream: &SonaStream,
@@ -59,6 +59,7 @@ pub(super) fn add(
         fisher_batches: FISHER_BATCHES,
         max_drift: *max_drift,
         max_grad_norm: MAX_GRAD_NORM,
+        jury,
         when: When { every_requests: *every_requests, idle: idle_ms.map(Duration::from_millis) },
     };
     let weights = open_weights(cell)?;

@@ -85,7 +85,7 @@ pub(super) fn begin(
     }
     let sona = Sona::new(&own, spec, &directions, center, Arc::new(Registry::new(LIMITS)))?;
     let sona = match section.deep.filter(|own| own.enabled && !is_timed) {
-        Some(own) => deep::add(sona, &own, cell, texts, stream)?,
+        Some(deep) => deep::add(sona, (&deep, section.held_out_requests as usize), cell, texts, stream)?,
         None => sona,
     };
     let mut sona = sona.with_reserve(loaded.engine.as_mut(), calibration, section.max_drift)?;

@@ -23,7 +23,7 @@ pub(super) struct Results {
     pub(super) general: Vec<[f64; 2]>,
 }
 
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+pub(super) fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let count = values.len();
     values.sum::<f64>() / count as f64
 }
@@ -41,10 +41,14 @@ impl Results {
         }
     }
 
+    /// Returns the mean loss of a domain's requests by the model as it came.
+    pub(super) fn still(&self, domain: usize) -> f64 {
+        let own = self.requests.iter().filter(|(of, _)| *of == domain);
+        mean(own.map(|(_, losses)| losses[0]).collect::<Vec<_>>().into_iter())
+    }
+
     fn record_requests(&self, domains: &[usize], tokens: u64, recorder: &mut Recorder<'_>) {
-        let of = |wanted: usize| self.requests.iter().filter(move |(domain, _)| *domain == wanted);
-        let still = |domain: usize| mean(of(domain).map(|(_, losses)| losses[0]).collect::<Vec<_>>().into_iter());
-        let means: Vec<(usize, f64)> = domains.iter().map(|domain| (*domain, still(*domain))).collect();
+        let means: Vec<(usize, f64)> = domains.iter().map(|domain| (*domain, self.still(*domain))).collect();
         let mut sums = [0.0; 3];
         let mut count = 0u32;
         for (step, (domain, losses)) in (0..).zip(&self.requests) {

@@ -44,7 +44,8 @@ pub struct SonaStream {
     /// Whether what the loops are at the end is left as `sona.state` in the run's folder of `artifacts`: another run can
     /// begin with it (`sona.init`).
     pub save_state: bool,
-    /// What the loops are given in place of the feedback, to see what that alone does.
+    /// What the loops are given in place of the feedback, to see what that alone does. Where the same stream without a
+    /// control comes before it in `workloads`, the losses of both are compared request by request.
     pub control: SonaControl,
 }
 
