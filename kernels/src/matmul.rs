@@ -6,7 +6,10 @@ use crate::{
     claims::Claims,
     dispatch::Kernels,
     format::Format,
-    matrix::{Matrix, layout::ROWS},
+    matrix::{
+        Matrix,
+        layout::{Layout, ROWS},
+    },
     output::{Output, Tile},
     pool::{Chunks, Pool},
     scalar::matmul::FLOAT_COLUMNS,
@@ -30,13 +33,16 @@ pub(crate) struct WeightGroups<'a> {
 /// more before the first bytes come. Short stretches, as those of a low-rank change, are little but such waiting.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ahead<'a> {
-    parts: [&'a [u8]; 2],
+    parts: [&'a [u8]; PARTS],
 }
 
+/// Stretches of weights that are fetched at a time, at most.
+const PARTS: usize = 3;
+
 impl<'a> Ahead<'a> {
-    /// Returns some rows of up to two matrices, in whole groups of eight; nothing of a mapped one.
+    /// Returns some rows of up to three matrices, in whole groups of eight; nothing of a mapped one.
     #[must_use]
-    pub fn of(parts: [Option<(&'a Matrix, Range<usize>)>; 2]) -> Self {
+    pub fn of(parts: [Option<(&'a Matrix, Range<usize>)>; PARTS]) -> Self {
         let bytes = |part: Option<(&'a Matrix, Range<usize>)>| {
             let (matrix, rows) = part?;
             matrix.groups(rows.start / ROWS..rows.end.min(matrix.rows()).div_ceil(ROWS))
@@ -44,10 +50,20 @@ impl<'a> Ahead<'a> {
         Self { parts: parts.map(|part| bytes(part).unwrap_or_default()) }
     }
 
+    /// Returns what a product with some rows of a matrix reads first, so many bytes: where it begins, and halfway.
+    #[must_use]
+    pub fn beginning(matrix: &'a Matrix, rows: Range<usize>, bytes: usize) -> Self {
+        let groups = matrix.groups(rows.start / ROWS..rows.end.min(matrix.rows()).div_ceil(ROWS)).unwrap_or_default();
+        let size = Layout::of(matrix.format()).group(matrix.columns());
+        let (first, second) = groups.split_at(groups.len() / size.max(1) / 2 * size);
+        let some = |half: &'a [u8]| &half[..half.len().min(bytes / 2)];
+        Self { parts: [some(first), some(second), &[]] }
+    }
+
     /// Returns the bytes of share `index` of `count`.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
     #[inline]
-    pub(crate) fn share(self, index: usize, count: usize) -> [&'a [u8]; 2] {
+    pub(crate) fn share(self, index: usize, count: usize) -> [&'a [u8]; PARTS] {
         self.parts.map(|bytes| {
             let size = bytes.len().div_ceil(count.max(1)).next_multiple_of(CACHE_LINE);
             let start = (index * size).min(bytes.len());
@@ -161,7 +177,8 @@ impl Kernels {
     ///
     /// # Numerics
     ///
-    /// `y + p`, p as [`Kernels::matmul`] gives it by itself.
+    /// `y + p`, p as [`Kernels::matmul`] gives it by itself; what is `ahead` is fetched as
+    /// [`Kernels::matmul_fetching`] does.
     ///
     /// # Panics
     ///
@@ -173,17 +190,18 @@ impl Kernels {
         activations: &Activations,
         tile: &mut Tile<'_>,
         tokens: Range<usize>,
+        ahead: Ahead<'_>,
     ) {
         // Kernels finish products of so few columns before they put them anywhere.
         if !matrix.format().is_quantized() && matrix.columns() <= FLOAT_COLUMNS {
-            return self.matmul_rows(matrix, rows, activations, &mut tile.adding(tokens));
+            return self.matmul_fetching(matrix, rows, activations, &mut tile.adding(tokens), ahead);
         }
         PRODUCTS.with_borrow_mut(|(values, claims)| {
             values.clear();
             values.resize(tokens.len() * rows.len(), 0.0);
             let width = rows.len();
             let mut products = Output::new(values, tokens.len(), width, claims).tile(0..width);
-            self.matmul_rows(matrix, rows, activations, &mut products);
+            self.matmul_fetching(matrix, rows, activations, &mut products, ahead);
             for (index, token) in tokens.enumerate() {
                 self.add(tile.token(token), products.token(index));
             }

@@ -1,7 +1,10 @@
 //! Float weights: one fused multiply-add for a column of eight rows and a token.
 use std::arch::x86_64::*;
 
-use super::vectors::{floats, halves, load_sums, store_sums, upper_halves};
+use super::{
+    matmul::fetch,
+    vectors::{floats, halves, load_sums, store_sums, upper_halves},
+};
 use crate::{
     activations::ActivationRows,
     format::Format,
@@ -96,7 +99,10 @@ fn neighbours<const F: u8, const S: usize>(groups: &[u8], x: &[f32]) -> [[f32; R
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) fn narrow<const F: u8>(weights: WeightGroups<'_>, activations: ActivationRows<'_>, tile: &mut Tile<'_>) {
     let size = Layout::of(weights.format).group(weights.columns);
-    for (index, groups) in weights.bytes.chunks(SIDE_BY_SIDE * size).enumerate() {
+    let chunks = weights.bytes.chunks(SIDE_BY_SIDE * size);
+    let count = chunks.len();
+    for (index, groups) in chunks.enumerate() {
+        fetch(weights.ahead.share(index, count));
         for token in 0..activations.rows {
             let x = activations.row_floats(token);
             if groups.len() == SIDE_BY_SIDE * size {

@@ -25,7 +25,7 @@ const NARROW: usize = 64;
 /// Has bytes brought into the second cache.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(crate) fn fetch(parts: [&[u8]; 2]) {
+pub(crate) fn fetch<const N: usize>(parts: [&[u8]; N]) {
     for bytes in parts {
         // Hints, which read nothing.
         bytes.chunks(CACHE_LINE).for_each(|line| _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));

@@ -270,7 +270,7 @@ fn added_products_are_products_added(kernels: &Kernels) {
                 want.iter_mut().zip(&products[part.clone()]).for_each(|(y, product)| *y += product);
             }
             let mut tile = Output::new(&mut got, tokens + 3, part.len(), &mut claims).tile(0..part.len());
-            kernels.matmul_adding(&case.matrix, part, &activations, &mut tile, 2..2 + tokens);
+            kernels.matmul_adding(&case.matrix, part, &activations, &mut tile, 2..2 + tokens, Ahead::default());
             same(&got, &want, &case.name());
             let mut got = vec![f32::NAN; products.len()];
             let mut tile = Output::new(&mut got, tokens, 77, &mut claims).tile(0..77);

@@ -9,9 +9,10 @@ use ruvlab_kernels::{Claims, Kernels, Matrix, Output, RopePairs};
 
 use super::{
     AttentionMethod,
-    adapters::{Adapters, Group},
+    adapters::Adapters,
     low_rank::Additions,
     model::Model,
+    packed::Group,
     products::{Destination, Input, Product, Team, Then, room},
 };
 use crate::{
@@ -174,7 +175,7 @@ impl Walker<'_> {
     }
 
     /// Adds the product of rows with a matrix to the stream, normed first where the model does.
-    fn add_product(&mut self, input: From, matrix: &Matrix, group: Group, norm: Option<&[f32]>) {
+    fn add_product(&mut self, input: From, matrix: &Matrix, group: Group, norm: Option<&[f32]>, next: Option<&Matrix>) {
         let Workspace { hidden, attended, projected, gate, .. } = &mut *self.work;
         let input = match input {
             From::Attended => &attended.values,
@@ -184,7 +185,7 @@ impl Walker<'_> {
         let stream = hidden.output(self.rows, matrix.rows());
         let then = if norm.is_some() { Then::Nothing } else { Then::AddTo(&stream) };
         let product = Product { matrix, destination: Destination::Output(&output), then };
-        let additions = Additions { runs: &self.adapters.rows, group };
+        let additions = Additions { runs: &self.adapters.rows, group, next };
         self.team.multiply(Input::Plain(input), self.rows, matrix.columns(), &[product], additions);
         if let Some(weight) = norm {
             self.add_normed(weight);
@@ -241,8 +242,9 @@ impl Executor for Walker<'_> {
 
     fn heads(&mut self, layer: usize, (): &(), _: &Step) -> Result<(), EngineError> {
         let (model, rows) = (self.model, self.rows);
-        let additions = Additions { runs: &self.adapters.rows, group: Group::Heads(layer) };
+        let group = Group::Heads(layer);
         let (spec, layer) = (&model.spec, &model.layers[layer]);
+        let additions = Additions { runs: &self.adapters.rows, group, next: Some(&layer.attention_output) };
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let work = &mut *self.work;
         let outputs =
@@ -270,14 +272,16 @@ impl Executor for Walker<'_> {
     fn add_attention(&mut self, layer: usize, (): (), (): ()) -> Result<(), EngineError> {
         let group = Group::Attended(layer);
         let layer = &self.model.layers[layer];
-        self.add_product(From::Attended, &layer.attention_output, group, layer.post_attention_norm.as_deref());
+        let norm = layer.post_attention_norm.as_deref();
+        self.add_product(From::Attended, &layer.attention_output, group, norm, Some(&layer.gate));
         Ok(())
     }
 
     fn add_feed_forward(&mut self, layer: usize, (): ()) -> Result<(), EngineError> {
-        let (additions, down) =
-            (Additions { runs: &self.adapters.rows, group: Group::Gates(layer) }, Group::Down(layer));
+        let (group, down) = (Group::Gates(layer), Group::Down(layer));
+        let following = self.model.layers.get(layer + 1).map(|layer| &layer.projections[0]);
         let (spec, layer) = (&self.model.spec, &self.model.layers[layer]);
+        let additions = Additions { runs: &self.adapters.rows, group, next: Some(&layer.down) };
         let Workspace { hidden, gate, up, .. } = &mut *self.work;
         let output = gate.output(self.rows, spec.intermediate_size);
         let other = up.output(self.rows, spec.intermediate_size);
@@ -285,7 +289,7 @@ impl Executor for Walker<'_> {
         let product = Product { matrix: &layer.gate, destination: Destination::Output(&output), then };
         let input = normed(spec, &hidden.values, &layer.feed_forward_norm);
         self.team.multiply(input, self.rows, spec.hidden_size, &[product], additions);
-        self.add_product(From::Gate, &layer.down, down, layer.post_feed_forward_norm.as_deref());
+        self.add_product(From::Gate, &layer.down, down, layer.post_feed_forward_norm.as_deref(), following);
         Ok(())
     }
 
@@ -314,7 +318,7 @@ impl Executor for Walker<'_> {
         let soft_cap = spec.logit_softcap.map(|cap| cap as f32);
         let then = || Then::Head { soft_cap, rows: &self.adapters.logit_heads, projected: &work.head_projected };
         let matrix = model.output.as_ref().unwrap_or(&model.embedding);
-        let additions = Additions { runs: &self.adapters.logit_rows, group: Group::Head };
+        let additions = Additions { runs: &self.adapters.logit_rows, group: Group::Head, next: None };
         match &mut self.results {
             HeadResults::Logits(values) => {
                 let output = Output::new(values, rows, spec.vocab_size, &mut work.logit_claims);

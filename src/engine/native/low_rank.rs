@@ -2,16 +2,20 @@
 //!
 //! A layer has as many rounds of the threads with an adapter as without: each thread computes all of `A x` for
 //! itself, with the inputs it has prepared, and its own share of B. What it costs a token is memory: r numbers for
-//! each input and output of a matrix. On all linears of SmolLM2-135M with r = 16 that are 2.4 million of A, of 17
-//! bits, and 2.5 million of B, of 16: 10 MB beside the 98 MB of its `q4_1` file, so a tenth more at best. They lie in
+//! each input and output of a matrix. On all linears of SmolLM2-135M with r = 16 that are 2.4 million of A, of 13
+//! bits, and 2.5 million of B, of 16: 8.9 MB beside the 98 MB of its `q4_1` file, so 9 % more at best. They lie in
 //! 330 short stretches, and whoever begins to read one waits for memory first; so what is needed next is fetched
-//! while a matrix, which is long, is multiplied ([`Additions::ahead`]).
+//! while a matrix, which is long, is multiplied ([`Additions::ahead`]), and while they are multiplied, memory is kept
+//! busy with where the next matrix begins ([`Following`]).
 use std::ops::Range;
 
-use ruvlab_kernels::{ActivationClass, Activations, Ahead, Claims, Kernels, Output, Precision, SharedRows, Tile};
+use ruvlab_kernels::{
+    ActivationClass, Activations, Ahead, Claims, Kernels, Matrix, Output, Precision, SharedRows, Tile,
+};
 
 use super::{
-    adapters::{Group, Packed, Run, SLOTS},
+    adapters::Run,
+    packed::{Group, Packed, SLOTS},
     products::{Input, room},
 };
 
@@ -20,6 +24,27 @@ use super::{
 pub(super) struct Additions<'a> {
     pub(super) runs: &'a [Run],
     pub(super) group: Group,
+    /// The matrix that is read after the group's last.
+    pub(super) next: Option<&'a Matrix>,
+}
+
+/// The matrix that is read after a product, and who reads it: a worker of so many; none where nobody knows.
+#[derive(Clone, Copy)]
+pub(super) struct Following<'a>(pub(super) Option<(&'a Matrix, usize, usize)>);
+
+impl<'a> Following<'a> {
+    /// Returns the same with another matrix.
+    pub(super) fn instead(self, matrix: &'a Matrix) -> Self {
+        Self(self.0.map(|(_, worker, workers)| (matrix, worker, workers)))
+    }
+
+    /// Returns what is fetched while so many bytes of an adapter are multiplied: as many of those that the worker
+    /// begins with.
+    fn beginning(self, bytes: usize) -> Ahead<'a> {
+        self.0.map_or(Ahead::default(), |(matrix, worker, workers)| {
+            Ahead::beginning(matrix, matrix.share(worker, workers), bytes)
+        })
+    }
 }
 
 impl<'a> Additions<'a> {
@@ -29,7 +54,8 @@ impl<'a> Additions<'a> {
         let Some((_, adapter)) = self.runs.first() else { return Ahead::default() };
         let b = adapter.group(self.group).and_then(|packed| Some((&packed.parts[slot].as_ref()?.b, rows)));
         let next = self.group.next().filter(|_| slot == 0).and_then(|group| adapter.group(group));
-        Ahead::of([b, next.map(|packed| (&packed.a, 0..packed.a.rows()))])
+        let mut terms = next.map_or(&[][..], |packed| &packed.a).iter().map(|term| (term, 0..term.rows()));
+        Ahead::of([b, terms.next(), terms.next()])
     }
 
     /// Adds to a tile of one matrix of the group what B makes of `reduced`, and scales the rows of decomposed
@@ -41,10 +67,12 @@ impl<'a> Additions<'a> {
         slot: usize,
         outputs: Range<usize>,
         tile: &mut Tile<'_>,
+        following: Following<'_>,
     ) {
         for (run, (rows, packed)) in self.runs().enumerate() {
             let Some(part) = &packed.parts[slot] else { continue };
-            kernels.matmul_adding(&part.b, outputs.clone(), reduced.of(run, slot), tile, rows.clone());
+            let ahead = following.beginning(part.b.bytes() / part.b.rows().max(1) * outputs.len());
+            kernels.matmul_adding(&part.b, outputs.clone(), reduced.of(run, slot), tile, rows.clone(), ahead);
             let Some(factors) = &part.factors else { continue };
             for row in rows {
                 tile.token(row).iter_mut().zip(&factors[outputs.clone()]).for_each(|(y, factor)| *y *= factor);
@@ -109,10 +137,11 @@ impl LowRankScratch {
         packed: &Packed,
         rows: Range<usize>,
         first: usize,
+        following: Following<'_>,
         fill: &mut dyn FnMut(usize, usize, &[f32]),
     ) {
-        let (count, all) = (rows.len(), packed.a.rows());
-        let class = packed.a.activation_class();
+        let (count, ranks) = (rows.len(), packed.ranks());
+        let Some(class) = packed.a.first().map(Matrix::activation_class) else { return };
         let prepared = prepared.iter().flatten().copied().find(|batch| batch.class() == class);
         let batch: &Activations = match prepared {
             Some(prepared) => prepared,
@@ -124,14 +153,17 @@ impl LowRankScratch {
                 &self.input
             }
         };
-        let values = room(&mut self.values, count * all);
-        kernels.matmul(&packed.a, batch, &mut Output::new(values, count, all, &mut self.claims).tile(0..all));
-        let ranks = all / packed.terms;
-        for (at, values) in values.chunks_exact_mut(all).enumerate() {
-            let (values, more) = values.split_at_mut(ranks);
-            for term in more.chunks_exact(ranks) {
-                kernels.add(values, term);
-            }
+        let values = room(&mut self.values, packed.a.len() * count * ranks);
+        let mut ahead = following.beginning(packed.a.iter().map(Matrix::bytes).sum());
+        for (a, values) in packed.a.iter().zip(values.chunks_exact_mut(count * ranks)) {
+            let mut tile = Output::new(values, count, ranks, &mut self.claims).tile(0..ranks);
+            kernels.matmul_fetching(a, 0..ranks, batch, &mut tile, std::mem::take(&mut ahead));
+        }
+        let (values, more) = values.split_at_mut(count * ranks);
+        for term in more.chunks_exact(count * ranks) {
+            kernels.add(values, term);
+        }
+        for (at, values) in values.chunks_exact_mut(ranks).enumerate() {
             for (slot, part) in packed.parts.iter().enumerate() {
                 let Some(part) = part else { continue };
                 let values = &mut values[part.ranks.clone()];

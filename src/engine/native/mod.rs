@@ -11,6 +11,7 @@ mod adapters;
 mod executor;
 mod low_rank;
 mod model;
+mod packed;
 mod products;
 mod run;
 mod selection;

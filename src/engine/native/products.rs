@@ -9,7 +9,7 @@ use ruvlab_kernels::{
 };
 
 use super::{
-    low_rank::{Additions, LowRankScratch, Reduced},
+    low_rank::{Additions, Following, LowRankScratch, Reduced},
     selection::Selection,
 };
 use crate::{
@@ -152,11 +152,12 @@ impl Product<'_> {
 
     /// Computes some rows into a tile of as many.
     fn fill(&self, kernels: &Kernels, slot: usize, from: Inputs<'_>, rows: Range<usize>, tile: &mut Tile<'_>) {
-        let Inputs { activations, additions, reduced } = from;
+        let Inputs { activations, additions, reduced, following } = from;
         let of = |matrix: &Matrix| &activations[index(matrix.activation_class())];
         let ahead = additions.ahead(slot, rows.clone());
         kernels.matmul_fetching(self.matrix, rows.clone(), of(self.matrix), tile, ahead);
-        additions.add(kernels, reduced, slot, rows.clone(), tile);
+        let of_gate = if let Then::Gate { up, .. } = self.then { following.instead(up) } else { following };
+        additions.add(kernels, reduced, slot, rows.clone(), tile, of_gate);
         match &self.then {
             Then::Nothing => {}
             Then::Bias(bias) => {
@@ -178,7 +179,7 @@ impl Product<'_> {
                 let mut other = output.tile(rows.clone());
                 let ahead = additions.ahead(slot + 1, rows.clone());
                 kernels.matmul_fetching(up, rows.clone(), of(up), &mut other, ahead);
-                additions.add(kernels, reduced, slot + 1, rows, &mut other);
+                additions.add(kernels, reduced, slot + 1, rows, &mut other, following);
                 for token in 0..tile.tokens() {
                     match activation {
                         Activation::Silu => kernels.silu_gate(tile.token(token), other.token(token)),
@@ -196,6 +197,7 @@ struct Inputs<'a> {
     activations: &'a [Activations; 2],
     additions: Additions<'a>,
     reduced: &'a Reduced,
+    following: Following<'a>,
 }
 
 const CLASSES: [ActivationClass; 2] = [ActivationClass::Float, ActivationClass::Integer];
@@ -281,15 +283,18 @@ impl Team {
                 }
             }
             let prepared = [0, 1].map(|class| classes[class].map(|_| &activations[class]));
+            let following = |at: usize| {
+                let matrix = products.get(at).map(|product| product.matrix).or(additions.next);
+                Following(matrix.map(|matrix| (matrix, worker, workers)))
+            };
             for (run, (own, packed)) in additions.runs().enumerate() {
                 let shared = reduced.run(run, own.len(), packed);
                 let prepared = if own == (0..rows) { prepared } else { [None; 2] };
-                low_rank.reduce(kernels, input, columns, row, &prepared, packed, own, 0, &mut |slot, row, values| {
-                    shared[slot].quantize(kernels, row, values);
-                });
+                let fill = &mut |slot: usize, row: usize, values: &[f32]| shared[slot].quantize(kernels, row, values);
+                low_rank.reduce(kernels, input, columns, row, &prepared, packed, own, 0, following(0), fill);
             }
-            let from = Inputs { activations, additions, reduced };
             for (slot, product) in products.iter().enumerate() {
+                let from = Inputs { activations, additions, reduced, following: following(slot + 1) };
                 let share = product.matrix.share(worker, workers);
                 product.compute(kernels, slot, from, share, selection);
             }
@@ -331,6 +336,7 @@ impl Team {
                         packed,
                         rows,
                         start,
+                        Following(None),
                         &mut |slot, row, values| {
                             shared[slot].quantize(kernels, row, values);
                         },
@@ -338,7 +344,7 @@ impl Team {
                 }
             });
         }
-        let from = Inputs { activations: &activations, additions, reduced: &reduced };
+        let from = Inputs { activations: &activations, additions, reduced: &reduced, following: Following(None) };
         let all: usize = products.iter().map(|product| product.matrix.rows()).sum();
         let [few, many] = CHUNKS;
         let size = if all < MANY_CHUNKS * many * self.pool.threads() { few } else { many };
