@@ -43,8 +43,8 @@ mod neon;
 pub use activations::{ActivationClass, Activations, Precision, SharedRows};
 pub use arena::{Arena, ArenaError, CacheBuffer, CacheMemory};
 pub use attention::{
-    AttentionScratch, AttentionShape, CacheType, Cached, CachedMut, KEY_PART, KEY_TILE, KeyValuePage, KeyValuePages,
-    SMALLEST_PAGE, part_values,
+    AttentionScratch, AttentionShape, CacheType, Cached, CachedMut, ContextPart, KEY_PART, KEY_TILE, KeyValuePage,
+    KeyValuePages, SMALLEST_PAGE, part_values,
 };
 pub use claims::Claims;
 pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select, setting};

@@ -4,7 +4,7 @@ mod arms;
 mod speed;
 mod stream;
 
-use arms::{ARMS, Arms, Scored};
+use arms::{ARMS, Arms, CHANGES, Scored};
 pub(super) use speed::run as run_speed;
 pub(super) use stream::Stream;
 
@@ -120,28 +120,24 @@ fn record(adapt: &Adapt, label: &str, results: &[(usize, [f64; ARMS.len()])], re
         sum / count.max(1) as f64
     };
     let means: Vec<f64> = (0..adapt.domains.len()).map(mean_static).collect();
-    // Of the domain's own mean, so that the mean over requests is the change of the mean.
-    let change = |domain: usize, losses: &[f64; ARMS.len()], arm: usize| (losses[arm] - losses[0]) / means[domain];
     let mut all = |label: String, which: &dyn Fn(usize) -> bool| {
         recorder.begin(label);
         let rows: Vec<_> = (0u64..).zip(results).filter(|(_, (domain, _))| which(*domain)).collect();
-        let n = tokens * rows.len() as u64;
-        for (arm, (nll, changed)) in ARMS.iter().enumerate() {
-            let (mut sum, mut sum_of_changes) = (0.0, 0.0);
+        let mut record = |metric: &str, of: &dyn Fn(usize, &[f64; ARMS.len()]) -> f64| {
+            let mut sum = 0.0;
             for (step, (domain, losses)) in &rows {
-                let change = change(*domain, losses, arm);
-                recorder.at_step(nll, Phase::Eval, losses[arm], tokens, *step);
-                if let Some(changed) = changed {
-                    recorder.at_step(changed, Phase::Eval, change, tokens, *step);
-                }
-                sum += losses[arm];
-                sum_of_changes += change;
+                let value = of(*domain, losses);
+                recorder.at_step(metric, Phase::Eval, value, tokens, *step);
+                sum += value;
             }
-            let count = rows.len() as f64;
-            recorder.once(nll, Phase::Eval, sum / count, n);
-            if let Some(changed) = changed {
-                recorder.once(changed, Phase::Eval, sum_of_changes / count, n);
-            }
+            recorder.once(metric, Phase::Eval, sum / rows.len() as f64, tokens * rows.len() as u64);
+        };
+        for (arm, nll) in ARMS.iter().enumerate() {
+            record(nll, &|_, losses| losses[arm]);
+        }
+        for (change, arm, other) in CHANGES {
+            // Of the domain's own mean, so that the mean over requests is the change of the mean.
+            record(change, &|domain, losses| (losses[arm] - losses[other]) / means[domain]);
         }
     };
     all(label.to_owned(), &|_| true);

@@ -342,6 +342,14 @@ fn a_stream_scores_every_arm_before_it_learns() {
         assert_eq!(all.len(), 1 + DOMAINS.len());
         assert!((all[0] - mean).abs() <= 1e-12 && (all[1..].iter().sum::<f64>() / 3.0 - mean).abs() <= 1e-12);
     }
+    // Arms are compared on the same requests.
+    for other in ["neural", "micro"] {
+        let pairs = of("adapt_change_both").into_iter().zip(of(&format!("adapt_change_{other}")));
+        let found = of(&format!("adapt_both_to_{other}"));
+        assert_eq!(found.len(), 12);
+        assert!(pairs.zip(&found).all(|((both, alone), found)| (both - alone - found).abs() <= 1e-12), "{other}");
+        assert!(found.iter().any(|found| found.abs() > 1e-6), "{other}");
+    }
     for name in DOMAINS {
         assert_eq!(of_requests(&events, "adapt_nll_micro", &format!("{label}/{name}")).len(), 4);
     }

@@ -43,9 +43,9 @@ impl Kernels {
             for tile in seen.start / KEY_TILE..seen.end.div_ceil(KEY_TILE) {
                 let visible = visible(&seen, tile);
                 let (start, count) = (tile * KEY_TILE + visible.start, visible.len());
-                walk.each_part(tile, visible, |page, at| {
+                for (page, at) in walk.pages(tile, visible) {
                     walk.score(queries, page.keys, wide, &mut scores[at..][..group * KEY_TILE], Cached::NOTHING);
-                });
+                }
                 for (scores, log_sum_exp) in scores.chunks_exact_mut(KEY_TILE).zip(log_sum_exps) {
                     let scores = &mut scores[..count];
                     if let Some(cap) = shape.soft_cap {

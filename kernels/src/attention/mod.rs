@@ -8,6 +8,7 @@
 //!
 //! A single token's keys are taken in parts of [`KEY_PART`], each with a largest score and sums of its
 //! own, which are merged in order: threads can share a long context and the result is the same.
+mod few;
 mod mass;
 mod naive;
 mod pages;
@@ -17,7 +18,7 @@ mod walk;
 use crate::Kernels;
 pub(crate) use pages::widen_blocks;
 pub use pages::{CacheType, Cached, CachedMut, KeyValuePage, KeyValuePages};
-pub use part::part_values;
+pub use part::{ContextPart, part_values};
 use walk::Walk;
 
 /// Tokens of a tile. Tile `i` of a sequence holds positions from `i * KEY_TILE` on.
@@ -41,8 +42,6 @@ pub(crate) struct AttentionKernels {
     pub(crate) blocks: Option<[BlockKernels; 3]>,
     /// Writes cached blocks as f32, as [`crate::dequantize_row`] does.
     pub(crate) widen_blocks: fn(Cached<'_>, &mut [f32]),
-    /// Asks for what is read next, all of it at once.
-    pub(crate) prefetch: fn(Cached<'_>),
     /// `c[m, n] = a[m, k] b[k, n]`, or added to it. Rows are `stride` apart; n is a multiple of
     /// [`PANEL`].
     pub(crate) multiply: fn(Operand<'_>, Operand<'_>, &mut [f32], Product),

@@ -164,6 +164,13 @@ pub struct KeyValuePage<'a> {
     pub values: Cached<'a>,
 }
 
+impl KeyValuePage<'_> {
+    /// Returns some tokens' heads of D numbers.
+    pub(super) fn tokens(self, range: Range<usize>, d: usize) -> Self {
+        Self { keys: self.keys.tokens(range.clone(), d), values: self.values.tokens(range, d) }
+    }
+}
+
 /// The cached keys and values of one key head of one sequence.
 ///
 /// Pages may be of different types.

@@ -22,6 +22,26 @@ pub(super) fn log_sum_exp(largest: f32, total: f32) -> f32 {
     if total == 0.0 { f32::NEG_INFINITY } else { largest + total.ln() }
 }
 
+/// A part of what a token sees.
+#[derive(Clone, Copy)]
+pub struct ContextPart<'a> {
+    /// Keys and values of one key head.
+    pub cached: &'a dyn KeyValuePages,
+    /// Of the token.
+    pub position: usize,
+    /// The part is the keys from `index * KEY_PART` on, up to [`KEY_PART`] of them.
+    pub index: usize,
+}
+
+impl<'a> ContextPart<'a> {
+    /// Returns the walk over it, and which positions of it are seen.
+    fn walk(self, kernels: &'a Kernels, shape: &'a AttentionShape, queries: &[f32]) -> (Walk<'a>, Range<usize>) {
+        let walk = Walk::new(kernels, shape, queries, 1, self.cached);
+        let seen = clip(&walk.seen(self.position), self.index);
+        (walk, seen)
+    }
+}
+
 impl AttentionShape {
     /// Returns the parts of a context that a query at `position` sees.
     #[must_use]
@@ -32,8 +52,8 @@ impl AttentionShape {
 }
 
 impl Kernels {
-    /// Writes what one part of a context contributes to one token: the keys from `part * KEY_PART` on,
-    /// up to [`KEY_PART`] of them.
+    /// Writes what one part of a context contributes to one token. Memory is asked for what it reads while it
+    /// computes, and at the end for what the part `following` it reads first: the one that this thread does next.
     ///
     /// [`Kernels::merge_parts`] of all parts in [`AttentionShape::parts`], in order, gives what
     /// [`Kernels::attend`] of the token gives, bit for bit.
@@ -45,31 +65,19 @@ impl Kernels {
     /// # Panics
     ///
     /// If the lengths do not fit, or as [`Kernels::attend`].
-    #[expect(clippy::too_many_arguments, reason = "one of them holds buffers, so that nothing is allocated")]
     pub fn attend_part(
         &self,
         shape: &AttentionShape,
         queries: &[f32],
-        position: usize,
-        part: usize,
-        cached: &dyn KeyValuePages,
+        part: ContextPart<'_>,
+        following: Option<ContextPart<'_>>,
         scratch: &mut AttentionScratch,
         out: &mut [f32],
     ) {
-        let walk = Walk::new(self, shape, queries, 1, cached);
+        let (walk, seen) = part.walk(self, shape, queries);
         assert_eq!(out.len(), part_values(shape.head_dim, walk.group), "attend_part: room for {}", out.len());
-        walk.part(queries, clip(&walk.seen(position), part), scratch, out);
-    }
-
-    /// Asks memory for what [`Kernels::attend_part`] of a part reads first. It changes nothing, and is worth it
-    /// where that part is the next but one thing to be computed.
-    ///
-    /// # Panics
-    ///
-    /// As [`Kernels::attend`].
-    pub fn fetch_part(&self, shape: &AttentionShape, position: usize, part: usize, cached: &dyn KeyValuePages) {
-        let walk = Walk::new(self, shape, &[], 1, cached);
-        walk.fetch(&clip(&walk.seen(position), part));
+        let following = following.map(|part| part.walk(self, shape, &[]));
+        walk.part(queries, &seen, following.as_ref().map(|(walk, seen)| (walk, seen)), scratch, out);
     }
 
     /// Writes the means that parts make together, and where asked the logarithms of their sums of

@@ -2,15 +2,10 @@
 use std::ops::Range;
 
 use super::{
-    AttentionScratch, AttentionShape, Cached, KEY_PART, KEY_TILE, KeyValuePage, KeyValuePages, Operand, PANEL, Product,
-    SMALLEST_PAGE,
-    part::{clip, log_sum_exp, merge, part_values},
-    room,
+    AttentionScratch, AttentionShape, Cached, KEY_TILE, KeyValuePage, KeyValuePages, Operand, PANEL, Product,
+    SMALLEST_PAGE, part::log_sum_exp, room,
 };
 use crate::Kernels;
-
-/// Tokens of a page that are taken together; what is read next is asked for meanwhile.
-const PIECE: usize = 16;
 
 pub(super) struct Walk<'a> {
     pub(super) kernels: &'a Kernels,
@@ -56,7 +51,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// Returns the positions a query sees.
     pub(super) fn seen(&self, position: usize) -> Range<usize> {
         let end = position + 1;
@@ -65,7 +60,7 @@ impl Walk<'_> {
 
     /// Turns a row of scores to weights relative to the largest so far, and returns what the sums so
     /// far are to be multiplied by.
-    fn soften(&self, scores: &mut [f32], largest: &mut f32, total: &mut f32) -> f32 {
+    pub(super) fn soften(&self, scores: &mut [f32], largest: &mut f32, total: &mut f32) -> f32 {
         let kernels = self.kernels;
         if let Some(cap) = self.shape.soft_cap {
             kernels.soft_cap(scores, cap);
@@ -79,133 +74,26 @@ impl Walk<'_> {
         factor
     }
 
-    /// Calls `take` with each piece of a page of some tokens of a tile, and the place of its first token among
-    /// them.
-    pub(super) fn each_part(&self, tile: usize, tokens: Range<usize>, mut take: impl FnMut(KeyValuePage<'_>, usize)) {
-        let (page, start) = (self.page, tile * KEY_TILE);
+    /// Returns the pages, or the parts of them, that some tokens of a tile are in, each with the place of its first
+    /// token among them.
+    pub(super) fn pages(
+        &self,
+        tile: usize,
+        tokens: Range<usize>,
+    ) -> impl Iterator<Item = (KeyValuePage<'a>, usize)> + use<'a> {
+        let (cached, page, d, start) = (self.cached, self.page, self.shape.head_dim, tile * KEY_TILE);
         let mut at = tokens.start;
-        while at < tokens.end {
+        std::iter::from_fn(move || {
             let (index, first) = ((start + at) / page, (start + at) % page);
-            let count = (page - first).min(PIECE).min(tokens.end - at);
-            let KeyValuePage { keys, values } = self.cached.page(index);
-            let (part, d) = (first..first + count, self.shape.head_dim);
-            take(
-                KeyValuePage { keys: keys.tokens(part.clone(), d), values: values.tokens(part, d) },
-                at - tokens.start,
-            );
+            let count = (page - first).min(tokens.end.checked_sub(at).filter(|left| *left > 0)?);
+            let found = (cached.page(index).tokens(first..first + count, d), at - tokens.start);
             at += count;
-        }
-    }
-
-    pub(super) fn one_token(
-        &self,
-        queries: &[f32],
-        position: usize,
-        scratch: &mut AttentionScratch,
-        out: &mut [f32],
-        log_sum_exps: Option<&mut [f32]>,
-    ) {
-        let (d, seen) = (self.shape.head_dim, self.seen(position));
-        let mut part = std::mem::take(&mut scratch.part);
-        let length = part_values(d, self.group);
-        let parts = seen.start / KEY_PART..seen.end.div_ceil(KEY_PART);
-        if parts.len() == 1 {
-            self.part(queries, seen, scratch, room(&mut part, length));
-            merge(self.kernels, d, &part[..length], out, log_sum_exps);
-        } else {
-            let all = room(&mut part, parts.len() * length);
-            for (index, to) in parts.zip(all.chunks_exact_mut(length)) {
-                self.part(queries, clip(&seen, index), scratch, to);
-            }
-            merge(self.kernels, d, all, out, log_sum_exps);
-        }
-        scratch.part = part;
-    }
-
-    /// Writes the state of some keys of one part for one token, as [`part_values`] says.
-    pub(super) fn part(&self, queries: &[f32], seen: Range<usize>, scratch: &mut AttentionScratch, out: &mut [f32]) {
-        let (kernels, d, group) = (self.kernels, self.shape.head_dim, self.group);
-        let scaled = self.scaled(queries, &mut scratch.queries);
-        let wide = room(&mut scratch.blocks, KEY_TILE * d);
-        // A row more, so that rows can be taken from any of their tokens on.
-        let scores = room(&mut scratch.scores, (group + 1) * KEY_TILE);
-        let rows = group * KEY_TILE;
-        let (sums, states) = out.split_at_mut(group * d);
-        let (largest, totals) = states.split_at_mut(group);
-        sums.fill(0.0);
-        largest.fill(f32::NEG_INFINITY);
-        totals.fill(0.0);
-        for tile in seen.start / KEY_TILE..seen.end.div_ceil(KEY_TILE) {
-            let visible = visible(&seen, tile);
-            let count = visible.len();
-            self.each_part(tile, visible.clone(), |page, at| {
-                self.score(scaled, page.keys, wide, &mut scores[at..][..rows], page.values);
-            });
-            for (head, scores) in scores[..rows].chunks_exact_mut(KEY_TILE).enumerate() {
-                let factor = self.soften(&mut scores[..count], &mut largest[head], &mut totals[head]);
-                if factor != 1.0 {
-                    kernels.scale(&mut sums[head * d..][..d], factor);
-                }
-            }
-            // What the next tile reads first comes while this one's values are summed up.
-            let mut next = (tile + 1) * KEY_TILE;
-            self.each_part(tile, visible, |page, at| {
-                let mut ahead = Cached::NOTHING;
-                if next < seen.end {
-                    let count = (self.page - next % self.page).min(PIECE).min(seen.end - next);
-                    let first = next % self.page;
-                    ahead = self.cached.page(next / self.page).keys.tokens(first..first + count, d);
-                    next += count;
-                }
-                self.combine(&scores[at..][..rows], page.values, wide, sums, ahead);
-            });
-        }
-    }
-
-    /// Asks for what [`Self::part`] of these keys reads first.
-    pub(super) fn fetch(&self, seen: &Range<usize>) {
-        let (tile, prefetch) = (seen.start / KEY_TILE, self.kernels.attention.prefetch);
-        self.each_part(tile, visible(seen, tile), |page, _| {
-            prefetch(page.keys);
-            prefetch(page.values);
-        });
-    }
-
-    /// Writes the products of queries with keys; `wide` has room for them as f32. What is read next is `ahead`.
-    pub(super) fn score(
-        &self,
-        queries: &[f32],
-        keys: Cached<'_>,
-        wide: &mut [f32],
-        scores: &mut [f32],
-        ahead: Cached<'_>,
-    ) {
-        let (attention, d) = (&self.kernels.attention, self.shape.head_dim);
-        if let (Some((kind, keys)), Some(blocks)) = (keys.blocks(), &attention.blocks) {
-            return (blocks[kind].scores)(queries, keys, d, scores, ahead);
-        }
-        match keys {
-            Cached::F32(keys) => (attention.f32.scores)(queries, keys, d, scores, ahead),
-            Cached::F16(keys) => (attention.f16.scores)(queries, keys, d, scores, ahead),
-            blocks => (attention.f32.scores)(queries, self.widened(blocks, wide), d, scores, ahead),
-        }
-    }
-
-    /// Adds weighted values to sums, likewise.
-    fn combine(&self, weights: &[f32], values: Cached<'_>, wide: &mut [f32], sums: &mut [f32], ahead: Cached<'_>) {
-        let (attention, d) = (&self.kernels.attention, self.shape.head_dim);
-        if let (Some((kind, values)), Some(blocks)) = (values.blocks(), &attention.blocks) {
-            return (blocks[kind].combine)(weights, values, d, sums, ahead);
-        }
-        match values {
-            Cached::F32(values) => (attention.f32.combine)(weights, values, d, sums, ahead),
-            Cached::F16(values) => (attention.f16.combine)(weights, values, d, sums, ahead),
-            blocks => (attention.f32.combine)(weights, self.widened(blocks, wide), d, sums, ahead),
-        }
+            Some(found)
+        })
     }
 
     /// Returns blocks as f32.
-    fn widened<'b>(&self, blocks: Cached<'_>, wide: &'b mut [f32]) -> &'b [f32] {
+    pub(super) fn widened<'b>(&self, blocks: Cached<'_>, wide: &'b mut [f32]) -> &'b [f32] {
         let wide = &mut wide[..blocks.values()];
         self.kernels.read_cached(blocks, wide);
         wide
@@ -296,7 +184,7 @@ impl Walk<'_> {
             values.fill(0.0);
         }
         let start = tokens.start;
-        self.each_part(tile, tokens, |page, at| {
+        for (page, at) in self.pages(tile, tokens) {
             let at = start + at;
             match page.keys {
                 Cached::F32(k) => (attention.f32.transpose)(k, d, &mut keys[at..]),
@@ -309,7 +197,7 @@ impl Walk<'_> {
                 Cached::F16(v) => spread(attention.f16.widen, v, d, to, wide),
                 v => spread(attention.f32.widen, self.widened(v, blocks), d, to, wide),
             }
-        });
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The products inside a tile of attention.
 use std::arch::x86_64::*;
 
-use super::lanes;
+use super::{ahead::Ahead, lanes};
 use crate::{
     attention::{AttentionKernels, Cached, KEY_TILE, Operand, PANEL, Product, TileKernels},
     scalar::{transpose_keys, widen_half},
@@ -13,35 +13,21 @@ pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
         transpose: |keys, d, out| unsafe { single::transpose(keys, d, out) },
         widen: |x, out| out.copy_from_slice(x),
         // SAFETY: as above.
-        scores: |queries, keys, d, out, ahead| unsafe {
-            prefetch(ahead);
-            single::scores(queries, keys, d, out);
-        },
+        scores: |queries, keys, d, out, ahead| unsafe { single::scores(queries, keys, d, out, ahead) },
         // SAFETY: as above.
-        combine: |weights, values, d, sums, ahead| unsafe {
-            prefetch(ahead);
-            single::combine(weights, values, d, sums);
-        },
+        combine: |weights, values, d, sums, ahead| unsafe { single::combine(weights, values, d, sums, ahead) },
     },
     f16: TileKernels {
         // SAFETY: as above.
         transpose: |keys, d, out| unsafe { half::transpose(keys, d, out) },
         widen: super::half::KERNELS.widen,
         // SAFETY: as above.
-        scores: |queries, keys, d, out, ahead| unsafe {
-            prefetch(ahead);
-            half::scores(queries, keys, d, out);
-        },
+        scores: |queries, keys, d, out, ahead| unsafe { half::scores(queries, keys, d, out, ahead) },
         // SAFETY: as above.
-        combine: |weights, values, d, sums, ahead| unsafe {
-            prefetch(ahead);
-            half::combine(weights, values, d, sums);
-        },
+        combine: |weights, values, d, sums, ahead| unsafe { half::combine(weights, values, d, sums, ahead) },
     },
     blocks: None,
     widen_blocks: super::blocks::widen,
-    // SAFETY: as above.
-    prefetch: |cached| unsafe { prefetch(cached) },
     // SAFETY: as above.
     multiply: |a, b, c, product| unsafe { multiply(a, b, c, product) },
 };
@@ -50,25 +36,8 @@ pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
 const HEADS: usize = 3;
 /// Keys whose scores stay in registers together.
 const KEYS: usize = 4;
-
-/// Returns where something cached begins, and its bytes.
-pub(crate) fn place(cached: Cached<'_>) -> (*const u8, usize) {
-    match cached {
-        Cached::F32(all) => (all.as_ptr().cast(), size_of_val(all)),
-        Cached::F16(all) => (all.as_ptr().cast(), size_of_val(all)),
-        Cached::Q8_0(all) | Cached::Q5_1(all) | Cached::Q4_0(all) => (all.as_ptr(), all.len()),
-    }
-}
-
-/// Asks for the cache lines of what is cached.
-#[target_feature(enable = "avx2")]
-fn prefetch(cached: Cached<'_>) {
-    let (start, bytes) = place(cached);
-    for at in (0..bytes).step_by(64) {
-        // SAFETY: a hint, which reads nothing, inside the slice.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(at).cast()) };
-    }
-}
+/// Vectors of columns whose weighted sums stay in registers together.
+const COLUMNS: usize = 4;
 
 /// Returns the sums of four vectors.
 #[target_feature(enable = "avx2")]
@@ -117,26 +86,34 @@ macro_rules! tile_kernels {
             }
 
             #[target_feature(enable = "avx2,fma,f16c")]
-            pub(super) fn scores(queries: &[f32], keys: &[$type], d: usize, out: &mut [f32]) {
+            pub(super) fn scores(queries: &[f32], keys: &[$type], d: usize, out: &mut [f32], ahead: Cached<'_>) {
+                let ahead = &mut Ahead::new(ahead, keys.len().div_ceil(KEYS * d));
                 let mut groups = queries.chunks_exact(HEADS * d);
                 let mut rows = out.chunks_exact_mut(HEADS * KEY_TILE);
                 for (queries, out) in (&mut groups).zip(&mut rows) {
-                    score_heads::<HEADS>(queries, keys, d, out);
+                    score_heads::<HEADS>(queries, keys, d, out, ahead);
                 }
                 let rest = groups.remainder();
                 let start = (queries.len() - rest.len()) / d * KEY_TILE;
                 match rest.len() / d {
-                    2 => score_heads::<2>(rest, keys, d, &mut out[start..]),
-                    1 => score_heads::<1>(rest, keys, d, &mut out[start..]),
+                    2 => score_heads::<2>(rest, keys, d, &mut out[start..], ahead),
+                    1 => score_heads::<1>(rest, keys, d, &mut out[start..], ahead),
                     _ => {}
                 }
             }
 
             #[target_feature(enable = "avx2,fma,f16c")]
-            fn score_heads<const G: usize>(queries: &[f32], keys: &[$type], d: usize, out: &mut [f32]) {
+            fn score_heads<const G: usize>(
+                queries: &[f32],
+                keys: &[$type],
+                d: usize,
+                out: &mut [f32],
+                ahead: &mut Ahead,
+            ) {
                 let queries: [&[f32]; G] = std::array::from_fn(|g| &queries[g * d..][..d]);
                 let count = keys.len() / d;
                 for start in (0..count).step_by(KEYS) {
+                    ahead.step();
                     // Past the last key it is taken again, so that each score is computed alike.
                     let key = |t: usize| &keys[(start + t).min(count - 1) * d..][..d];
                     let rows: [&[$type]; KEYS] = std::array::from_fn(key);
@@ -169,26 +146,33 @@ macro_rules! tile_kernels {
             }
 
             #[target_feature(enable = "avx2,fma,f16c")]
-            pub(super) fn combine(weights: &[f32], values: &[$type], d: usize, sums: &mut [f32]) {
+            pub(super) fn combine(weights: &[f32], values: &[$type], d: usize, sums: &mut [f32], ahead: Cached<'_>) {
+                let ahead = &mut Ahead::new(ahead, values.len() / d * d.div_ceil(8 * COLUMNS));
                 let weights = weights.chunks(HEADS * KEY_TILE);
                 for (weights, sums) in weights.zip(sums.chunks_mut(HEADS * d)) {
                     match sums.len() / d {
-                        3 => combine_heads::<3>(weights, values, d, sums),
-                        2 => combine_heads::<2>(weights, values, d, sums),
-                        _ => combine_heads::<1>(weights, values, d, sums),
+                        3 => combine_heads::<3>(weights, values, d, sums, ahead),
+                        2 => combine_heads::<2>(weights, values, d, sums, ahead),
+                        _ => combine_heads::<1>(weights, values, d, sums, ahead),
                     }
                 }
             }
 
             #[target_feature(enable = "avx2,fma,f16c")]
-            fn combine_heads<const G: usize>(weights: &[f32], values: &[$type], d: usize, sums: &mut [f32]) {
+            fn combine_heads<const G: usize>(
+                weights: &[f32],
+                values: &[$type],
+                d: usize,
+                sums: &mut [f32],
+                ahead: &mut Ahead,
+            ) {
                 let mut at = 0;
-                while at + 32 <= d {
-                    combine_columns::<G, 4>(weights, values, d, at, sums);
-                    at += 32;
+                while at + 8 * COLUMNS <= d {
+                    combine_columns::<G, COLUMNS>(weights, values, d, at, sums, ahead);
+                    at += 8 * COLUMNS;
                 }
                 while at + 8 <= d {
-                    combine_columns::<G, 1>(weights, values, d, at, sums);
+                    combine_columns::<G, 1>(weights, values, d, at, sums, ahead);
                     at += 8;
                 }
                 for (t, value) in values.chunks_exact(d).enumerate() {
@@ -208,6 +192,7 @@ macro_rules! tile_kernels {
                 d: usize,
                 at: usize,
                 sums: &mut [f32],
+                ahead: &mut Ahead,
             ) {
                 let weights: [&[f32]; G] = std::array::from_fn(|g| &weights[g * KEY_TILE..][..KEY_TILE]);
                 let mut held = [[_mm256_setzero_ps(); C]; G];
@@ -218,6 +203,7 @@ macro_rules! tile_kernels {
                     }
                 }
                 for (t, value) in values.chunks_exact(d).take(KEY_TILE).enumerate() {
+                    ahead.step();
                     let (eights, _) = value[at..][..C * 8].as_chunks();
                     for (c, eight) in eights.iter().enumerate().take(C) {
                         let eight = $load(eight);

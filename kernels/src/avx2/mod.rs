@@ -1,6 +1,7 @@
 //! AVX2 + FMA + F16C kernels.
 #![expect(clippy::needless_range_loop, reason = "the loops are unrolled over registers, which have numbers")]
 mod activation;
+pub(crate) mod ahead;
 pub(crate) mod attention;
 mod blocks;
 mod codes;

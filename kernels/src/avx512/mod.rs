@@ -1,6 +1,5 @@
 //! AVX-512 kernels with 16-bit dot products (VNNI): what gains by them, the rest is AVX2's.
 #![expect(clippy::needless_range_loop, reason = "the loops are unrolled over registers, which have numbers")]
-mod ahead;
 mod attention;
 mod byte_gemm;
 mod byte_kernel;

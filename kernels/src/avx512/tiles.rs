@@ -1,10 +1,9 @@
 //! Scores and weighted sums of few queries, out of registers, sixteen columns at a time.
 use std::arch::x86_64::*;
 
-use super::ahead::Ahead;
 use crate::{
     attention::{BlockKernels, Cached, KEY_TILE, TileKernels},
-    avx2,
+    avx2::{self, ahead::Ahead},
 };
 
 pub(super) const SINGLE: TileKernels<f32> = TileKernels {

@@ -28,7 +28,6 @@ pub(super) const KERNELS: AttentionKernels = AttentionKernels {
     },
     blocks: None,
     widen_blocks,
-    prefetch: |_| {},
     // SAFETY: as above.
     multiply: |a, b, c, product| unsafe { multiply(a, b, c, product) },
 };

@@ -16,7 +16,6 @@ pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
     },
     blocks: None,
     widen_blocks,
-    prefetch: |_| {},
     multiply,
 };
 

@@ -18,7 +18,7 @@ use crate::{
 pub type BaselineCell = BTreeMap<String, serde_json::Value>;
 
 /// Metrics of the table, with the rank they are left out by on a narrow terminal.
-const SHOWN: [(&str, u8); 16] = [
+const SHOWN: [(&str, u8); 18] = [
     ("prefill_tok_s", 0),
     ("decode_tok_s", 0),
     ("trace_tok_s", 0),
@@ -27,6 +27,8 @@ const SHOWN: [(&str, u8); 16] = [
     ("train_tok_s", 1),
     ("adapt_change_micro", 0),
     ("adapt_change_both", 1),
+    ("adapt_both_to_neural", 1),
+    ("adapt_both_to_micro", 2),
     ("ttft_ms", 2),
     ("itl_p99_ms", 3),
     ("perplexity", 1),

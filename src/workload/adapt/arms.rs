@@ -8,14 +8,25 @@ use crate::{
     model::spec::ModelSpec,
 };
 
-/// The arms: the metric of each, and that of its change against the first.
-pub(super) const ARMS: [(&str, Option<&str>); 6] = [
-    ("adapt_nll_static", None),
-    ("adapt_nll_unigram", Some("adapt_change_unigram")),
-    ("adapt_nll_neural", Some("adapt_change_neural")),
-    ("adapt_nll_micro", Some("adapt_change_micro")),
-    ("adapt_nll_both", Some("adapt_change_both")),
-    ("adapt_nll_placebo", Some("adapt_change_placebo")),
+/// The arms, each with its metric; the first is the model as it is.
+pub(super) const ARMS: [&str; 6] = [
+    "adapt_nll_static",
+    "adapt_nll_unigram",
+    "adapt_nll_neural",
+    "adapt_nll_micro",
+    "adapt_nll_both",
+    "adapt_nll_placebo",
+];
+
+/// Which arm is compared with which, and the metric of that.
+pub(super) const CHANGES: [(&str, usize, usize); 7] = [
+    ("adapt_change_unigram", 1, 0),
+    ("adapt_change_neural", 2, 0),
+    ("adapt_change_micro", 3, 0),
+    ("adapt_change_both", 4, 0),
+    ("adapt_change_placebo", 5, 0),
+    ("adapt_both_to_neural", 4, 2),
+    ("adapt_both_to_micro", 4, 3),
 ];
 
 /// What the caches hold, and how much they count for.

@@ -1,6 +1,6 @@
 //! What no result may depend on, what must not be lost, and what it may cost.
 use super::{Cached, F16, F32, attend, each_tier, shape, waves};
-use crate::{AttentionScratch, AttentionShape, KEY_PART, KEY_TILE, Kernels, part_values};
+use crate::{AttentionScratch, AttentionShape, ContextPart, KEY_PART, KEY_TILE, Kernels, part_values};
 
 #[test]
 fn a_head_does_not_depend_on_those_it_shares_keys_with() {
@@ -74,11 +74,12 @@ fn rows_that_see_nothing_are_zero_and_change_nothing() {
         let (mut scratch, length) = (AttentionScratch::default(), part_values(d, group));
         let mut parts = vec![f32::NAN; 2 * length];
         // Part 3 begins behind the token.
-        kernels.attend_part(&shape, &queries, position, 3, &cached, &mut scratch, &mut parts[length..]);
+        let part = |index| ContextPart { cached: &cached, position, index };
+        kernels.attend_part(&shape, &queries, part(3), None, &mut scratch, &mut parts[length..]);
         let (mut out, mut saved) = (vec![f32::NAN; group * d], vec![f32::NAN; group]);
         kernels.merge_parts(d, &parts[length..], &mut out, Some(&mut saved));
         assert!(out.iter().all(|x| *x == 0.0) && saved.iter().all(|x| *x == f32::NEG_INFINITY), "{out:?} {saved:?}");
-        kernels.attend_part(&shape, &queries, position, 0, &cached, &mut scratch, &mut parts[..length]);
+        kernels.attend_part(&shape, &queries, part(0), Some(part(3)), &mut scratch, &mut parts[..length]);
         kernels.merge_parts(d, &parts, &mut out, None);
         assert_eq!(out, attend(kernels, &shape, &queries, 1, position, &cached));
     });

@@ -3,7 +3,7 @@ use super::{
     BLOCK_TYPES, Cached, F16, F32, Half, Numbers, Q4_0, Q5_1, Q8_0, Single, Stored, TYPES, attend, each_tier, nmse,
     oracle, shape, waves,
 };
-use crate::{AttentionScratch, AttentionShape, part_values};
+use crate::{AttentionScratch, AttentionShape, ContextPart, part_values};
 
 #[test]
 fn no_result_depends_on_the_size_of_pages() {
@@ -43,9 +43,10 @@ fn parts_merged_in_order_are_the_whole() {
                     let mut parts = vec![f32::NAN; shape.parts(position).len() * length];
                     // Last part first: none needs another.
                     let rows = shape.parts(position).zip(parts.chunks_exact_mut(length)).rev();
-                    for (part, to) in rows {
-                        kernels.fetch_part(&shape, position, part, &cached);
-                        kernels.attend_part(&shape, &queries, position, part, &cached, &mut scratch, to);
+                    for (index, to) in rows {
+                        let part = ContextPart { cached: &cached, position, index };
+                        let following = index.checked_sub(1).map(|index| ContextPart { index, ..part });
+                        kernels.attend_part(&shape, &queries, part, following, &mut scratch, to);
                     }
                     kernels.merge_parts(d, &parts, &mut out, None);
                     let whole = attend(kernels, &shape, &queries, 1, position, &cached);

@@ -1,7 +1,7 @@
 //! Attention of a layer, shared among the threads.
 use std::{cmp::Reverse, ops::Range};
 
-use ruvlab_kernels::{Chunks, Output, part_values};
+use ruvlab_kernels::{Chunks, ContextPart, Output, part_values};
 
 use super::{
     super::{
@@ -12,7 +12,7 @@ use super::{
     Buffer, Walker, Workspace,
 };
 use crate::{
-    kv::PagedCache,
+    kv::{CachedHead, PagedCache},
     model::decoder::{Segment, Step},
 };
 
@@ -31,6 +31,13 @@ pub(super) struct Part {
     segment: usize,
     kv_head: usize,
     part: usize,
+}
+
+impl Part {
+    /// Returns it as the kernels take it.
+    fn of<'a>(&self, step: &Step, cached: &'a CachedHead<'_>) -> ContextPart<'a> {
+        ContextPart { cached, position: step.segments[self.segment].past, index: self.part }
+    }
 }
 
 /// Keys of one head, and where the weight of its pages is written.
@@ -183,20 +190,23 @@ impl Walker<'_> {
         let (output, chunks) = (parts.flat(shared.len() * length), Chunks::new(shared.len(), 1));
         team.pool.run(&|worker| {
             let scratch = &mut team.scratch(worker).attention;
+            let head = |at: usize| {
+                let Part { segment, kv_head, .. } = shared[at];
+                cache.head(step.segments[segment].sequence, layer, kv_head)
+            };
             let mut next = chunks.next();
             while let Some(chunk) = next {
                 next = if chunk.end + 2 * workers <= shared.len() { chunks.next() } else { None };
-                if let Some(Part { segment, kv_head, part }) = next.as_ref().map(|next| &shared[next.start]) {
-                    let Segment { sequence, past, .. } = &step.segments[*segment];
-                    let Some(cached) = cache.head(*sequence, layer, *kv_head) else { return };
-                    team.kernels.fetch_part(&shape, *past, *part, &cached);
-                }
-                let Part { segment, kv_head, part } = shared[chunk.start];
-                let Segment { sequence, rows, past } = &step.segments[segment];
-                let queries = &queries[(rows.start * spec.kv_heads + kv_head) * width..][..width];
-                let Some(cached) = cache.head(*sequence, layer, kv_head) else { return };
+                let Part { segment, kv_head, .. } = shared[chunk.start];
+                let queries =
+                    &queries[(step.segments[segment].rows.start * spec.kv_heads + kv_head) * width..][..width];
+                let Some(cached) = head(chunk.start) else { return };
+                let part = shared[chunk.start].of(step, &cached);
+                let cached = next.as_ref().and_then(|next| head(next.start));
+                let following =
+                    next.as_ref().zip(cached.as_ref()).map(|(next, cached)| shared[next.start].of(step, cached));
                 let mut tile = output.tile(chunk.start * length..(chunk.start + 1) * length);
-                team.kernels.attend_part(&shape, queries, *past, part, &cached, scratch, tile.token(0));
+                team.kernels.attend_part(&shape, queries, part, following, scratch, tile.token(0));
                 next = next.or_else(|| chunks.next());
             }
         });

@@ -1,13 +1,13 @@
 //! What is read next, asked for while something else is computed.
 use std::arch::x86_64::*;
 
-use crate::{attention::Cached, avx2::attention::place};
+use crate::attention::Cached;
 
 const LINE: usize = 64;
 
 /// Cache lines that are asked for a few at a time. A core awaits only some at once: where more are asked for
 /// together, whatever is to be read after them waits too, and then memory has nothing to do until the next.
-pub(super) struct Ahead {
+pub(crate) struct Ahead {
     next: *const u8,
     left: usize,
     a_step: usize,
@@ -15,19 +15,22 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// Returns the lines of what is cached, to be asked for in so many steps.
-    pub(super) fn new(cached: Cached<'_>, steps: usize) -> Self {
-        let (next, bytes) = place(cached);
+    pub(crate) fn new(cached: Cached<'_>, steps: usize) -> Self {
+        let (next, bytes) = match cached {
+            Cached::F32(all) => (all.as_ptr().cast(), size_of_val(all)),
+            Cached::F16(all) => (all.as_ptr().cast(), size_of_val(all)),
+            Cached::Q8_0(all) | Cached::Q5_1(all) | Cached::Q4_0(all) => (all.as_ptr(), all.len()),
+        };
         let left = bytes.div_ceil(LINE);
         Self { next, left, a_step: left.div_ceil(steps.max(1)) }
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         let count = self.a_step.min(self.left);
         for _ in 0..count {
-            // A hint, which reads nothing.
-            _mm_prefetch::<_MM_HINT_T0>(self.next.cast());
+            // SAFETY: a hint, which reads nothing and which all x86-64 have.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.next.cast()) };
             self.next = self.next.wrapping_add(LINE);
         }
         self.left -= count;
