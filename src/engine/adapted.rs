@@ -130,6 +130,18 @@ impl LanguageModel for Adapted {
         self.model.normalisers()
     }
 
+    fn keep_logits(&mut self, keep: bool) -> Result<(), EngineError> {
+        self.model.keep_logits(keep)
+    }
+
+    fn logits(&self) -> &[f32] {
+        self.model.logits()
+    }
+
+    fn rouse(&mut self) {
+        self.model.rouse();
+    }
+
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {
         self.model.step(batch)
     }

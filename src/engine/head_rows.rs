@@ -78,6 +78,12 @@ impl HeadRows {
         Self { vocab_size: b.len(), width: a.len() / HEAD_RANK, a, tokens, b: rows }
     }
 
+    /// Returns V.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
     /// Checks that it is of a model's shape.
     ///
     /// # Errors

@@ -211,6 +211,27 @@ pub trait LanguageModel {
         &[]
     }
 
+    /// Keeps all logits of the positions whose greatest ones [`LanguageModel::step_top_k`] returns, too, from the next
+    /// step on, or keeps them no longer: for whoever asks for single ones of them. It comes with
+    /// [`LanguageModel::keep_hidden`], and ends with it.
+    ///
+    /// # Errors
+    ///
+    /// As [`LanguageModel::keep_hidden`].
+    fn keep_logits(&mut self, keep: bool) -> Result<(), EngineError> {
+        if keep { self.keep_hidden(true) } else { Ok(()) }
+    }
+
+    /// Returns all logits of the positions whose greatest ones the last [`LanguageModel::step_top_k`] returned, in their
+    /// order, `[rows, V]`. Empty unless they are kept.
+    fn logits(&self) -> &[f32] {
+        &[]
+    }
+
+    /// Wakes the threads that compute, so that a step that comes at once need not wait for them; where something else
+    /// was done for long since the last one they sleep.
+    fn rouse(&mut self) {}
+
     /// Returns what the cache holds, where the engine counts it.
     fn cache_report(&self) -> Option<CacheReport> {
         None

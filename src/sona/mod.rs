@@ -11,6 +11,8 @@
 //! those, and a [`Bank`] finds what kinds of them there are. All loops publish through one
 //! [`Registry`](crate::adapt::registry): a request pins what it is served with, and what is learned meanwhile
 //! is for later ones. Every step gives account of itself ([`Account`]). [`Sona`] holds them together.
+mod addition;
+mod answering;
 mod background;
 mod bytes;
 mod coordinator;
@@ -31,6 +33,8 @@ mod transaction;
 
 use std::time::Duration;
 
+pub use addition::Addition;
+pub use answering::Answering;
 pub use background::{Background, BackgroundSettings};
 pub use coordinator::{Counters, Sona, SonaSettings};
 pub use deep::{Deep, DeepSettings, When};
@@ -41,7 +45,7 @@ pub use patterns::{Bank, Pattern};
 pub use recall::{CacheSettings, Recall, Recalled, Recollection};
 pub use replay::Reservoir;
 pub use reserve::Reserve;
-pub use serving::{Addition, Served};
+pub use serving::Served;
 pub use trajectory::{Baseline, Feedback, Trajectory};
 pub use transaction::{General, Transaction, Verdict};
 

@@ -1,15 +1,20 @@
 //! A neural cache that looks at the nearest inputs alone, in microseconds, and counts for as much as it turned out
 //! to be worth.
 mod gate;
+mod mixture;
+mod rows;
 mod sketch;
 #[cfg(test)]
 mod tests;
 
 pub(super) use gate::{Gate, KINDS};
+use rows::{dot, dots, narrowed, square, widened};
 use sketch::{Sketcher, Sketches};
 
 use super::SonaError;
-use crate::{adapt::caches::mixed_loss, model::sampler::greatest};
+
+/// Held inputs that are compared at once: they lie apart, and one is waited for while another is read.
+const TOGETHER: usize = 4;
 
 /// The neural cache beside the micro adapter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,11 +55,9 @@ pub struct Recollection {
     sure: f32,
     /// Tokens, each once and in order, with how likely they are.
     tokens: Vec<(u32, f32)>,
-    /// Logits as they were before the mixture, by token.
-    before: Vec<(u32, f32)>,
     key: Vec<f32>,
     rotated: Vec<f32>,
-    distances: Vec<u16>,
+    distances: Vec<u8>,
     neighbours: Vec<u32>,
 }
 
@@ -69,20 +72,14 @@ impl Recollection {
             likely: found.map_or(0.0, |at| f64::from(self.tokens[at].1)),
         }
     }
-
-    /// Puts logits that were mixed back as they were, to the last bit.
-    pub fn unmix(&mut self, logits: &mut [f32]) {
-        for (token, before) in self.before.drain(..) {
-            logits[token as usize] = before;
-        }
-    }
 }
 
 /// Which tokens came after inputs of the head that were like this one, as
 /// [`NeuralCache`](crate::adapt::caches::NeuralCache) has it, but of inputs less their common mean, and of the nearest
 /// alone (kNN-LM, arXiv 1911.00172): `p(y | h) ∝ Σ_{i near h} [y_i = y] exp(θ (cos(h, h_i) − 1))`.
 ///
-/// The nearest are those whose sketches differ in the fewest bits; their cosines are exact.
+/// The nearest are those whose sketches differ in the fewest bits; their cosines are exact but for the rounding of what
+/// is held to bfloat16, which a core reads twice as fast: inputs lie apart, and few of them in its own cache.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recall {
     settings: CacheSettings,
@@ -90,8 +87,8 @@ pub struct Recall {
     sketcher: Sketcher,
     sketches: Sketches,
     next: usize,
-    /// `[tokens, E]`, each of length 1.
-    keys: Vec<f32>,
+    /// `[tokens, E]`, each of length 1, in bfloat16.
+    keys: Vec<u16>,
     tokens: Vec<u32>,
     pub(super) gate: Gate,
 }
@@ -139,7 +136,7 @@ impl Recall {
         assert!(hidden.len() == self.center.len(), "{} values, {} wanted", hidden.len(), self.center.len());
         key.clear();
         key.extend(hidden.iter().zip(&self.center).map(|(value, center)| value - center));
-        let factor = dot(key, key).sqrt().max(f32::MIN_POSITIVE).recip();
+        let factor = square(key).sqrt().max(f32::MIN_POSITIVE).recip();
         key.iter_mut().for_each(|value| *value *= factor);
     }
 
@@ -150,7 +147,7 @@ impl Recall {
     /// If `hidden` has another width.
     pub fn look(&self, hidden: &[f32], sure: f32, found: &mut Recollection) {
         found.sure = sure;
-        let Recollection { nearest, sure: _, tokens, key, rotated, distances, neighbours, before: _ } = found;
+        let Recollection { nearest, sure: _, tokens, key, rotated, distances, neighbours } = found;
         tokens.clear();
         *nearest = -1.0;
         if self.is_empty() {
@@ -161,13 +158,18 @@ impl Recall {
         self.sketches.nearest(sketch, self.settings.neighbours, distances, neighbours);
         let theta = self.settings.theta as f32;
         let mut total = 0.0;
-        for at in neighbours.iter().map(|at| *at as usize) {
-            let cosine = dot(&self.keys[at * key.len()..][..key.len()], key);
+        let mut take = |at: u32, cosine: f32| {
             let weight = (theta * (cosine - 1.0)).exp();
             *nearest = nearest.max(cosine);
             total += weight;
-            tokens.push((self.tokens[at], weight));
+            tokens.push((self.tokens[at as usize], weight));
+        };
+        let held = |at: u32| &self.keys[at as usize * key.len()..][..key.len()];
+        let (several, rest) = neighbours.as_chunks::<TOGETHER>();
+        for places in several {
+            places.iter().zip(dots(places.map(held), key)).for_each(|(at, cosine)| take(*at, cosine));
         }
+        rest.iter().for_each(|at| take(*at, dot(held(*at), key)));
         tokens.sort_unstable_by_key(|(token, _)| *token);
         tokens.dedup_by(|(token, weight), (kept, sum)| {
             let same = token == kept;
@@ -178,37 +180,6 @@ impl Recall {
         tokens.iter_mut().for_each(|(_, weight)| *weight *= factor);
     }
 
-    /// Returns the loss of a token with what was recalled of it mixed in, `loss` being what it is without.
-    #[must_use]
-    pub fn mixed_loss(&self, loss: f64, recalled: Recalled) -> f64 {
-        let share = self.gate.share(recalled.nearest, recalled.sure);
-        mixed_loss(loss, (share > 0.0).then_some(recalled.likely), share)
-    }
-
-    /// Mixes what is recalled at an input into the logits of its position, whose `ln Σ exp` is `normaliser`: where the
-    /// model holds a token likely by p and the cache by q, `ln p` becomes `ln p + ln(1 + λ q / ((1 − λ) p))`, which is
-    /// the mixture `(1 − λ) p + λ q` but for what all tokens have in common. `found` can undo it.
-    ///
-    /// # Panics
-    ///
-    /// If `hidden` has another width.
-    pub fn mix(&self, hidden: &[f32], normaliser: f64, logits: &mut [f32], found: &mut Recollection) {
-        let normaliser = normaliser as f32;
-        self.look(hidden, (greatest(logits) - normaliser).exp(), found);
-        found.before.clear();
-        let share = self.gate.share(found.nearest, found.sure);
-        if share <= 0.0 {
-            return;
-        }
-        let odds = (share / (1.0 - share)) as f32;
-        for (token, q) in &found.tokens {
-            let Some(logit) = logits.get_mut(*token as usize) else { continue };
-            found.before.push((*token, *logit));
-            let p = (*logit - normaliser).exp();
-            *logit += (odds * q / p.max(f32::MIN_POSITIVE)).ln_1p();
-        }
-    }
-
     /// Takes in the token that came after an input, in place of the oldest where there is no room.
     ///
     /// # Panics
@@ -216,22 +187,25 @@ impl Recall {
     /// If `hidden` has another width.
     pub fn push(&mut self, hidden: &[f32], token: u32, room: &mut Recollection) {
         self.key(hidden, &mut room.key);
+        // As it is held, so that a state that is taken up again has the same sketches.
+        room.key.iter_mut().for_each(|value| *value = widened(narrowed(*value)));
         let sketch = self.sketcher.sketch(&room.key, &mut room.rotated);
         if self.tokens.len() < self.settings.tokens {
             self.sketches.put(self.tokens.len(), sketch);
-            self.keys.extend(&room.key);
+            self.keys.extend(room.key.iter().copied().map(narrowed));
             self.tokens.push(token);
         } else {
             self.sketches.put(self.next, sketch);
-            self.keys[self.next * room.key.len()..][..room.key.len()].copy_from_slice(&room.key);
+            let own = self.keys[self.next * room.key.len()..].iter_mut();
+            own.zip(&room.key).for_each(|(own, value)| *own = narrowed(*value));
             self.tokens[self.next] = token;
             self.next = (self.next + 1) % self.settings.tokens;
         }
     }
 
     /// Returns what is held: the place that is written next once it is full, the inputs, and their tokens.
-    pub(super) fn held(&self) -> (usize, &[f32], &[u32]) {
-        (self.next, &self.keys, &self.tokens)
+    pub(super) fn held(&self) -> (usize, Vec<f32>, &[u32]) {
+        (self.next, self.keys.iter().copied().map(widened).collect(), &self.tokens)
     }
 
     /// Puts what another held in place of its own.
@@ -252,18 +226,8 @@ impl Recall {
         for (at, key) in keys.chunks_exact(width.max(1)).enumerate() {
             self.sketches.put(at, self.sketcher.sketch(key, &mut rotated));
         }
+        let keys = keys.into_iter().map(narrowed).collect();
         (self.next, self.keys, self.tokens) = (next, keys, tokens);
         Ok(())
     }
-}
-
-const LANES: usize = 16;
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    let ((vectors, tail), (others, rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (vector, other) in vectors.iter().zip(others) {
-        sums.iter_mut().zip(vector.iter().zip(other)).for_each(|(sum, (a, b))| *sum += a * b);
-    }
-    sums.iter().sum::<f32>() + tail.iter().zip(rest).map(|(a, b)| a * b).sum::<f32>()
 }

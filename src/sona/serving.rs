@@ -1,7 +1,7 @@
 //! What one request is served with.
 use std::sync::Arc;
 
-use super::{Evidence, Instant, Recalled, Recollection, Sona, SonaError};
+use super::{Addition, Evidence, Instant, Recalled, Recollection, Sona, SonaError};
 use crate::{
     adapt::{
         micro_lora::{MicroLora, Request},
@@ -30,74 +30,6 @@ pub(super) fn head(spec: &ModelSpec) -> Place {
 /// Returns a micro adapter as it is published.
 pub(super) fn published(spec: &ModelSpec, micro: &MicroLora) -> Adapter {
     Adapter::from([(head(spec), micro.low_rank())])
-}
-
-/// The most directions an addition has.
-const RANK: usize = 2;
-
-/// Additions of several micro adapters to the head, as one: they share their A, so `Σ s B` is of the same rank.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Addition {
-    width: usize,
-    /// `[2, E]`.
-    a: Vec<f32>,
-    /// Each `[V]`, times its scale; empty where nothing is added.
-    b: [Vec<f32>; RANK],
-}
-
-impl Addition {
-    /// Returns one that adds nothing.
-    #[must_use]
-    pub fn none() -> Self {
-        Self { width: 0, a: Vec::new(), b: Default::default() }
-    }
-
-    /// Returns the sum of these additions to a head whose input has `width` values.
-    ///
-    /// # Errors
-    ///
-    /// If their shapes are not of one model, or their A not the same.
-    pub fn of<'a>(parts: impl IntoIterator<Item = &'a LowRank>, width: usize) -> Result<Self, SonaError> {
-        let mut sum = Self::none();
-        for LowRank { rank, scale, a, b, magnitude: _ } in parts {
-            if a.len() != rank * width || !(1..=RANK).contains(rank) {
-                return Err(SonaError::Width { what: "directions", found: a.len(), needed: width });
-            }
-            if b.iter().all(|value| value.abs() <= 0.0) {
-                continue;
-            }
-            let mut directions = a.clone();
-            directions.resize(RANK * width, 0.0);
-            let rows = sum.b[0].len();
-            if rows == 0 {
-                sum = Self { width, a: directions, b: std::array::from_fn(|_| vec![0.0; b.len() / rank]) };
-            } else if sum.a != directions || b.len() != rank * rows {
-                return Err(SonaError::Width { what: "a micro adapter", found: b.len(), needed: rows * rank });
-            }
-            for (k, column) in sum.b.iter_mut().take(*rank).enumerate() {
-                let more = b.iter().skip(k).step_by(*rank);
-                column.iter_mut().zip(more).for_each(|(sum, value)| *sum += scale * value);
-            }
-        }
-        Ok(sum)
-    }
-
-    /// Adds to the logits of a position, A h being `projected`; where nothing is added every bit stays as it is.
-    ///
-    /// # Panics
-    ///
-    /// If the logits are not of the model.
-    pub fn apply(&self, projected: [f32; RANK], logits: &mut [f32]) {
-        let [one, two] = &self.b;
-        if one.is_empty() {
-            return;
-        }
-        assert!(logits.len() == one.len(), "{} logits, {} wanted", logits.len(), one.len());
-        let [first, second] = projected;
-        for ((logit, a), b) in logits.iter_mut().zip(one).zip(two) {
-            *logit += a * first + b * second;
-        }
-    }
 }
 
 /// What a request has pinned: it keeps that to its end, whatever is learned meanwhile.

@@ -33,7 +33,7 @@ impl Sona {
             out.micro(instant.micro());
             let (next, keys, tokens) = instant.recall.held();
             out.count(next);
-            out.f32s(keys);
+            out.f32s(&keys);
             out.u32s(tokens);
             out.f64s(&instant.recall.gate.shares);
             out.f64s(&instant.recall.gate.evidence);

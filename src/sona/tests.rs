@@ -1,4 +1,5 @@
 //! What loops that only pretend to learn would fail, on the built-in model.
+mod answering;
 mod background;
 mod deep;
 
@@ -11,7 +12,7 @@ use crate::{
         registry::{Limits, Registry},
     },
     engine::{self, CacheType, EngineError, EngineKind, LanguageModel, Tier},
-    model::{tokenizer::Tokenizer, weights::Weights},
+    model::{sampler::TopK, tokenizer::Tokenizer, weights::Weights},
 };
 
 const PROMPT: usize = 16;
@@ -243,8 +244,12 @@ fn the_cache_in_logits_is_the_cache_in_losses() {
     let right = recall.mixed_loss(loss, found.of(token));
     assert!((mixed - right).abs() <= 1e-4 && (right - loss).abs() >= 0.005, "{mixed}, {right} from {loss}");
     assert!(logits != plain);
-    found.unmix(&mut logits);
-    assert!(logits == plain);
+    // The greatest of them are found without the others.
+    for k in [1, 5, 40] {
+        let (greatest, mut found, mut all) = (TopK::of(&plain, k), Recollection::default(), TopK::new(k));
+        recall.mix_greatest(hidden, normaliser, (greatest.entries().unwrap(), &plain), &mut found, &mut all);
+        assert_eq!(all, TopK::of(&logits, k));
+    }
 }
 
 /// A step that makes general text worse by more than it may is taken back as far as that needs.

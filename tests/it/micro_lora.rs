@@ -66,6 +66,20 @@ fn the_head_s_inputs_come_with_the_logits_of_their_rows() {
         assert!(engine.hidden() == together, "{kind:?}");
         engine.step(&[Chunk { sequence: ids[1], tokens: &tokens[..2], logits: LogitRows::Last }]).unwrap();
         assert_eq!(engine.hidden().len(), width);
+        // All logits beside the greatest of them, of one position after the other.
+        engine.keep_logits(true).unwrap();
+        let chunk = |at: usize, tokens| Chunk { sequence: ids[at], tokens, logits: LogitRows::All };
+        let greatest = engine.step_top_k(&[chunk(0, &tokens[3..5]), chunk(2, &tokens[7..8])], 4).unwrap();
+        let logits: Vec<&[f32]> = engine.logits().chunks_exact(engine.spec().vocab_size).collect();
+        assert!((greatest.len(), logits.len(), engine.normalisers().len()) == (3, 3, 3));
+        for ((list, logits), normaliser) in greatest.iter().zip(logits).zip(engine.normalisers()) {
+            assert_eq!(*list, TopK::of(logits, 4));
+            assert!((normaliser - ruvlab_kernels::log_sum_exp_f32(logits)).abs() <= 1e-4);
+        }
+        engine.step_top_k(&[chunk(1, &tokens[3..4])], 4).unwrap();
+        assert_eq!(engine.logits().len(), engine.spec().vocab_size);
+        engine.keep_logits(false).unwrap();
+        assert!(engine.logits().is_empty() && !engine.hidden().is_empty());
         engine.keep_hidden(false).unwrap();
         assert!(engine.hidden().is_empty());
     }

@@ -282,7 +282,12 @@ impl MicroLora {
     #[must_use]
     pub fn low_rank(&self) -> LowRank {
         let rank = self.settings.rank;
-        let b = self.b.iter().flat_map(|row| row[..rank].iter().map(|value| value * self.shrink)).collect();
+        let times = |value: &f32| value * self.shrink;
+        // All of it at once where it lies side by side.
+        let b = match rank {
+            RANK => self.b.as_flattened().iter().map(times).collect(),
+            _ => self.b.iter().flat_map(|row| row[..rank].iter().map(times)).collect(),
+        };
         LowRank { rank, scale: self.settings.scale, a: self.a[..rank * self.hidden_size].to_vec(), b, magnitude: None }
     }
 

@@ -77,12 +77,36 @@ pub(super) struct Kept {
     pub(super) hidden: Vec<f32>,
     /// Of the positions whose greatest logits alone were returned.
     pub(super) normalisers: Vec<f64>,
+    /// All logits of those, if anybody wants them.
+    pub(super) logits: Option<KeptLogits>,
 }
 
 impl Kept {
     pub(super) fn clear(&mut self) {
         self.hidden.clear();
         self.normalisers.clear();
+        self.logits.iter_mut().for_each(|logits| logits.length = 0);
+    }
+}
+
+/// Logits of a batch, in room that is used again without being written before.
+#[derive(Default)]
+pub(super) struct KeptLogits {
+    buffer: Buffer,
+    length: usize,
+}
+
+impl KeptLogits {
+    pub(super) fn all(&self) -> &[f32] {
+        &self.buffer.values[..self.length]
+    }
+
+    /// Returns room for those of more positions.
+    fn grow(&mut self, rows: usize, vocab_size: usize) -> Output<'_> {
+        let start = self.length;
+        self.length += rows * vocab_size;
+        let Buffer { values, claims } = &mut self.buffer;
+        Output::new(&mut room(values, self.length)[start..], rows, vocab_size, claims)
     }
 }
 
@@ -329,7 +353,10 @@ impl Executor for Walker<'_> {
                 let workers = self.team.pool.threads();
                 let normalise = self.kept.is_some();
                 (0..workers).for_each(|worker| self.team.scratch(worker).selection.begin(rows, *k, normalise));
-                let product = Product { matrix, destination: Destination::Selection, then: then() };
+                let logits = self.kept.as_mut().and_then(|kept| kept.logits.as_mut());
+                let logits = logits.map(|logits| logits.grow(rows, spec.vocab_size));
+                let destination = Destination::Selection(logits.as_ref());
+                let product = Product { matrix, destination, then: then() };
                 self.team.multiply(input, rows, spec.hidden_size, &[product], additions);
                 let start = lists.len();
                 lists.resize_with(start + rows, || TopK::new(*k));

@@ -32,7 +32,7 @@ use crate::{
     model::{decoder::Step, sampler::TopK, spec::ModelSpec, weights::Weights},
 };
 use adapters::Adapters;
-use executor::{Kept, Workspace};
+use executor::{Kept, KeptLogits, Workspace};
 use model::Model;
 pub(super) use model::format;
 use products::Team;
@@ -252,6 +252,23 @@ impl LanguageModel for Native {
 
     fn normalisers(&self) -> &[f64] {
         self.kept.as_ref().map_or(&[], |kept| &kept.normalisers)
+    }
+
+    fn keep_logits(&mut self, keep: bool) -> Result<(), EngineError> {
+        if keep {
+            self.kept.get_or_insert_default().logits.get_or_insert_default();
+        } else if let Some(kept) = &mut self.kept {
+            kept.logits = None;
+        }
+        Ok(())
+    }
+
+    fn rouse(&mut self) {
+        self.team.pool.run(&|_| {});
+    }
+
+    fn logits(&self) -> &[f32] {
+        self.kept.as_ref().and_then(|kept| kept.logits.as_ref()).map_or(&[], KeptLogits::all)
     }
 
     fn cache_report(&self) -> Option<CacheReport> {

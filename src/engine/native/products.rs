@@ -111,8 +111,8 @@ pub(super) enum Then<'a> {
 pub(super) enum Destination<'a> {
     /// All of it here.
     Output(&'a Output<'a>),
-    /// The greatest numbers of each row, into what the thread keeps.
-    Selection,
+    /// The greatest numbers of each row, into what the thread keeps; all of them here, too, where there is room.
+    Selection(Option<&'a Output<'a>>),
 }
 
 /// A product `x Wᵀ`.
@@ -144,8 +144,8 @@ impl Product<'_> {
             Destination::Output(output) => {
                 self.fill(kernels, slot, from, rows.clone(), &mut output.tile(rows));
             }
-            Destination::Selection => {
-                selection.keep(kernels, rows, |some, tile| self.fill(kernels, slot, from, some, tile));
+            Destination::Selection(output) => {
+                selection.keep(kernels, rows, output, |some, tile| self.fill(kernels, slot, from, some, tile));
             }
         }
     }

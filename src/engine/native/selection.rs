@@ -36,18 +36,25 @@ impl Selection {
         self.lists.resize_with(positions, || TopK::new(k));
     }
 
-    /// Keeps the greatest of what is computed for some rows of the head, a few at a time.
+    /// Keeps the greatest of what is computed for some rows of the head, a few at a time, and leaves all of it in
+    /// `output`, where there is one.
     pub(super) fn keep(
         &mut self,
         kernels: &Kernels,
         rows: Range<usize>,
+        output: Option<&Output<'_>>,
         mut compute: impl FnMut(Range<usize>, &mut Tile<'_>),
     ) {
         let positions = self.lists.len();
         for start in rows.clone().step_by(ROWS) {
             let some = start..(start + ROWS).min(rows.end);
-            let values = room(&mut self.values, positions * some.len());
-            let mut tile = Output::new(values, positions, some.len(), &mut self.claims).tile(0..some.len());
+            let mut tile = match output {
+                Some(output) => output.tile(some.clone()),
+                None => {
+                    let values = room(&mut self.values, positions * some.len());
+                    Output::new(values, positions, some.len(), &mut self.claims).tile(0..some.len())
+                }
+            };
             compute(some, &mut tile);
             for (position, list) in self.lists.iter_mut().enumerate() {
                 list.offer(start as u32, tile.token(position));
@@ -55,8 +62,11 @@ impl Selection {
             for (position, normaliser) in self.normalisers.iter_mut().enumerate() {
                 let logits = tile.token(position);
                 let more = match self.lists[position].entries().ok().and_then(<[_]>::first) {
-                    Some((_, largest)) => f64::from(*largest) + f64::from(kernels.exponentials(logits, *largest)).ln(),
-                    None => kernels.log_sum_exp_f32(logits),
+                    // In place, which leaves no logits.
+                    Some((_, largest)) if output.is_none() => {
+                        f64::from(*largest) + f64::from(kernels.exponentials(logits, *largest)).ln()
+                    }
+                    _ => kernels.log_sum_exp_f32(logits),
                 };
                 *normaliser = log_sum(*normaliser, more);
             }

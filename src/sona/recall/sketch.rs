@@ -36,15 +36,23 @@ impl Sketcher {
         room.clear();
         room.extend(vector.iter().zip(&self.signs).map(|(value, sign)| value * sign));
         room.resize(self.size, 0.0);
-        let mut half = 1;
-        while half < self.size {
+        // Of what the transform gives only so much is looked at, which is that of sums.
+        let mut size = self.size;
+        while size > 64 * WORDS {
+            size /= 2;
+            let (low, high) = room.split_at_mut(size);
+            low.iter_mut().zip(&*high).for_each(|(low, high)| *low += high);
+            room.truncate(size);
+        }
+        let mut half = size / 2;
+        while half > 0 {
             for pair in room.chunks_exact_mut(2 * half) {
                 let (low, high) = pair.split_at_mut(half);
                 for (low, high) in low.iter_mut().zip(high) {
                     (*low, *high) = (*low + *high, *low - *high);
                 }
             }
-            half *= 2;
+            half /= 2;
         }
         let mut words = [0; WORDS];
         for (word, values) in words.iter_mut().zip(room.as_chunks::<64>().0) {
@@ -75,14 +83,14 @@ impl Sketches {
 
     /// Leaves in `nearest`, in order, the places of about `count` sketches, those that differ from this one in the
     /// fewest bits; twice as many at the most. How far they may be is told by some of all.
-    pub(super) fn nearest(&self, sketch: [u64; WORDS], count: usize, room: &mut Vec<u16>, nearest: &mut Vec<u32>) {
+    pub(super) fn nearest(&self, sketch: [u64; WORDS], count: usize, room: &mut Vec<u8>, nearest: &mut Vec<u32>) {
         let [first, second] = &self.0;
         room.clear();
         room.extend(
             first
                 .iter()
                 .zip(second)
-                .map(|(first, second)| ((first ^ sketch[0]).count_ones() + (second ^ sketch[1]).count_ones()) as u16),
+                .map(|(first, second)| ((first ^ sketch[0]).count_ones() + (second ^ sketch[1]).count_ones()) as u8),
         );
         let stride = (room.len() / SOME).max(1);
         let mut counts = [0usize; 64 * WORDS + 1];
@@ -92,11 +100,15 @@ impl Sketches {
             left = left.saturating_sub(*count);
             left == 0
         });
-        let limit = enough.unwrap_or(counts.len()) as u16;
+        let limit = enough.unwrap_or(counts.len()) as u8;
         nearest.clear();
-        for (start, block) in (0..).step_by(BLOCK).zip(room.chunks(BLOCK)) {
-            if block.iter().fold(false, |any, distance| any | (*distance <= limit)) {
-                nearest.extend((start..).zip(block).filter(|(_, distance)| **distance <= limit).map(|(at, _)| at));
+        let near = |block: &[u8]| (0..).zip(block).fold(0u32, |near, (at, d)| near | u32::from(*d <= limit) << at);
+        let (blocks, rest) = room.as_chunks::<BLOCK>();
+        let masks = blocks.iter().map(|block| near(block)).chain([near(rest)]);
+        for (start, mut near) in (0..).step_by(BLOCK).zip(masks) {
+            while near > 0 {
+                nearest.push(start + near.trailing_zeros());
+                near &= near - 1;
             }
         }
         nearest.truncate(2 * count);

@@ -17,8 +17,12 @@ impl Streams {
         if stream.control == SonaControl::None {
             return self.0.push((stream.clone(), results));
         }
-        let own = SonaStream { control: SonaControl::None, ..stream.clone() };
-        let Some((_, own)) = self.0.iter().find(|(known, _)| *known == own) else { return };
+        // What else a stream is for changes nothing of its losses.
+        let is_own = |known: &SonaStream| {
+            let SonaStream { timed_answers, save_state, .. } = *known;
+            *known == SonaStream { control: SonaControl::None, timed_answers, save_state, ..stream.clone() }
+        };
+        let Some((_, own)) = self.0.iter().find(|(known, _)| is_own(known)) else { return };
         let tokens = u64::from(stream.output_tokens);
         record("sona_against_control", &requests(own, &results), tokens, recorder);
         record("sona_test_against_control", &tests(own, &results), tokens, recorder);

@@ -2,12 +2,12 @@
 use super::{Course, texts::pair};
 use crate::{
     clock::Stopwatch,
-    engine::{Chunk, GenerationError, LanguageModel, LogitRows, SequenceId, next_tokens},
+    engine::{GenerationError, LanguageModel, SequenceId, next_tokens},
     event::Phase,
     model::sampler::Sampler,
     plan::Cell,
     recipe::schema::SonaStream,
-    sona::{Evidence, Feedback, Recollection, read_prompt},
+    sona::{Answering, Feedback, Sona, SonaError},
     workload::{
         decode::{quantile, sampling},
         launch::{LaunchError, Loaded},
@@ -17,15 +17,6 @@ use crate::{
 };
 
 const MS: f64 = 1e-6;
-
-/// An answer, with the times between its tokens in milliseconds.
-struct Answered {
-    tokens: Vec<u32>,
-    /// The inputs of the head at the end of the prompt, and at each token.
-    inputs: Vec<f32>,
-    hidden: Vec<f32>,
-    gaps: Vec<f64>,
-}
 
 pub(in crate::workload) fn run(
     stream: &SonaStream,
@@ -43,6 +34,7 @@ pub(in crate::workload) fn run(
     let warmup = cell.recipe.measure.warmup.max(1);
     let total = warmup + pairs;
     let (mut gaps, mut updates, mut slices): ([Vec<f64>; 2], Vec<f64>, Vec<f64>) = Default::default();
+    let mut answer = course.sona.answering(stream.output_tokens as usize);
     let mut idle: Option<Stopwatch> = None;
     let order = course.texts.domains.order.clone();
     for rep in 0..total {
@@ -52,20 +44,14 @@ pub(in crate::workload) fn run(
         // Whichever comes first may be the slower one.
         for with in [rep % 2 == 0, rep % 2 != 0] {
             let mut sampler = Sampler::new(sampling(cell), seed);
-            let answered = course.answer(&label, &prompt, &mut sampler, with)?;
+            let own = course.answer(&label, &prompt, &mut sampler, with.then_some(&mut answer))?;
             let mut time = None;
             if with {
-                let evidence = Evidence {
-                    request: &course.request,
-                    hidden: &answered.hidden,
-                    tokens: &answered.tokens,
-                    recalled: &course.recalled,
-                };
-                time = course.sona.finish(evidence, Feedback::Accepted)?.1.map(|account| account.time);
-                course.sona.keep(rep.into(), (&prompt, &answered.tokens), &answered.inputs)?;
+                time = course.sona.finish(answer.evidence(), Feedback::Accepted)?.1.map(|account| account.time);
+                course.sona.keep(rep.into(), (&prompt, answer.tokens()), answer.prompt())?;
             }
             if rep >= warmup {
-                gaps[usize::from(with)].extend(answered.gaps);
+                gaps[usize::from(with)].extend(own);
                 updates.extend(time.map(|time| time.as_secs_f64() * 1e3));
             }
             if course.sona.background().is_some() && idle.is_none_or(|idle| idle.elapsed() >= course.interval) {
@@ -98,96 +84,59 @@ pub(in crate::workload) fn run(
 }
 
 impl Course<'_> {
-    /// Answers a prompt, with what the loops learned and taking note of every token, or as it is answered where nothing
-    /// learns.
+    /// Answers a prompt, with what the loops learned and taking note of every token where there is room for that, or as
+    /// it is answered where nothing learns; returns the times from each token to the next, in milliseconds.
     fn answer(
         &mut self,
         label: &str,
         prompt: &[u32],
         sampler: &mut Sampler,
-        with: bool,
-    ) -> Result<Answered, LaunchError> {
-        let engine = self.loaded.engine.as_mut();
-        engine.keep_hidden(with)?;
-        let sequence = engine.open()?;
-        let count = self.stream.output_tokens as usize;
-        let answered = if with {
-            self.answer_learning(label, sequence, prompt, sampler)
-        } else {
-            plainly(label, engine, sequence, prompt, sampler, count)
-        };
-        self.loaded.engine.close(sequence);
-        answered
-    }
-
-    fn answer_learning(
-        &mut self,
-        label: &str,
-        sequence: SequenceId,
-        prompt: &[u32],
-        sampler: &mut Sampler,
-    ) -> Result<Answered, LaunchError> {
-        let Self { stream, loaded, sona, request, recalled, .. } = self;
+        learned: Option<&mut Answering>,
+    ) -> Result<Vec<f64>, LaunchError> {
+        let Self { stream, loaded, sona, .. } = self;
         let engine = loaded.engine.as_mut();
-        let (count, width) = (stream.output_tokens as usize, engine.spec().hidden_size);
-        request.clear();
-        recalled.clear();
-        let mut served = sona.serve()?;
-        engine.attach(sequence, served.adapter().cloned())?;
-        let (inputs, mut logits) = read_prompt(engine, sequence, prompt)?;
-        sona.recognise(&mut served, &inputs)?;
-        let addition = served.addition(engine.spec())?;
-        let mut found = Recollection::default();
-        let mut answered = Answered {
-            tokens: Vec::with_capacity(count),
-            inputs,
-            hidden: Vec::with_capacity(count * width),
-            gaps: Vec::with_capacity(count),
+        engine.keep_hidden(learned.is_some())?;
+        let sequence = engine.open()?;
+        let count = stream.output_tokens as usize;
+        let gaps = match learned {
+            Some(answer) => {
+                learning(engine, (sequence, prompt), (sona, answer), sampler, count).map_err(|error| match error {
+                    SonaError::Sampler(error) => LaunchError::sampler(label, error),
+                    error => error.into(),
+                })
+            }
+            None => plainly(label, engine, (sequence, prompt), sampler, count),
         };
-        let mut stopwatch = Stopwatch::start();
-        for at in 0..count {
-            let hidden = engine.hidden();
-            // Of the prompt there are more rows, of a token one.
-            let hidden = &hidden[hidden.len() - width..];
-            let projected = sona.blank().project(hidden);
-            addition.apply(projected, &mut logits);
-            let normaliser = ruvlab_kernels::log_sum_exp_f32(&logits);
-            let sampled = match sona.instant() {
-                Some(instant) => {
-                    instant.recall().mix(hidden, normaliser, &mut logits, &mut found);
-                    let sampled = sampler.sample(&logits);
-                    // What is learned from are the probabilities without the cache, which has no gradient.
-                    found.unmix(&mut logits);
-                    sampled
-                }
-                None => sampler.sample(&logits),
-            };
-            let token = sampled.map_err(|error| LaunchError::sampler(label, error))?;
-            request.record_normalised(projected, &logits, normaliser, token)?;
-            if sona.instant().is_some() {
-                recalled.push(found.of(token));
-            }
-            answered.hidden.extend(hidden);
-            answered.tokens.push(token);
-            if at + 1 < count {
-                logits =
-                    engine.step(&[Chunk { sequence, tokens: &[token], logits: LogitRows::Last }])?.remove(0).values;
-                answered.gaps.push(stopwatch.elapsed_ns() as f64 * MS);
-                stopwatch = Stopwatch::start();
-            }
-        }
-        Ok(answered)
+        engine.close(sequence);
+        gaps
     }
+}
+
+fn learning(
+    engine: &mut dyn LanguageModel,
+    (sequence, prompt): (SequenceId, &[u32]),
+    (sona, answer): (&Sona, &mut Answering),
+    sampler: &mut Sampler,
+    count: usize,
+) -> Result<Vec<f64>, SonaError> {
+    let mut gaps = Vec::with_capacity(count);
+    // To its end the request keeps what it is served with.
+    let _served = sona.begin_answer(engine, sequence, prompt, sampler, answer)?;
+    for _ in 1..count {
+        let stopwatch = Stopwatch::start();
+        sona.go_on_answering(engine, sequence, sampler, answer)?;
+        gaps.push(stopwatch.elapsed_ns() as f64 * MS);
+    }
+    Ok(gaps)
 }
 
 fn plainly(
     label: &str,
     engine: &mut dyn LanguageModel,
-    sequence: SequenceId,
-    prompt: &[u32],
+    (sequence, prompt): (SequenceId, &[u32]),
     sampler: &mut Sampler,
     count: usize,
-) -> Result<Answered, LaunchError> {
+) -> Result<Vec<f64>, LaunchError> {
     let mut next = |tokens: &[u32]| {
         let tokens = next_tokens(engine, &[(sequence, tokens)], std::slice::from_mut(sampler));
         tokens.map(|tokens| tokens[0]).map_err(|error| match error {
@@ -195,15 +144,12 @@ fn plainly(
             GenerationError::Sampler(error) => LaunchError::sampler(label, error),
         })
     };
-    let mut answered =
-        Answered { tokens: Vec::with_capacity(count), inputs: Vec::new(), hidden: Vec::new(), gaps: Vec::new() };
+    let mut gaps = Vec::with_capacity(count);
     let mut token = next(prompt)?;
     for _ in 1..count {
         let stopwatch = Stopwatch::start();
-        answered.tokens.push(token);
         token = next(&[token])?;
-        answered.gaps.push(stopwatch.elapsed_ns() as f64 * MS);
+        gaps.push(stopwatch.elapsed_ns() as f64 * MS);
     }
-    answered.tokens.push(token);
-    Ok(answered)
+    Ok(gaps)
 }
