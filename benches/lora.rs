@@ -6,7 +6,8 @@ mod waves;
 use std::{process::ExitCode, thread::available_parallelism};
 
 use ruvlab_kernels::{
-    Activations, Arena, Claims, Format, Kernels, Matrix, Output, Pool, dequantize_row, matmul_pooled, quantize_row,
+    Activations, Ahead, Arena, Claims, Format, Kernels, Matrix, Output, Pool, dequantize_row, matmul_pooled,
+    quantize_row,
 };
 use suite::{Suite, Work, tiers, verify};
 use waves::waves;
@@ -51,7 +52,14 @@ impl Packed {
         let workers = pool.threads();
         pool.run(&|worker| {
             let share = self.b.share(worker, workers);
-            kernels.matmul_adding(&self.b, share.clone(), activations, &mut output.tile(share), 0..tokens);
+            kernels.matmul_adding(
+                &self.b,
+                share.clone(),
+                activations,
+                &mut output.tile(share),
+                0..tokens,
+                Ahead::default(),
+            );
         });
     }
 }
