@@ -8,6 +8,7 @@ mod device;
 pub mod effort;
 mod fingerprint;
 mod identity;
+mod kernels;
 mod launch;
 mod learning;
 mod memory;
