@@ -4,6 +4,7 @@
 //! sequence, so two sequences on one model give what each gives alone.
 mod adapted;
 mod adapter;
+mod attached;
 mod candle;
 mod device;
 mod error;
@@ -11,6 +12,7 @@ mod generation;
 mod head_rows;
 mod kind;
 mod language_model;
+mod layer_kind;
 mod mixture;
 mod native;
 mod places;

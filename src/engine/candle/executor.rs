@@ -8,12 +8,12 @@ use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
 use super::{
     Cache, Sequences,
     linear::Linear,
-    low_rank::{self, Adapters, Run},
+    low_rank::{self, Ready, Run},
     rope::Rotation,
-    weights::{Gated, LayerKind, Model, Projections},
+    weights::{Gated, Model, Projections},
 };
 use crate::{
-    engine::{EngineError, Target},
+    engine::{EngineError, Target, attached::Attached, layer_kind::LayerKind},
     model::{
         decoder::{Executor, Segment, Step},
         spec::Activation,
@@ -42,7 +42,7 @@ impl<'a> Walker<'a> {
     pub(super) fn new(
         model: &'a Model,
         sequences: &'a mut Sequences<Cache>,
-        adapters: &Adapters,
+        adapters: &Attached<Ready>,
         context_length: usize,
         step: &Step,
     ) -> Result<Self> {

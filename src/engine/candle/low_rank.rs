@@ -1,15 +1,11 @@
 //! Adapters on candle tensors, and what they add to a product.
-use std::{
-    collections::BTreeMap,
-    ops::Range,
-    sync::{Arc, Weak},
-};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use candle_core::{Result, Tensor};
 
 use super::weights::Model;
 use crate::{
-    engine::{Adapter, Choice, EngineError, LowRank, Place, SequenceId, Target, adapter::check, mixture::Choices},
+    engine::{Adapter, Choice, LowRank, Place, Target, attached::Attached, mixture::Choices},
     model::{decoder::Step, spec::ModelSpec},
 };
 
@@ -34,7 +30,7 @@ fn choose(choice: &Choice, narrow: &Tensor) -> Result<Tensor> {
 pub(super) struct Ready(BTreeMap<Place, Factors>);
 
 impl Ready {
-    fn new(adapter: &Adapter, choices: &Choices, model: &Model) -> Result<Self> {
+    pub(super) fn new(adapter: &Adapter, choices: &Choices, model: &Model) -> Result<Self> {
         let device = &model.device;
         let factors = |(place, part): (&Place, &LowRank)| {
             let LowRank { rank, scale, a, b, magnitude } = part;
@@ -50,44 +46,6 @@ impl Ready {
             Ok((*place, Factors { down, up: up.contiguous()?, columns, choice }))
         };
         Ok(Self(adapter.iter().map(factors).collect::<Result<_>>()?))
-    }
-}
-
-/// The adapters in use.
-#[derive(Default)]
-pub(super) struct Adapters {
-    /// One copy of each, for as long as its owner has it.
-    ready: Vec<(Weak<Adapter>, Arc<Ready>)>,
-    of: BTreeMap<SequenceId, Arc<Ready>>,
-}
-
-impl Adapters {
-    pub(super) fn attach(
-        &mut self,
-        model: &Model,
-        sequence: SequenceId,
-        adapter: Option<(&Arc<Adapter>, &Choices)>,
-    ) -> std::result::Result<(), EngineError> {
-        self.ready.retain(|(owner, _)| owner.strong_count() > 0);
-        let Some((adapter, choices)) = adapter else {
-            self.detach(sequence);
-            return Ok(());
-        };
-        let known = self.ready.iter().find(|(owner, _)| owner.as_ptr() == Arc::as_ptr(adapter));
-        let ready = if let Some((_, ready)) = known {
-            Arc::clone(ready)
-        } else {
-            check(adapter, &model.spec)?;
-            let ready = Arc::new(Ready::new(adapter, choices, model)?);
-            self.ready.push((Arc::downgrade(adapter), Arc::clone(&ready)));
-            ready
-        };
-        self.of.insert(sequence, ready);
-        Ok(())
-    }
-
-    pub(super) fn detach(&mut self, sequence: SequenceId) {
-        self.of.remove(&sequence);
     }
 }
 
@@ -141,11 +99,11 @@ pub(super) fn add(
 }
 
 /// Returns the runs of a step's rows, and those of the rows that give logits.
-pub(super) fn lay_out(adapters: &Adapters, step: &Step) -> [Vec<Run>; 2] {
+pub(super) fn lay_out(adapters: &Attached<Ready>, step: &Step) -> [Vec<Run>; 2] {
     let (mut rows, mut logit_rows, mut logits) = (Vec::new(), Vec::new(), 0);
     for segment in &step.segments {
         let wanted = step.logit_rows[logits..].iter().take_while(|row| (**row as usize) < segment.rows.end).count();
-        if let Some(ready) = adapters.of.get(&segment.sequence) {
+        if let Some(ready) = adapters.get(segment.sequence) {
             rows.push((segment.rows.clone(), Arc::clone(ready)));
             if wanted > 0 {
                 logit_rows.push((logits..logits + wanted, Arc::clone(ready)));

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use super::{
     Adapter, Chunk, Device, EngineError, LanguageModel, Logits, Mixture, SequenceId,
-    mixture::NO_CHOICES,
+    attached::Attached,
+    mixture::{Choices, NO_CHOICES},
     room,
     sequences::Sequences,
     steps::{Steps, hand_out},
@@ -23,7 +24,7 @@ use crate::model::{
 };
 use executor::Walker;
 use kv::Cache;
-use low_rank::Adapters;
+use low_rank::Ready;
 pub use training::Autograd;
 use weights::Model;
 
@@ -37,14 +38,24 @@ pub(super) struct Candle {
     model: Model,
     context_length: usize,
     sequences: Sequences<Cache>,
-    adapters: Adapters,
+    adapters: Attached<Ready>,
 }
 
 impl Candle {
     pub(super) fn load(weights: &Weights, context_length: Option<usize>, device: Device) -> Result<Self, EngineError> {
         let context_length = room(NAME, context_length, weights.spec().context_length)?;
         let model = Model::load(weights, context_length, device)?;
-        Ok(Self { context_length, model, sequences: Sequences::new(), adapters: Adapters::default() })
+        Ok(Self { context_length, model, sequences: Sequences::new(), adapters: Attached::default() })
+    }
+
+    fn attach_with(
+        &mut self,
+        sequence: SequenceId,
+        adapter: Option<(&Arc<Adapter>, &Choices)>,
+    ) -> Result<(), EngineError> {
+        let model = &self.model;
+        self.adapters
+            .attach(&model.spec, sequence, adapter, |adapter, choices| Ok(Ready::new(adapter, choices, model)?))
     }
 
     fn run(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {
@@ -90,12 +101,12 @@ impl LanguageModel for Candle {
 
     fn attach(&mut self, sequence: SequenceId, adapter: Option<Arc<Adapter>>) -> Result<(), EngineError> {
         self.sequences.get(sequence)?;
-        self.adapters.attach(&self.model, sequence, adapter.as_ref().map(|adapter| (adapter, &NO_CHOICES)))
+        self.attach_with(sequence, adapter.as_ref().map(|adapter| (adapter, &NO_CHOICES)))
     }
 
     fn attach_mixture(&mut self, sequence: SequenceId, mixture: Arc<Mixture>) -> Result<(), EngineError> {
         self.sequences.get(sequence)?;
-        self.adapters.attach(&self.model, sequence, Some((mixture.adapter(), mixture.choices())))
+        self.attach_with(sequence, Some((mixture.adapter(), mixture.choices())))
     }
 
     fn step(&mut self, batch: &[Chunk<'_>]) -> Result<Vec<Logits>, EngineError> {

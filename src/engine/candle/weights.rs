@@ -3,10 +3,12 @@ use candle_core::Tensor;
 
 use super::linear::{Embedding, Linear};
 use crate::{
-    engine::{Device, EngineError, Place, Target},
+    engine::{
+        Device, EngineError, Place, Target,
+        layer_kind::{self, LayerKind},
+    },
     model::{
         families::{self, in_layer},
-        rope::{Frequencies, RopeLayout},
         spec::ModelSpec,
         weights::{Weights, WeightsError},
     },
@@ -44,14 +46,6 @@ pub(super) struct Layer {
     pub(super) post_feed_forward_norm: Option<Tensor>,
     /// Its place in [`Model::kinds`].
     pub(super) kind: usize,
-}
-
-/// What layers have in common that attend alike: their window, and how they rotate.
-#[derive(PartialEq)]
-pub(super) struct LayerKind {
-    pub(super) window: Option<usize>,
-    pub(super) frequencies: Frequencies,
-    pub(super) layout: RopeLayout,
 }
 
 /// The weights of a model.
@@ -102,18 +96,11 @@ impl Model {
         let linear = |name: &str| Ok::<_, EngineError>(Linear::new(tensor(name)?)?);
         let vector = |name: &str| Ok::<_, EngineError>(tensor(name)?.dequantize(&device)?);
         let names = &family.layer;
-        let mut kinds: Vec<LayerKind> = Vec::new();
+        let (kinds, places) = layer_kind::kinds(&spec, room);
         let mut layers = Vec::with_capacity(spec.layers);
-        for i in 0..spec.layers {
+        for (i, kind) in places.into_iter().enumerate() {
             let linear = |name: &str| linear(&in_layer(i, name));
             let vector = |name: &str| vector(&in_layer(i, name));
-            let rope = spec.rope(i);
-            let kind = LayerKind { window: spec.windows[i], frequencies: rope.frequencies(room), layout: rope.layout };
-            let known = kinds.iter().position(|known| *known == kind);
-            let kind = known.unwrap_or_else(|| {
-                kinds.push(kind);
-                kinds.len() - 1
-            });
             layers.push(Layer {
                 attention_norm: vector(names.attention_norm)?,
                 projections: if spec.fused_query_key_value {

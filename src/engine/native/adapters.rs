@@ -1,14 +1,11 @@
 //! Which sequence has which adapter.
-use std::{
-    collections::BTreeMap,
-    ops::Range,
-    sync::{Arc, Weak},
-};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use super::{model::Model, packed::PackedAdapter};
 use crate::{
     engine::{
-        Adapter, Choice, EngineError, HeadRows, LowRank, Member, Place, SequenceId, adapter::check, mixture::Choices,
+        Adapter, Choice, EngineError, HeadRows, LowRank, Member, Place, SequenceId, attached::Attached,
+        mixture::Choices,
     },
     kv::{PrefixKey, prefix_root},
     model::decoder::Step,
@@ -20,9 +17,7 @@ pub(super) type Run = (Range<usize>, Arc<PackedAdapter>);
 /// The adapters in use.
 #[derive(Default)]
 pub(super) struct Adapters {
-    /// One packed copy of each, for as long as its owner has it.
-    packed: Vec<(Weak<Adapter>, Arc<PackedAdapter>)>,
-    of: BTreeMap<SequenceId, Arc<PackedAdapter>>,
+    packed: Attached<PackedAdapter>,
     /// Rows added to a sequence's logits.
     heads: BTreeMap<SequenceId, Arc<HeadRows>>,
     /// Of the rows of the step.
@@ -40,42 +35,26 @@ impl Adapters {
         sequence: SequenceId,
         adapter: Option<(&Arc<Adapter>, &Choices)>,
     ) -> Result<(), EngineError> {
-        self.packed.retain(|(owner, _)| owner.strong_count() > 0);
-        let Some((adapter, choices)) = adapter else {
-            self.detach(sequence);
-            return Ok(());
-        };
-        let known = self.packed.iter().find(|(owner, _)| owner.as_ptr() == Arc::as_ptr(adapter));
-        let packed = if let Some((_, packed)) = known {
-            Arc::clone(packed)
-        } else {
-            check(adapter, &model.spec)?;
-            let packed = Arc::new(PackedAdapter::new(adapter, choices, model)?);
-            self.packed.push((Arc::downgrade(adapter), Arc::clone(&packed)));
-            packed
-        };
-        self.of.insert(sequence, packed);
-        Ok(())
+        self.packed
+            .attach(&model.spec, sequence, adapter, |adapter, choices| PackedAdapter::new(adapter, choices, model))
     }
 
     /// Returns what names a sequence's adapter by its numbers: a version of it has a name of its own, and
     /// a copy the same.
     pub(super) fn key(&self, sequence: SequenceId, adapter: &Adapter, choices: &Choices) -> Option<PrefixKey> {
-        Some(*self.of.get(&sequence)?.key.get_or_init(|| name(adapter, choices)))
+        Some(*self.packed.get(sequence)?.key.get_or_init(|| name(adapter, choices)))
     }
 
     /// Gives a sequence what another has.
     pub(super) fn copy(&mut self, from: SequenceId, to: SequenceId) {
-        if let Some(adapter) = self.of.get(&from) {
-            self.of.insert(to, Arc::clone(adapter));
-        }
+        self.packed.copy(from, to);
         if let Some(rows) = self.heads.get(&from) {
             self.heads.insert(to, Arc::clone(rows));
         }
     }
 
     pub(super) fn detach(&mut self, sequence: SequenceId) {
-        self.of.remove(&sequence);
+        self.packed.detach(sequence);
     }
 
     /// Takes all from a sequence that it was given.
@@ -94,17 +73,17 @@ impl Adapters {
 
     /// Finds the rows of a step that have adapters; neighbours that share one are one run.
     pub(super) fn lay_out(&mut self, step: &Step) {
-        let Self { of, heads, rows, logit_rows, logit_heads, .. } = self;
+        let Self { packed, heads, rows, logit_rows, logit_heads } = self;
         rows.clear();
         logit_rows.clear();
         logit_heads.clear();
-        if of.is_empty() && heads.is_empty() {
+        if packed.is_empty() && heads.is_empty() {
             return;
         }
         let mut logits = 0;
         for segment in &step.segments {
             let wanted = step.logit_rows[logits..].iter().take_while(|row| (**row as usize) < segment.rows.end).count();
-            if let Some(adapter) = of.get(&segment.sequence) {
+            if let Some(adapter) = packed.get(segment.sequence) {
                 extend(rows, segment.rows.clone(), adapter);
                 extend(logit_rows, logits..logits + wanted, adapter);
             }

@@ -4,10 +4,12 @@ use std::{ops::Range, sync::Arc};
 use ruvlab_kernels::{Arena, AttentionShape, Format, Matrix, Pool, RowBytes, dequantize_row};
 
 use crate::{
-    engine::{EngineError, Target, WeightLoad},
+    engine::{
+        EngineError, Target, WeightLoad,
+        layer_kind::{self, LayerKind},
+    },
     model::{
         families::{self, in_layer},
-        rope::{Frequencies, RopeLayout},
         spec::ModelSpec,
         weights::{Part, TensorType, Weights},
     },
@@ -44,14 +46,6 @@ pub(super) struct Layer {
     pub(super) post_feed_forward_norm: Option<Vec<f32>>,
     /// Its place in [`Model::kinds`].
     pub(super) kind: usize,
-}
-
-/// What layers have in common that attend alike: their window, and how they rotate.
-#[derive(PartialEq)]
-pub(super) struct LayerKind {
-    pub(super) window: Option<usize>,
-    pub(super) frequencies: Frequencies,
-    pub(super) layout: RopeLayout,
 }
 
 /// The weights of a model.
@@ -240,16 +234,9 @@ impl Model {
         let family = families::find(&spec.architecture).ok_or_else(unknown)?;
         let mut packer = Packer::new(weights, pool, load)?;
         let embedding = packer.matrix(family.model.token_embedding)?;
-        let mut kinds: Vec<LayerKind> = Vec::new();
+        let (kinds, places) = layer_kind::kinds(&spec, room);
         let mut layers = Vec::with_capacity(spec.layers);
-        for i in 0..spec.layers {
-            let rope = spec.rope(i);
-            let kind = LayerKind { window: spec.windows[i], frequencies: rope.frequencies(room), layout: rope.layout };
-            let known = kinds.iter().position(|known| *known == kind);
-            let kind = known.unwrap_or_else(|| {
-                kinds.push(kind);
-                kinds.len() - 1
-            });
+        for (i, kind) in places.into_iter().enumerate() {
             layers.push(packer.layer(&spec, &family.layer, i, kind)?);
         }
         Ok(Self {

@@ -13,8 +13,9 @@ use crate::{
         candle::{
             executor::bend,
             linear::Linear,
-            weights::{Gated, LayerKind, Model, Projections},
+            weights::{Gated, Model, Projections},
         },
+        layer_kind::LayerKind,
         places::{Place, Target},
     },
     model::decoder::{Executor, Step},
