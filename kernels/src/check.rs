@@ -3,6 +3,7 @@ mod activation;
 mod attention;
 mod half;
 mod matmul;
+mod nearest;
 mod norm;
 pub(crate) mod random;
 mod rope;

@@ -3,7 +3,8 @@ use std::sync::OnceLock;
 
 use crate::{
     activation::ActivationKernels, activations::CodeBlock, attention::AttentionKernels, half::HalfKernels,
-    matmul::MatmulKernel, norm::NormKernels, rope::RopeKernels, scalar, softmax::SoftmaxKernels,
+    matmul::MatmulKernel, nearest::NearestKernels, norm::NormKernels, rope::RopeKernels, scalar,
+    softmax::SoftmaxKernels,
 };
 
 /// An instruction-set level that has a complete kernel table.
@@ -45,6 +46,7 @@ pub struct Kernels {
     pub(crate) activation: ActivationKernels,
     pub(crate) softmax: SoftmaxKernels,
     pub(crate) half: HalfKernels,
+    pub(crate) nearest: NearestKernels,
     pub(crate) attention: AttentionKernels,
     // activations.rs, matmul.rs
     pub(crate) quantize_codes: fn(&[f32], f32, &mut [i16], &mut [CodeBlock]),

@@ -5,6 +5,7 @@ use super::{
     Account, Background, BackgroundSettings, Baseline, CacheSettings, Deep, Evidence, Feedback, General, Instant,
     Memory, MemorySettings, Reserve, Served, SonaError, Trajectory,
     serving::{BASE, INSTANT, published},
+    transaction::Unchanged,
 };
 use crate::{
     adapt::{
@@ -55,9 +56,9 @@ pub struct Sona {
     pub(super) memory: Memory,
     pub(super) baseline: Baseline,
     pub(super) counters: Counters,
-    /// What transactions go by, and its loss by the model as it came, once that is known.
+    /// What transactions go by, and its losses by the model as it came, once they are known.
     pub(super) general: General,
-    pub(super) general_static: Option<f64>,
+    pub(super) general_static: Option<Unchanged>,
     /// Requests that were finished since the last transaction.
     pub(super) since_deep: u64,
     /// What the fast loops are held against.

@@ -14,10 +14,11 @@ use super::{
     SonaSettings,
     bytes::{Reader, Writer, damaged},
     recall::{Gate, KINDS},
+    transaction::Unchanged,
 };
 use crate::{adapt::ewc::Term, engine::LanguageModel};
 
-const MAGIC: &[u8; 8] = b"ruvsona3";
+const MAGIC: &[u8; 8] = b"ruvsona4";
 
 /// Bytes of a hash: of the model, of the settings, and of all at the end.
 const HASH: usize = 32;
@@ -135,7 +136,9 @@ impl Sona {
         out.0.extend(random.get_seed());
         out.u64(random.get_stream());
         out.0.extend(random.get_word_pos().to_le_bytes());
-        out.f64(self.general_static.unwrap_or(f64::NAN));
+        let Unchanged { guard, judges } =
+            self.general_static.unwrap_or(Unchanged { guard: f64::NAN, judges: f64::NAN });
+        [guard, judges].into_iter().for_each(|loss| out.f64(loss));
         out.0.extend(self.learned());
         let checksum = blake3::hash(&out.0);
         out.0.extend(checksum.as_bytes());
@@ -170,7 +173,8 @@ impl Sona {
         let mut random = ChaCha8Rng::from_seed(seed);
         random.set_stream(from.u64()?);
         random.set_word_pos(from.u128()?);
-        let general_static = Some(from.f64()?).filter(|loss| !loss.is_nan());
+        let general_static = Unchanged { guard: from.f64()?, judges: from.f64()? };
+        let general_static = Some(general_static).filter(|losses| !losses.guard.is_nan());
         self.relearn(from.0)?;
         (self.counters, self.memory.random, self.general_static) = (counters, random, general_static);
         self.since_deep = since_deep;

@@ -5,6 +5,7 @@ mod teacher;
 use std::sync::Arc;
 
 use losses::Kept;
+pub(super) use losses::Unchanged;
 use rand::Rng;
 
 use super::{
@@ -24,8 +25,10 @@ const SHARES: [f64; 4] = [1.0, 0.7, 0.45, 0.25];
 /// General text that transactions go by.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct General {
-    /// What they are judged by: prompts with what follows.
+    /// What chooses how far a candidate goes: prompts with what follows.
     pub guard: Vec<(Vec<u32>, Vec<u32>)>,
+    /// What they are judged by, and nothing is chosen by.
+    pub judges: Vec<(Vec<u32>, Vec<u32>)>,
     /// Prompts after which the state before goes on, to be learned beside kept requests.
     pub prompts: Vec<Vec<u32>>,
 }
@@ -33,9 +36,9 @@ pub struct General {
 /// What a transaction is judged by: losses in nats a token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {
-    /// On general text, of the model as it came.
+    /// On general text that serves for this alone, of the model as it came.
     pub general_static: f64,
-    /// On general text, of the candidate's adapter.
+    /// On the same, of the candidate's adapter.
     pub general: f64,
     /// On kept requests that serve for this alone, as they were served before, with a cache of requests that are
     /// learned again.
@@ -74,6 +77,8 @@ struct Attempt {
     candidate: Candidate,
     /// What the candidate makes of kept requests.
     kept: Kept,
+    /// Its losses on what judges: general text and requests.
+    general: f64,
     recent: f64,
     max_drift: f64,
 }
@@ -82,14 +87,13 @@ struct Attempt {
 struct Candidate {
     share: f64,
     adapter: Arc<Adapter>,
-    general: f64,
 }
 
 impl Sona {
     /// Runs a transaction of the deep loop: folds what the other loops learned into the adapter and trains that, goes so
     /// far towards it as general text allows and held-out requests gain by, publishes that on trial, and commits it or
-    /// rolls everything back as other requests say, which nothing was chosen by; nothing where there is nothing to learn
-    /// from yet, or to judge by. A background step under way is ended first.
+    /// rolls everything back as other general text and other requests say, which nothing was chosen by; nothing where
+    /// there is nothing to learn from yet, or to judge by. A background step under way is ended first.
     ///
     /// # Errors
     ///
@@ -105,9 +109,9 @@ impl Sona {
         }
         let stopwatch = Stopwatch::start();
         self.since_deep = 0;
-        let general_static = match self.general_static {
+        let unchanged = match self.general_static {
             Some(known) => known,
-            None => *self.general_static.insert(self.general_loss(engine, None)?),
+            None => *self.general_static.insert(self.general_losses(engine)?),
         };
         let before = self.learned();
         let base = self.registry.pin_active();
@@ -116,7 +120,7 @@ impl Sona {
         let recent_before = self.recent_loss(engine, self.jury(), base.adapter(), 1.0, cache.as_ref())?;
         let drawn = self.teach(engine, base.adapter())?;
         let version = self.registry.version();
-        let attempt = match self.attempt(engine, &drawn, general_static) {
+        let attempt = match self.attempt(engine, &drawn, unchanged.guard) {
             Ok(Some(attempt)) => attempt,
             Ok(None) => return Ok(None),
             Err(error) => {
@@ -128,8 +132,8 @@ impl Sona {
                 return Err(error);
             }
         };
-        let Attempt { course, folded_lost, ref candidate, recent, max_drift, .. } = attempt;
-        let verdict = Verdict { general_static, general: candidate.general, recent_before, recent };
+        let Attempt { course, folded_lost, ref candidate, general, recent, max_drift, .. } = attempt;
+        let verdict = Verdict { general_static: unchanged.judges, general, recent_before, recent };
         let share = candidate.share;
         let (decision, compared_bytes) = if verdict.commits(max_drift) {
             self.commit(engine, attempt)?;
@@ -156,7 +160,7 @@ impl Sona {
         &mut self,
         engine: &mut dyn LanguageModel,
         drawn: &[(usize, Vec<u32>)],
-        general_static: f64,
+        guard_static: f64,
     ) -> Result<Option<Attempt>, SonaError> {
         let shares = self.shares();
         let Self { deep: Some(deep), instant, background, memory, .. } = self else { return Ok(None) };
@@ -170,7 +174,7 @@ impl Sona {
             drawn.iter().map(|(prompt, tokens)| Scored { tokens, prompt: *prompt }).collect();
         let course = deep.train(&scored(kept, &whole), &distilled, &mut memory.random)?;
         let max_drift = deep.settings.max_drift;
-        let candidate = self.choose(engine, &from, general_static * (1.0 + max_drift))?;
+        let candidate = self.choose(engine, &from, guard_static * (1.0 + max_drift))?;
         if let Some(deep) = &mut self.deep {
             deep.take(Adapter::clone(&candidate.adapter))?;
         }
@@ -178,7 +182,8 @@ impl Sona {
         let kept = self.read_kept(engine, Some(&candidate.adapter))?;
         let (adapter, left) = (Some(&candidate.adapter), 1.0 - candidate.share);
         let recent = self.recent_loss(engine, self.jury(), adapter, left, kept.cache.as_ref())?;
-        Ok(Some(Attempt { course, folded_lost, candidate, kept, recent, max_drift }))
+        let general = self.general_loss(engine, &self.general.judges, adapter)?;
+        Ok(Some(Attempt { course, folded_lost, candidate, kept, general, recent, max_drift }))
     }
 
     /// Returns the requests that judge, and that nothing is chosen by.
@@ -187,7 +192,8 @@ impl Sona {
     }
 
     /// Returns that part of the way from an adapter to what was trained by which held-out requests gain most, the cache
-    /// left aside, of those where the loss on general text is no more than `most`; the shortest where none is.
+    /// left aside, of those where the loss on the general text that chooses is no more than `most`; the shortest where
+    /// none is.
     fn choose(&mut self, engine: &mut dyn LanguageModel, from: &Adapter, most: f64) -> Result<Candidate, SonaError> {
         let seed = self.memory.random.random();
         let mut best: Option<(f64, Candidate)> = None;
@@ -195,8 +201,8 @@ impl Sona {
         for share in SHARES {
             let Some(deep) = &self.deep else { break };
             let adapter = Arc::new(deep.on_the_way(from, share, seed)?);
-            let general = self.general_loss(engine, Some(&adapter))?;
-            let candidate = Candidate { share, adapter, general };
+            let general = self.general_loss(engine, &self.general.guard, Some(&adapter))?;
+            let candidate = Candidate { share, adapter };
             if general <= most {
                 let held_out = self.memory.held_out.kept();
                 let recent = self.recent_loss(engine, held_out, Some(&candidate.adapter), 1.0 - share, None)?;

@@ -12,6 +12,7 @@ mod half;
 mod lanes;
 mod log_sum_exp;
 pub(crate) mod matmul;
+pub(crate) mod nearest;
 mod norm;
 pub(crate) mod panel;
 pub(crate) mod part;
@@ -31,6 +32,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     activation: activation::KERNELS,
     softmax: softmax::KERNELS,
     half: half::KERNELS,
+    nearest: nearest::KERNELS,
     attention: attention::KERNELS,
     // SAFETY: as above.
     quantize_codes: |x, largest_code, codes, blocks| unsafe { codes::quantize_codes(x, largest_code, codes, blocks) },

@@ -9,6 +9,7 @@ mod gemm;
 mod gemv;
 mod matmul;
 mod micro_kernel;
+mod nearest;
 mod part;
 mod probe;
 mod softmax;
@@ -24,6 +25,7 @@ static KERNELS: Kernels = Kernels {
     // SAFETY: this table is private and leaves only through `detect`, which has seen the features.
     matmul: |weights, activations, tile| unsafe { matmul::matmul(weights, activations, tile) },
     attention: attention::KERNELS,
+    nearest: nearest::KERNELS,
     // SAFETY: as above.
     multiply_adds: |rounds| unsafe { probe::multiply_adds(rounds) },
     // SAFETY: as above.

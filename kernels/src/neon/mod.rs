@@ -28,6 +28,7 @@ use std::arch::is_aarch64_feature_detected;
 use crate::{
     dispatch::{Kernels, Tier},
     matmul::MatmulKernel,
+    scalar,
 };
 
 static KERNELS: Kernels = with(
@@ -55,6 +56,8 @@ const fn with(matmul: MatmulKernel, multiply_add_pairs: fn(usize) -> i32) -> Ker
         activation: activation::KERNELS,
         softmax: softmax::KERNELS,
         half: half::KERNELS,
+        // NEON counts bits, and the compiler sees that.
+        nearest: scalar::NEAREST,
         attention: attention::KERNELS,
         // SAFETY: as above.
         quantize_codes: |x, largest_code, codes, blocks| unsafe {

@@ -5,6 +5,7 @@ pub(crate) mod codes;
 mod half;
 mod log_sum_exp;
 pub(crate) mod matmul;
+mod nearest;
 mod norm;
 pub(crate) mod part;
 mod probe;
@@ -21,6 +22,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     activation: activation::KERNELS,
     softmax: softmax::KERNELS,
     half: half::KERNELS,
+    nearest: nearest::KERNELS,
     attention: attention::KERNELS,
     quantize_codes: codes::quantize_codes,
     matmul: matmul::matmul,
@@ -29,13 +31,13 @@ pub(crate) static KERNELS: Kernels = Kernels {
     multiply_add_pairs: probe::multiply_add_pairs,
 };
 
-// What the other tiers share: tails, constants, the arithmetic of a whole row.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+// What the other tiers share: tails, constants, the arithmetic of a whole row.#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use {
     activation::{ERFC, GELU_CUBIC, GELU_LINEAR},
     attention::transpose as transpose_keys,
     half::{KERNELS as HALF, widen as widen_half},
     log_sum_exp::{Largest, exp_sum},
+    nearest::KERNELS as NEAREST,
     norm::inverse_root,
     rope::rotate_pair,
 };

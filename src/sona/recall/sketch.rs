@@ -1,15 +1,13 @@
 //! Directions as a few bits, of which two are as often alike as the directions are near.
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use ruvlab_kernels::DISTANCES_A_MASK;
 
 /// Words of 64 bits in a sketch.
 pub(super) const WORDS: usize = 2;
 
 /// About so many distances tell how many there are of each.
 const SOME: usize = 512;
-
-/// Distances that are compared at once.
-const BLOCK: usize = 32;
 
 /// What seeds the signs: sketches of one width are the same in every process.
 const SEED: u64 = 0x5eed_51f7;
@@ -62,6 +60,15 @@ impl Sketcher {
     }
 }
 
+/// Places of sketches that are near to one, and room to find them in that is used again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    /// In order.
+    pub(super) nearest: Vec<u32>,
+    distances: Vec<u8>,
+    masks: Vec<u64>,
+}
+
 /// Sketches side by side, word by word, so that many are compared at once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Sketches([Vec<u64>; WORDS]);
@@ -81,31 +88,27 @@ impl Sketches {
         }
     }
 
-    /// Leaves in `nearest`, in order, the places of about `count` sketches, those that differ from this one in the
-    /// fewest bits; twice as many at the most. How far they may be is told by some of all.
-    pub(super) fn nearest(&self, sketch: [u64; WORDS], count: usize, room: &mut Vec<u8>, nearest: &mut Vec<u32>) {
+    /// Leaves in `places` those of about `count` sketches, those that differ from this one in the fewest bits; twice as
+    /// many at the most. How far they may be is told by some of all.
+    pub(super) fn nearest(&self, sketch: [u64; WORDS], count: usize, places: &mut Places) {
+        let kernels = ruvlab_kernels::active();
         let [first, second] = &self.0;
-        room.clear();
-        room.extend(
-            first
-                .iter()
-                .zip(second)
-                .map(|(first, second)| ((first ^ sketch[0]).count_ones() + (second ^ sketch[1]).count_ones()) as u8),
-        );
-        let stride = (room.len() / SOME).max(1);
+        let Places { nearest, distances, masks } = places;
+        distances.resize(first.len(), 0);
+        kernels.bit_distances([first, second], sketch, distances);
+        let stride = (distances.len() / SOME).max(1);
         let mut counts = [0usize; 64 * WORDS + 1];
-        room.iter().step_by(stride).for_each(|distance| counts[usize::from(*distance)] += 1);
+        distances.iter().step_by(stride).for_each(|distance| counts[usize::from(*distance)] += 1);
         let mut left = count.div_ceil(stride);
         let enough = counts.iter().position(|count| {
             left = left.saturating_sub(*count);
             left == 0
         });
         let limit = enough.unwrap_or(counts.len()) as u8;
+        masks.resize(distances.len().div_ceil(DISTANCES_A_MASK), 0);
+        kernels.within(distances, limit, masks);
         nearest.clear();
-        let near = |block: &[u8]| (0..).zip(block).fold(0u32, |near, (at, d)| near | u32::from(*d <= limit) << at);
-        let (blocks, rest) = room.as_chunks::<BLOCK>();
-        let masks = blocks.iter().map(|block| near(block)).chain([near(rest)]);
-        for (start, mut near) in (0..).step_by(BLOCK).zip(masks) {
+        for (start, mut near) in (0..).step_by(DISTANCES_A_MASK).zip(masks.iter().copied()) {
             while near > 0 {
                 nearest.push(start + near.trailing_zeros());
                 near &= near - 1;

@@ -56,13 +56,11 @@ fn what_is_recalled_is_nearly_what_all_that_is_held_says() {
 fn the_nearest_sketches_are_found_in_order() {
     let mut sketches = Sketches::default();
     (0..9u32).for_each(|at| sketches.put(at as usize, [(1 << (at % 4)) - 1, u64::from(at >= 8)]));
-    let (mut room, mut nearest) = (Vec::new(), Vec::new());
-    sketches.nearest([0; WORDS], 2, &mut room, &mut nearest);
-    assert_eq!((room.as_slice(), nearest.as_slice()), (&[0, 1, 2, 3, 0, 1, 2, 3, 1][..], &[0, 4][..]));
-    sketches.nearest([0; WORDS], 4, &mut room, &mut nearest);
-    assert_eq!(nearest, [0, 1, 4, 5, 8]);
-    sketches.nearest([0; WORDS], 100, &mut room, &mut nearest);
-    assert_eq!(nearest.len(), 9);
+    let mut places = Places::default();
+    for (count, right) in [(2, &[0, 4][..]), (4, &[0, 1, 4, 5, 8]), (100, &[0, 1, 2, 3, 4, 5, 6, 7, 8])] {
+        sketches.nearest([0; WORDS], count, &mut places);
+        assert_eq!(places.nearest, right);
+    }
 }
 
 #[test]

@@ -1,8 +1,15 @@
 //! What transactions are judged by.
 use std::sync::Arc;
 
-use super::super::{Addition, Passage, Recall, Recollection, Reservoir, Sona, SonaError, Trajectory};
+use super::super::{Addition, General, Passage, Recall, Recollection, Reservoir, Sona, SonaError, Trajectory};
 use crate::engine::{Adapter, LanguageModel};
+
+/// The losses of the model as it came on general text: on that which chooses, and on that which judges.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::sona) struct Unchanged {
+    pub(in crate::sona) guard: f64,
+    pub(in crate::sona) judges: f64,
+}
 
 /// What an adapter makes of kept requests.
 pub(super) struct Kept {
@@ -39,18 +46,28 @@ impl Sona {
         Ok(sum / kept.len() as f64)
     }
 
+    /// Returns the losses of the model as it came on general text.
+    pub(super) fn general_losses(&self, engine: &mut dyn LanguageModel) -> Result<Unchanged, SonaError> {
+        let General { guard, judges, .. } = &self.general;
+        Ok(Unchanged {
+            guard: self.general_loss(engine, guard, None)?,
+            judges: self.general_loss(engine, judges, None)?,
+        })
+    }
+
     /// Returns the mean loss on general text with an adapter, or of the model as it came.
     pub(super) fn general_loss(
         &self,
         engine: &mut dyn LanguageModel,
+        text: &[(Vec<u32>, Vec<u32>)],
         adapter: Option<&Arc<Adapter>>,
     ) -> Result<f64, SonaError> {
         let mut sum = 0.0;
-        for (prompt, answer) in &self.general.guard {
+        for (prompt, answer) in text {
             let passage = Passage::read(engine, adapter, prompt, answer)?;
             sum += passage.loss(&self.blank, &Addition::none(), answer);
         }
-        Ok(sum / self.general.guard.len() as f64)
+        Ok(sum / text.len() as f64)
     }
 
     /// Reads what is kept with an adapter.

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 
 use std::time::Duration;
 
-use super::texts::{CALIBRATION, DRIFT, GUARD, RELEARNED, Texts, pair};
+use super::texts::{CALIBRATION, DRIFT, GUARD, JUDGES, RELEARNED, Texts, pair};
 use crate::{
     engine::TraineeSettings,
     host::Load,
@@ -69,13 +69,15 @@ pub(super) fn add(
     let held = TraineeSettings { widen: weights.parameters() * 8 <= free / 2, recompute: false };
     let trainee = load_trainee(cell, &weights, &beginning, held)?;
     let guard = CALIBRATION + DRIFT..CALIBRATION + DRIFT + GUARD;
-    let prompts = guard.end..guard.end + RELEARNED;
+    let judges = guard.end..guard.end + JUDGES;
+    let prompts = judges.end..judges.end + RELEARNED;
     let general = |index: usize| pair(&texts.general, stream, (0, index));
     let whole: Vec<Vec<u32>> = prompts.clone().map(|index| [general(index).0, general(index).1].concat()).collect();
     let mut random = ChaCha8Rng::seed_from_u64(derive_seed("fisher", cell.seed, 0, 0));
     let deep = Deep::new(settings, trainee, beginning, whole, &mut random)?;
     let general = General {
         guard: guard.map(general).collect(),
+        judges: judges.map(general).collect(),
         prompts: prompts.map(|index| pair(&texts.general, stream, (0, index)).0).collect(),
     };
     Ok(sona.with_deep(deep, general)?)

@@ -9,13 +9,14 @@ use crate::{
 };
 
 /// What requests of the general text are for, in order: the directions of micro adapters and what they may cost, how
-/// far the model drifts at the end, what judges transactions and what they learn again; those after them are answers
-/// that miss the question, and the placebo's, one for each request of the stream.
+/// far the model drifts at the end, what chooses how far transactions go, what judges them, and what they learn again;
+/// those after them are answers that miss the question, and the placebo's, one for each request of the stream.
 pub(super) const CALIBRATION: usize = 8;
 pub(super) const DRIFT: usize = 16;
 pub(super) const GUARD: usize = 8;
+pub(super) const JUDGES: usize = 8;
 pub(super) const RELEARNED: usize = 24;
-pub(super) const OTHERS: usize = CALIBRATION + DRIFT + GUARD + RELEARNED;
+pub(super) const OTHERS: usize = CALIBRATION + DRIFT + GUARD + JUDGES + RELEARNED;
 
 /// The texts of a stream, in requests.
 pub(super) struct Texts {
