@@ -13,7 +13,8 @@ use super::{
     low_rank::Additions,
     model::Model,
     packed::Group,
-    products::{Destination, Input, Product, Team, Then, room},
+    product::{Destination, Input, Product, Then},
+    products::{Team, room},
 };
 use crate::{
     engine::{EngineError, HEAD_RANK},
