@@ -1,4 +1,4 @@
-//! Which of many vectors are nearest, by bits that differ.
+//! Which of many vectors are nearest: by bits that differ, and by products of those that differ in few.
 use crate::Kernels;
 
 /// Distances that one mask is of.
@@ -9,6 +9,7 @@ pub const DISTANCES_A_MASK: usize = 64;
 pub(crate) struct NearestKernels {
     pub(crate) distances: fn([&[u64]; 2], [u64; 2], &mut [u8]),
     pub(crate) within: fn(&[u8], u8, &mut [u64]),
+    pub(crate) dots: fn(&[i16], &[u32], &[i16], &mut [i32]),
 }
 
 impl Kernels {
@@ -49,5 +50,32 @@ impl Kernels {
         let needed = distances.len().div_ceil(DISTANCES_A_MASK);
         assert!(masks.len() == needed, "within: {} masks, {needed} needed", masks.len());
         (self.nearest.within)(distances, limit, masks);
+    }
+
+    /// Writes the products of some rows with a vector, `out[k] = Σ rows[places[k]][i] · vector[i]`. Rows lie apart, so
+    /// that they are asked for before it is their turn where the processor is one to be told.
+    ///
+    /// # Shapes
+    ///
+    /// `rows` is `[N, E]`, E being as long as the vector.
+    ///
+    /// # Numerics
+    ///
+    /// Exact, in 32 bits: beyond those a sum wraps, the same in every tier. Of vectors of length 32767 none does.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many places as there is room, or no row at one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let mut out = [0; 2];
+    /// ruvlab_kernels::active().dots_i16(&[1, -2, 3, 0, 5, 6], &[2, 0], &[10, 1], &mut out);
+    /// assert_eq!(out, [56, 8]);
+    /// ```
+    pub fn dots_i16(&self, rows: &[i16], places: &[u32], vector: &[i16], out: &mut [i32]) {
+        assert!(places.len() == out.len(), "dots_i16: {} places, room for {}", places.len(), out.len());
+        (self.nearest.dots)(rows, places, vector, out);
     }
 }

@@ -57,6 +57,7 @@ pub struct Recollection {
     narrow: Vec<i16>,
     rotated: Vec<f32>,
     places: Places,
+    products: Vec<i32>,
 }
 
 impl Recollection {
@@ -145,7 +146,7 @@ impl Recall {
     /// If `hidden` has another width.
     pub fn look(&self, hidden: &[f32], sure: f32, found: &mut Recollection) {
         found.sure = sure;
-        let Recollection { nearest, sure: _, tokens, key, narrow, rotated, places } = found;
+        let Recollection { nearest, sure: _, tokens, key, narrow, rotated, places, products } = found;
         tokens.clear();
         *nearest = -1.0;
         if self.is_empty() {
@@ -158,8 +159,10 @@ impl Recall {
         narrow.extend(key.iter().copied().map(narrowed));
         let theta = self.settings.theta as f32;
         let mut total = 0.0;
-        for at in &places.nearest {
-            let cosine = cosine(&self.keys[*at as usize * narrow.len()..][..narrow.len()], narrow);
+        products.resize(places.nearest.len(), 0);
+        ruvlab_kernels::active().dots_i16(&self.keys, &places.nearest, narrow, products);
+        for (at, product) in places.nearest.iter().zip(&*products) {
+            let cosine = cosine(*product);
             let weight = (theta * (cosine - 1.0)).exp();
             *nearest = nearest.max(cosine);
             total += weight;

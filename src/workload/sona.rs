@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use results::Results;
 pub(super) use speed::run as run_speed;
-use texts::{CALIBRATION, DRIFT, OTHERS, Pair, Texts, pair};
+use texts::{DRIFT, DRIFT_FROM, OTHERS, Pair, Texts, pair};
 
 use super::{
     launch::{LaunchError, Loaded},
@@ -206,7 +206,7 @@ impl<'a> Course<'a> {
 
     /// Returns the losses of general text.
     fn general(&mut self) -> Result<Vec<[f64; 2]>, LaunchError> {
-        let requests = CALIBRATION..CALIBRATION + DRIFT;
+        let requests = DRIFT_FROM..DRIFT_FROM + DRIFT;
         requests.map(|index| self.score(&pair(&self.texts.general, self.stream, (0, index)))).collect()
     }
 }

@@ -1,16 +1,25 @@
-//! Bits that differ, counted sixteen pairs of words at a time.
+//! Bits that differ, counted sixteen pairs of words at a time, and products of 16-bit numbers.
 use std::arch::x86_64::*;
 
+use super::vectors::load_codes;
 use crate::{
     nearest::{DISTANCES_A_MASK, NearestKernels},
     scalar,
 };
+
+/// Rows that are asked for before the one that is multiplied.
+const AHEAD: usize = 8;
+
+/// 16-bit numbers in a cache line.
+const LINE: usize = 32;
 
 pub(crate) const KERNELS: NearestKernels = NearestKernels {
     // SAFETY: these leave only inside the table, which `detect` gives out.
     distances: |words, to, out| unsafe { distances(words, to, out) },
     // SAFETY: as above.
     within: |distances, limit, masks| unsafe { within(distances, limit, masks) },
+    // SAFETY: as above.
+    dots: |rows, places, vector, out| unsafe { dots(rows, places, vector, out) },
 };
 
 #[target_feature(enable = "avx2")]
@@ -72,4 +81,39 @@ fn within(distances: &[u8], limit: u8, masks: &mut [u64]) {
         *mask = u64::from(half(0)) | u64::from(half(32)) << 32;
     }
     (scalar::NEAREST.within)(rest, limit, of_rest);
+}
+
+#[target_feature(enable = "avx2")]
+fn dots(rows: &[i16], places: &[u32], vector: &[i16], out: &mut [i32]) {
+    let row = |place: u32| scalar::row(rows, place, vector.len());
+    places.iter().take(AHEAD).for_each(|place| fetch(row(*place)));
+    for (at, (place, out)) in places.iter().zip(out).enumerate() {
+        if let Some(next) = places.get(at + AHEAD) {
+            fetch(row(*next));
+        }
+        *out = dot(row(*place), vector);
+    }
+}
+
+fn fetch(row: &[i16]) {
+    for line in row.chunks(LINE) {
+        // SAFETY: a hint, which reads nothing and which all x86-64 have.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn dot(x: &[i16], y: &[i16]) -> i32 {
+    let ((xs, x), (ys, y)) = (x.as_chunks::<32>(), y.as_chunks::<32>());
+    let mut sums = [_mm256_setzero_si256(); 2];
+    for (x, y) in xs.iter().zip(ys) {
+        for ((x, y), sum) in x.as_chunks::<16>().0.iter().zip(y.as_chunks::<16>().0).zip(&mut sums) {
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(load_codes(x), load_codes(y)));
+        }
+    }
+    let sum = _mm256_add_epi32(sums[0], sums[1]);
+    let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+    let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b01_00_11_10>(sum));
+    let sum = _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b10_11_00_01>(sum)));
+    sum.wrapping_add(scalar::dot(x, y))
 }

@@ -18,6 +18,7 @@ pub(super) const KERNELS: NearestKernels = NearestKernels {
     },
     // SAFETY: this leaves only inside the table, which `detect` gives out.
     within: |distances, limit, masks| unsafe { within(distances, limit, masks) },
+    ..avx2::nearest::KERNELS
 };
 
 #[target_feature(enable = "avx512f")]

@@ -1,4 +1,4 @@
-//! What is nearest, against its definition, bit by bit.
+//! What is nearest, against its definition, bit by bit and product by product.
 use super::each_tier;
 
 /// A deterministic sequence of 64-bit numbers (Marsaglia 2003).
@@ -56,11 +56,45 @@ fn masks_are_of_those_within_the_limit() {
 }
 
 #[test]
+fn products_are_exact_and_wrap_alike() {
+    let mut next = numbers();
+    let random: Vec<i16> = (0..2200).map(|_| next() as i16).collect();
+    let extreme: Vec<i16> = (0..2200).map(|at| if at % 7 == 0 { i16::MAX } else { i16::MIN }).collect();
+    let small: Vec<i16> = random.iter().map(|x| x / 1024).collect();
+    each_tier(|kernels| {
+        for values in [&random, &extreme, &small] {
+            for width in 1..=100 {
+                let (rows, vector) = (&values[1..][..20 * width], &values[2100..][..width]);
+                // Fewer than are asked for at once, and more.
+                for count in [0, 1, 8, 9, 20] {
+                    let places: Vec<u32> = (0..count).map(|at| at * 7 % 20).collect();
+                    let mut out = vec![-1; places.len()];
+                    kernels.dots_i16(rows, &places, vector, &mut out);
+                    for (place, out) in places.iter().zip(out) {
+                        let row = &rows[*place as usize * width..][..width];
+                        let products = row.iter().zip(vector).map(|(a, b)| i64::from(*a) * i64::from(*b));
+                        assert_eq!(out, products.sum::<i64>() as i32, "row {place} of {width}");
+                    }
+                }
+            }
+        }
+        // Of a vector of length 32767 the square is the greatest there is, and whole.
+        let one = [[0, i16::MAX].as_slice(), &[0; 62]].concat();
+        let mut out = [0];
+        kernels.dots_i16(&one, &[0], &one, &mut out);
+        assert_eq!(out, [32_767 * 32_767]);
+    });
+}
+
+#[test]
 fn other_lengths_are_refused() {
     each_tier(|kernels| {
         let refuses = |run: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err();
         assert!(refuses(&|| kernels.bit_distances([&[0; 3], &[0; 2]], [0; 2], &mut [0; 3])));
         assert!(refuses(&|| kernels.bit_distances([&[0; 3]; 2], [0; 2], &mut [0; 2])));
         assert!(refuses(&|| kernels.within(&[0; 65], 1, &mut [0])));
+        assert!(refuses(&|| kernels.dots_i16(&[0; 6], &[0, 1], &[0; 3], &mut [0])));
+        assert!(refuses(&|| kernels.dots_i16(&[0; 6], &[2], &[0; 3], &mut [0])));
+        assert!(refuses(&|| kernels.dots_i16(&[0; 5], &[0, 1], &[0; 3], &mut [0; 2])));
     });
 }

@@ -32,6 +32,8 @@ pub(crate) static KERNELS: Kernels = Kernels {
 };
 
 // What the other tiers share: tails, constants, the arithmetic of a whole row.#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(target_arch = "x86_64")]
+pub(crate) use nearest::{dot, row};
 pub(crate) use {
     activation::{ERFC, GELU_CUBIC, GELU_LINEAR},
     attention::transpose as transpose_keys,

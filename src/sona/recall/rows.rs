@@ -26,10 +26,9 @@ pub(super) fn widened(value: i16) -> f32 {
     f32::from(value) / UNIT
 }
 
-/// Returns the product of two vectors as they are held; of vectors longer than 1 what is beyond 32 bits is lost.
-pub(super) fn cosine(x: &[i16], y: &[i16]) -> f32 {
-    let products = x.iter().zip(y).map(|(x, y)| i32::from(*x) * i32::from(*y));
-    products.fold(0, i32::wrapping_add) as f32 / (UNIT * UNIT)
+/// Returns the cosine of two vectors whose product, as they are held, is this.
+pub(super) fn cosine(product: i32) -> f32 {
+    product as f32 / (UNIT * UNIT)
 }
 
 #[cfg(test)]
@@ -43,7 +42,9 @@ mod tests {
             let [x, vector]: [Vec<f32>; 2] = [0, 7].map(|first| (first..first + width).map(value).collect());
             let [held, other] = [&x, &vector].map(|x| x.iter().copied().map(narrowed).collect::<Vec<i16>>());
             let right: f64 = held.iter().zip(&vector).map(|(a, b)| f64::from(widened(*a)) * f64::from(*b)).sum();
-            assert!((f64::from(cosine(&held, &other)) - right).abs() <= 1e-4, "{width}");
+            let mut products = [0];
+            ruvlab_kernels::active().dots_i16(&held, &[0], &other, &mut products);
+            assert!((f64::from(cosine(products[0])) - right).abs() <= 1e-4, "{width}");
             let right: f64 = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
             assert!((f64::from(square(&vector)) - right).abs() <= 1e-5);
         }

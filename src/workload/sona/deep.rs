@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 
 use std::time::Duration;
 
-use super::texts::{CALIBRATION, DRIFT, GUARD, JUDGES, RELEARNED, Texts, pair};
+use super::texts::{CALIBRATION, DRIFT, DRIFT_FROM, GUARD, JUDGES, RELEARNED, Texts, pair};
 use crate::{
     engine::TraineeSettings,
     host::Load,
@@ -68,9 +68,9 @@ pub(super) fn add(
     // Half of what is free: activations need room, too.
     let held = TraineeSettings { widen: weights.parameters() * 8 <= free / 2, recompute: false };
     let trainee = load_trainee(cell, &weights, &beginning, held)?;
-    let guard = CALIBRATION + DRIFT..CALIBRATION + DRIFT + GUARD;
-    let judges = guard.end..guard.end + JUDGES;
-    let prompts = judges.end..judges.end + RELEARNED;
+    let judges = CALIBRATION..CALIBRATION + JUDGES;
+    let guard = DRIFT_FROM + DRIFT..DRIFT_FROM + DRIFT + GUARD;
+    let prompts = guard.end..guard.end + RELEARNED;
     let general = |index: usize| pair(&texts.general, stream, (0, index));
     let whole: Vec<Vec<u32>> = prompts.clone().map(|index| [general(index).0, general(index).1].concat()).collect();
     let mut random = ChaCha8Rng::seed_from_u64(derive_seed("fisher", cell.seed, 0, 0));

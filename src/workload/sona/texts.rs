@@ -8,15 +8,19 @@ use crate::{
     },
 };
 
-/// What requests of the general text are for, in order: the directions of micro adapters and what they may cost, how
-/// far the model drifts at the end, what chooses how far transactions go, what judges them, and what they learn again;
-/// those after them are answers that miss the question, and the placebo's, one for each request of the stream.
+/// What requests of the general text are for, in order: the directions of micro adapters and what they may cost, what
+/// judges transactions, how far the model drifts at the end, what chooses how far transactions go, and what they learn
+/// again; those after them are answers that miss the question, and the placebo's, one for each request of the stream.
+/// What judges is not next to what is learned again: of one text neighbours are alike.
 pub(super) const CALIBRATION: usize = 8;
+pub(super) const JUDGES: usize = 8;
 pub(super) const DRIFT: usize = 16;
 pub(super) const GUARD: usize = 8;
-pub(super) const JUDGES: usize = 8;
 pub(super) const RELEARNED: usize = 24;
-pub(super) const OTHERS: usize = CALIBRATION + DRIFT + GUARD + JUDGES + RELEARNED;
+pub(super) const OTHERS: usize = DRIFT_FROM + DRIFT + GUARD + RELEARNED;
+
+/// Where those begin that drift is measured on.
+pub(super) const DRIFT_FROM: usize = CALIBRATION + JUDGES;
 
 /// The texts of a stream, in requests.
 pub(super) struct Texts {
