@@ -31,9 +31,10 @@ pub(crate) static KERNELS: Kernels = Kernels {
     multiply_add_pairs: probe::multiply_add_pairs,
 };
 
-// What the other tiers share: tails, constants, the arithmetic of a whole row.#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+// What the other tiers share: tails, constants, the arithmetic of a whole row.
 #[cfg(target_arch = "x86_64")]
 pub(crate) use nearest::{dot, row};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use {
     activation::{ERFC, GELU_CUBIC, GELU_LINEAR},
     attention::transpose as transpose_keys,
