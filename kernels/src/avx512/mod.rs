@@ -9,9 +9,12 @@ mod gemm;
 mod gemv;
 mod matmul;
 mod micro_kernel;
+mod numbers;
 mod part;
 mod probe;
+mod soften;
 mod softmax;
+mod sums;
 mod tiles;
 
 use crate::{
