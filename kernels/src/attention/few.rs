@@ -2,14 +2,27 @@
 use std::ops::Range;
 
 use super::{
-    AttentionScratch, Cached, KEY_PART, KEY_TILE, KeyValuePage, SMALLEST_PAGE,
+    AttentionScratch, Cached, KEY_PART, KEY_TILE, KeyValuePage, SMALLEST_PAGE, Softening,
     part::{clip, merge, part_values},
     room,
     walk::{Walk, visible},
 };
 
-/// Of a tile, each with the place of its first token.
-type Pages<'a> = [Option<(KeyValuePage<'a>, usize)>; KEY_TILE / SMALLEST_PAGE];
+/// What is seen of the pages of a tile: keys and values of each, and the place of its first token.
+struct Pages<'a> {
+    all: [(Cached<'a>, Cached<'a>, usize); KEY_TILE / SMALLEST_PAGE],
+    count: usize,
+}
+
+impl<'a> Pages<'a> {
+    fn none() -> Self {
+        Self { all: [(Cached::NOTHING, Cached::NOTHING, 0); KEY_TILE / SMALLEST_PAGE], count: 0 }
+    }
+
+    fn get(&self) -> &[(Cached<'a>, Cached<'a>, usize)] {
+        &self.all[..self.count]
+    }
+}
 
 impl<'a> Walk<'a> {
     pub(super) fn one_token(
@@ -33,9 +46,9 @@ impl<'a> Walk<'a> {
     }
 
     /// Writes the state of some keys of one part for one token, as [`part_values`] says. What is read next comes
-    /// meanwhile: the values of a tile while its keys are multiplied, the keys of the next tile while its values
-    /// are, and at the end those of the `following` keys. A core awaits only so many lines at once, so each
-    /// phase asks for the next one's and not for more.
+    /// meanwhile: the values of a tile while its keys are multiplied, the keys of the next tile while weights are
+    /// computed and its values multiplied, and at the end those of the `following` keys. A core awaits only so many
+    /// lines at once, so each phase asks for the next one's and not for more, and none for nothing.
     pub(super) fn part(
         &self,
         queries: &[f32],
@@ -49,6 +62,7 @@ impl<'a> Walk<'a> {
         let wide = room(&mut scratch.blocks, KEY_TILE * d);
         // A row more, so that rows can be taken from any of their tokens on.
         let scores = room(&mut scratch.scores, (group + 1) * KEY_TILE);
+        let factors = room(&mut scratch.factors, group);
         let rows = group * KEY_TILE;
         let (sums, states) = out.split_at_mut(group * d);
         let (largest, totals) = states.split_at_mut(group);
@@ -56,36 +70,59 @@ impl<'a> Walk<'a> {
         largest.fill(f32::NEG_INFINITY);
         totals.fill(0.0);
         let tiles = seen.start / KEY_TILE..seen.end.div_ceil(KEY_TILE);
-        let mut pages = self.seen_pages(seen, tiles.start);
+        let (mut pages, mut next) = (&mut Pages::none(), &mut Pages::none());
+        self.find_pages(seen, tiles.start, pages);
         for tile in tiles.clone() {
-            let next = match following {
-                _ if tile + 1 < tiles.end => self.seen_pages(seen, tile + 1),
-                Some((walk, seen)) => walk.seen_pages(seen, seen.start / KEY_TILE),
-                None => Pages::default(),
-            };
-            for (page, at) in pages.iter().flatten() {
-                self.score(scaled, page.keys, wide, &mut scores[*at..][..rows], page.values);
+            match following {
+                _ if tile + 1 < tiles.end => self.find_pages(seen, tile + 1, next),
+                Some((walk, seen)) => walk.find_pages(seen, seen.start / KEY_TILE, next),
+                None => next.count = 0,
+            }
+            for (keys, values, at) in pages.get() {
+                self.score(scaled, *keys, wide, &mut scores[*at..][..rows], *values);
             }
             let count = visible(seen, tile).len();
-            for (head, scores) in scores[..rows].chunks_exact_mut(KEY_TILE).enumerate() {
-                let factor = self.soften(&mut scores[..count], &mut largest[head], &mut totals[head]);
-                if factor != 1.0 {
-                    kernels.scale(&mut sums[head * d..][..d], factor);
+            let [early, late] = next.get().first().map_or(Cached::NOTHING, |(keys, ..)| *keys).halves();
+            self.soften_all(&mut scores[..rows], count, Softening { largest, totals, factors }, early);
+            for (sums, factor) in sums.chunks_exact_mut(d).zip(&*factors) {
+                if *factor != 1.0 {
+                    kernels.scale(sums, *factor);
                 }
             }
-            for ((page, at), next) in pages.iter().flatten().zip(next) {
-                let ahead = next.map_or(Cached::NOTHING, |(page, _)| page.keys);
-                self.combine(&scores[*at..][..rows], page.values, wide, sums, ahead);
+            for (index, (_, values, at)) in pages.get().iter().enumerate() {
+                let ahead = match next.get().get(index) {
+                    Some(_) if index == 0 => late,
+                    Some((keys, ..)) => *keys,
+                    None => Cached::NOTHING,
+                };
+                self.combine(&scores[*at..][..rows], *values, wide, sums, ahead);
             }
-            pages = next;
+            std::mem::swap(&mut pages, &mut next);
         }
     }
 
-    /// Returns the pages of a tile, as far as it is seen: they are looked up once.
-    fn seen_pages(&self, seen: &Range<usize>, tile: usize) -> Pages<'a> {
-        let mut pages = Pages::default();
-        pages.iter_mut().zip(self.pages(tile, visible(seen, tile))).for_each(|(to, page)| *to = Some(page));
-        pages
+    /// Turns the scores of a tile to weights, those of all heads at once where the tier can.
+    fn soften_all(&self, scores: &mut [f32], count: usize, states: Softening<'_>, ahead: Cached<'_>) {
+        let rows = scores.chunks_exact_mut(KEY_TILE);
+        if let Some(soften) = self.kernels.attention.soften {
+            if let Some(cap) = self.shape.soft_cap {
+                rows.for_each(|scores| self.kernels.soft_cap(&mut scores[..count], cap));
+            }
+            return soften(scores, count, states, ahead);
+        }
+        let Softening { largest, totals, factors } = states;
+        for (((scores, largest), total), factor) in rows.zip(largest).zip(totals).zip(factors) {
+            *factor = self.soften(&mut scores[..count], largest, total);
+        }
+    }
+
+    /// Looks up the pages of a tile, as far as it is seen.
+    fn find_pages(&self, seen: &Range<usize>, tile: usize, to: &mut Pages<'a>) {
+        to.count = 0;
+        for (KeyValuePage { keys, values }, at) in self.pages(tile, visible(seen, tile)) {
+            to.all[to.count] = (keys, values, at);
+            to.count += 1;
+        }
     }
 
     /// Writes the products of queries with keys; `wide` has room for them as f32. What is read next is `ahead`.

@@ -40,11 +40,35 @@ pub(crate) struct AttentionKernels {
     pub(crate) f16: TileKernels<u16>,
     /// Of `q8_0`, `q5_1` and `q4_0`. Where there are none, blocks are widened first.
     pub(crate) blocks: Option<[BlockKernels; 3]>,
+    /// Where there is none, rows are softened one by one with the functions of softmax.
+    pub(crate) soften: Option<Soften>,
     /// Writes cached blocks as f32, as [`crate::dequantize_row`] does.
     pub(crate) widen_blocks: fn(Cached<'_>, &mut [f32]),
     /// `c[m, n] = a[m, k] b[k, n]`, or added to it. Rows are `stride` apart; n is a multiple of
     /// [`PANEL`].
     pub(crate) multiply: fn(Operand<'_>, Operand<'_>, &mut [f32], Product),
+}
+
+/// Turns rows of scores, each [`KEY_TILE`] long of which so many count, to weights relative to the largest so far.
+/// The last is what will be read next, as in [`TileKernels`].
+pub(crate) type Soften = fn(&mut [f32], usize, Softening<'_>, Cached<'_>);
+
+/// What is known of each of some rows.
+pub(crate) struct Softening<'a> {
+    /// The largest scores so far.
+    pub(crate) largest: &'a mut [f32],
+    /// The sums of weights relative to those.
+    pub(crate) totals: &'a mut [f32],
+    /// Where to write what the sums so far are to be multiplied by.
+    pub(crate) factors: &'a mut [f32],
+}
+
+impl Softening<'_> {
+    /// Returns what sums are multiplied by when the largest score changes. Until anything was seen they are 0.
+    #[inline]
+    pub(crate) fn factor(before: f32, largest: f32) -> f32 {
+        if before == largest || before == f32::NEG_INFINITY { 1.0 } else { (before - largest).exp() }
+    }
 }
 
 /// What reads a tile as it is cached.
@@ -114,6 +138,7 @@ pub struct AttentionScratch {
     queries: Vec<f32>,
     largest: Vec<f32>,
     totals: Vec<f32>,
+    factors: Vec<f32>,
     part: Vec<f32>,
 }
 
@@ -121,8 +146,8 @@ impl AttentionScratch {
     /// Returns how many bytes the buffers have grown to.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let Self { blocks, keys, values, scores, sums, queries, largest, totals, part } = self;
-        let buffers = [blocks, keys, values, scores, sums, queries, largest, totals, part];
+        let Self { blocks, keys, values, scores, sums, queries, largest, totals, factors, part } = self;
+        let buffers = [blocks, keys, values, scores, sums, queries, largest, totals, factors, part];
         buffers.into_iter().map(Vec::capacity).sum::<usize>() * size_of::<f32>()
     }
 }

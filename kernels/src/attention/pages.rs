@@ -60,6 +60,15 @@ impl CacheType {
         self.format().row_bytes(values)
     }
 
+    /// Returns where the blocks of some tokens' heads of D numbers are.
+    #[inline(never)]
+    fn tokens(self, range: &Range<usize>, d: usize) -> Range<usize> {
+        let Some(bytes) = self.bytes(d) else {
+            panic!("attend: heads of {d} numbers are no whole blocks of {self} (cache them as f16)")
+        };
+        range.start * bytes..range.end * bytes
+    }
+
     /// Returns the narrower of two.
     #[must_use]
     pub fn narrower(self, other: Self) -> Self {
@@ -122,6 +131,21 @@ impl<'a> Cached<'a> {
         }
     }
 
+    /// Returns its two halves, for whoever only asks memory for them: blocks may be divided.
+    pub(super) fn halves(self) -> [Self; 2] {
+        fn split<'a, T>(all: &'a [T], of: fn(&'a [T]) -> Cached<'a>) -> [Cached<'a>; 2] {
+            let (first, second) = all.split_at(all.len() / 2);
+            [of(first), of(second)]
+        }
+        match self {
+            Self::F32(all) => split(all, Self::F32),
+            Self::F16(all) => split(all, Self::F16),
+            Self::Q8_0(all) => split(all, Self::Q8_0),
+            Self::Q5_1(all) => split(all, Self::Q5_1),
+            Self::Q4_0(all) => split(all, Self::Q4_0),
+        }
+    }
+
     /// Returns blocks, and which of `q8_0`, `q5_1` and `q4_0` they are.
     pub(super) fn blocks(self) -> Option<(usize, &'a [u8])> {
         match self {
@@ -133,15 +157,10 @@ impl<'a> Cached<'a> {
     }
 
     /// Returns some tokens' heads of D numbers.
+    #[inline]
     pub(super) fn tokens(self, range: Range<usize>, d: usize) -> Self {
         let values = range.start * d..range.end * d;
-        let blocks = || {
-            let kind = self.kind();
-            let Some(bytes) = kind.bytes(d) else {
-                panic!("attend: heads of {d} numbers are no whole blocks of {kind} (cache them as f16)")
-            };
-            range.start * bytes..range.end * bytes
-        };
+        let blocks = || self.kind().tokens(&range, d);
         match self {
             Self::F32(all) => Self::F32(&all[values]),
             Self::F16(all) => Self::F16(&all[values]),
@@ -166,6 +185,7 @@ pub struct KeyValuePage<'a> {
 
 impl KeyValuePage<'_> {
     /// Returns some tokens' heads of D numbers.
+    #[inline]
     pub(super) fn tokens(self, range: Range<usize>, d: usize) -> Self {
         Self { keys: self.keys.tokens(range.clone(), d), values: self.values.tokens(range, d) }
     }

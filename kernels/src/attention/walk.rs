@@ -3,7 +3,7 @@ use std::ops::Range;
 
 use super::{
     AttentionScratch, AttentionShape, Cached, KEY_TILE, KeyValuePage, KeyValuePages, Operand, PANEL, Product,
-    SMALLEST_PAGE, part::log_sum_exp, room,
+    SMALLEST_PAGE, Softening, part::log_sum_exp, room,
 };
 use crate::Kernels;
 
@@ -68,23 +68,24 @@ impl<'a> Walk<'a> {
         let before = *largest;
         *largest = before.max((kernels.softmax.largest)(scores));
         let sum = (kernels.softmax.exponentials)(scores, *largest);
-        // Until anything was seen, `before` is negative infinity and the factor 0.
-        let factor = if before == *largest { 1.0 } else { (before - *largest).exp() };
+        let factor = Softening::factor(before, *largest);
         *total = *total * factor + sum;
         factor
     }
 
     /// Returns the pages, or the parts of them, that some tokens of a tile are in, each with the place of its first
     /// token among them.
+    #[inline]
     pub(super) fn pages(
         &self,
         tile: usize,
         tokens: Range<usize>,
     ) -> impl Iterator<Item = (KeyValuePage<'a>, usize)> + use<'a> {
         let (cached, page, d, start) = (self.cached, self.page, self.shape.head_dim, tile * KEY_TILE);
-        let mut at = tokens.start;
+        // A division would take longer than finding the page.
+        let (shift, mut at) = (page.trailing_zeros(), tokens.start);
         std::iter::from_fn(move || {
-            let (index, first) = ((start + at) / page, (start + at) % page);
+            let (index, first) = ((start + at) >> shift, (start + at) & (page - 1));
             let count = (page - first).min(tokens.end.checked_sub(at).filter(|left| *left > 0)?);
             let found = (cached.page(index).tokens(first..first + count, d), at - tokens.start);
             at += count;

@@ -7,6 +7,7 @@ const LINE: usize = 64;
 
 /// Cache lines that are asked for a few at a time. A core awaits only some at once: where more are asked for
 /// together, whatever is to be read after them waits too, and then memory has nothing to do until the next.
+#[derive(Clone, Copy)]
 pub(crate) struct Ahead {
     next: *const u8,
     left: usize,

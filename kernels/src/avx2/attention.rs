@@ -27,6 +27,7 @@ pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
         combine: |weights, values, d, sums, ahead| unsafe { half::combine(weights, values, d, sums, ahead) },
     },
     blocks: None,
+    soften: None,
     widen_blocks: super::blocks::widen,
     // SAFETY: as above.
     multiply: |a, b, c, product| unsafe { multiply(a, b, c, product) },

@@ -12,6 +12,8 @@ pub(super) const KERNELS: AttentionKernels = AttentionKernels {
     f32: super::tiles::SINGLE,
     f16: super::tiles::HALF,
     blocks: Some(super::tiles::BLOCKS),
+    // SAFETY: as above.
+    soften: Some(|scores, count, states, ahead| unsafe { super::soften::soften(scores, count, states, ahead) }),
     ..avx2::attention::KERNELS
 };
 

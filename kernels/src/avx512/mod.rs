@@ -10,9 +10,12 @@ mod gemv;
 mod matmul;
 mod micro_kernel;
 mod nearest;
+mod numbers;
 mod part;
 mod probe;
+mod soften;
 mod softmax;
+mod sums;
 mod tiles;
 
 use crate::{

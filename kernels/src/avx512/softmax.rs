@@ -26,7 +26,7 @@ fn load(x: &[f32]) -> __m512 {
 }
 
 #[target_feature(enable = "avx512f")]
-fn largest(x: &[f32]) -> f32 {
+pub(super) fn largest(x: &[f32]) -> f32 {
     let mut high = _mm512_set1_ps(f32::NEG_INFINITY);
     for x in x.chunks(16) {
         // Where one operand is NaN the second comes out: what was found so far.
@@ -36,8 +36,9 @@ fn largest(x: &[f32]) -> f32 {
 }
 
 /// Returns exp(x) within 2 ulp, as the `exp` of eight lanes does; the power of two is exact.
+#[inline]
 #[target_feature(enable = "avx512f")]
-fn exp(x: __m512) -> __m512 {
+pub(super) fn exp(x: __m512) -> __m512 {
     // Beyond these the result is 0 or infinity. NaN passes: it is the second operand.
     let x = _mm512_min_ps(_mm512_set1_ps(89.0), _mm512_max_ps(_mm512_set1_ps(-104.0), x));
     let scaled = _mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E));
@@ -52,7 +53,7 @@ fn exp(x: __m512) -> __m512 {
 }
 
 #[target_feature(enable = "avx512f")]
-fn exponentials(x: &mut [f32], largest: f32) -> f32 {
+pub(super) fn exponentials(x: &mut [f32], largest: f32) -> f32 {
     let largest = _mm512_set1_ps(largest);
     let mut total = 0.0f64;
     for stretch in x.chunks_mut(STRETCH) {

@@ -27,6 +27,7 @@ pub(super) const KERNELS: AttentionKernels = AttentionKernels {
         combine: |weights, values, d, sums, _| unsafe { half::combine(weights, values, d, sums) },
     },
     blocks: None,
+    soften: None,
     widen_blocks,
     // SAFETY: as above.
     multiply: |a, b, c, product| unsafe { multiply(a, b, c, product) },

@@ -15,6 +15,7 @@ pub(crate) const KERNELS: AttentionKernels = AttentionKernels {
         combine: |weights, values, d, sums, _| combine(weights, values, d, sums, super::half::widen),
     },
     blocks: None,
+    soften: None,
     widen_blocks,
     multiply,
 };
