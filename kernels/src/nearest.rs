@@ -4,12 +4,15 @@ use crate::Kernels;
 /// Distances that one mask is of.
 pub const DISTANCES_A_MASK: usize = 64;
 
+/// Writes the products of rows, at some places of all, with a vector.
+pub(crate) type Dots = fn(&[i16], &[u32], &[i16], &mut [i32]);
+
 /// The functions a tier has; lengths are checked before.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NearestKernels {
     pub(crate) distances: fn([&[u64]; 2], [u64; 2], &mut [u8]),
     pub(crate) within: fn(&[u8], u8, &mut [u64]),
-    pub(crate) dots: fn(&[i16], &[u32], &[i16], &mut [i32]),
+    pub(crate) dots: Dots,
 }
 
 impl Kernels {
