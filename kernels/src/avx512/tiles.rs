@@ -174,6 +174,7 @@ macro_rules! tile_kernels {
                     let mut partial = [[_mm512_setzero_ps(); 4]; G];
                     for j in 0..4 {
                         own.step();
+                        // Four apart, so that their sums come out in the order of the keys.
                         let starts = [j * stride, (j + 4) * stride, (j + 8) * stride, (j + 12) * stride];
                         let products = products(&heads, keys, starts, chunks);
                         for g in 0..G {
@@ -201,8 +202,7 @@ macro_rules! tile_kernels {
 
             #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl")]
             pub(super) fn combine(weights: &[f32], values: &[$type], d: usize, sums: &mut [f32], ahead: Cached<'_>) {
-                let passes = d.div_ceil(16 * COLUMNS);
-                let ahead = &mut Ahead::new(ahead, values.len() / stride(d) * passes);
+                let ahead = &mut Ahead::new(ahead, values.len() / stride(d) * d.div_ceil(16 * COLUMNS));
                 let (mut weights, mut sums) = (weights, sums);
                 while !sums.is_empty() {
                     let heads = heads(sums.len(), d);
