@@ -102,7 +102,7 @@ pub(crate) fn narrow<const F: u8>(weights: WeightGroups<'_>, activations: Activa
     let chunks = weights.bytes.chunks(SIDE_BY_SIDE * size);
     let mut ahead = weights.ahead.shares(chunks.len());
     for (index, groups) in chunks.enumerate() {
-        fetch(ahead());
+        fetch(ahead.next());
         for token in 0..activations.rows {
             let x = activations.row_floats(token);
             if groups.len() == SIDE_BY_SIDE * size {

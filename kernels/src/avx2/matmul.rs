@@ -10,7 +10,7 @@ use super::{
 use crate::{
     activations::ActivationRows,
     format::Format,
-    matmul::{WeightGroups, ahead::CACHE_LINE},
+    matmul::{CACHE_LINE, WeightGroups},
     matrix::layout::Layout,
     output::Tile,
 };
@@ -55,7 +55,7 @@ macro_rules! far_groups {
         let apart = groups / $streams;
         let mut ahead = $weights.ahead.shares(apart);
         for index in 0..apart {
-            fetch(ahead());
+            fetch(ahead.next());
             let (places, far) = far::<$streams>($weights.bytes, $size, index, apart);
             $kernel::<$({ $parameter },)* $streams, $tokens>(places, far, $activations, 0, $tile);
         }

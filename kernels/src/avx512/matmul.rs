@@ -73,7 +73,7 @@ fn few<const F: u8, const HEAD: usize, const PART: usize, const M: usize>(
     let group = |index: usize| &weights.bytes[index * size..][..size];
     let mut ahead = weights.ahead.shares(apart);
     for index in 0..apart {
-        avx2::matmul::fetch(ahead());
+        avx2::matmul::fetch(ahead.next());
         let places = [[index], [apart + index]];
         let groups = [[group(index)], [group(apart + index)]];
         if activations.bytes.is_empty() {
