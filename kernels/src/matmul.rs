@@ -60,32 +60,15 @@ impl<'a> Ahead<'a> {
         Self { parts: [some(first), some(second), &[]] }
     }
 
-    /// Returns the bytes in `count` shares, to be taken one after the other.
+    /// Returns the bytes of share `index` of `count`.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
     #[inline]
-    pub(crate) fn shares(self, count: usize) -> Shares<'a> {
-        let size = |bytes: &[u8]| bytes.len().div_ceil(count.max(1)).next_multiple_of(CACHE_LINE);
-        Shares { left: self.parts, sizes: self.parts.map(size) }
-    }
-}
-
-/// What is left to be fetched of some weights, a share at a time: steps of a product are too short to divide in.
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
-pub(crate) struct Shares<'a> {
-    left: [&'a [u8]; PARTS],
-    sizes: [usize; PARTS],
-}
-
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
-impl<'a> Shares<'a> {
-    /// Returns the next share, nothing after the last.
-    #[inline]
-    pub(crate) fn next(&mut self) -> [&'a [u8]; PARTS] {
-        let mut share: [&[u8]; PARTS] = [&[]; PARTS];
-        for ((share, left), size) in share.iter_mut().zip(&mut self.left).zip(self.sizes) {
-            (*share, *left) = left.split_at(size.min(left.len()));
-        }
-        share
+    pub(crate) fn share(self, index: usize, count: usize) -> [&'a [u8]; PARTS] {
+        self.parts.map(|bytes| {
+            let size = bytes.len().div_ceil(count.max(1)).next_multiple_of(CACHE_LINE);
+            let start = (index * size).min(bytes.len());
+            &bytes[start..(start + size).min(bytes.len())]
+        })
     }
 }
 
@@ -289,24 +272,5 @@ pub fn matmul_pooled(
                 kernels.matmul(matrix, activations, &mut output.tile(rows));
             }
         });
-    }
-}
-
-#[cfg(all(test, target_arch = "x86_64"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_are_all_of_what_is_ahead_in_its_order() {
-        let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
-        for count in [0, 1, 2, 3, 7, 16, 40] {
-            let mut shares = Ahead { parts: [&bytes, &[], &bytes[..70]] }.shares(count);
-            let mut parts = [const { Vec::new() }; PARTS];
-            for _ in 0..count.max(1) {
-                parts.iter_mut().zip(shares.next()).for_each(|(part, share)| part.extend_from_slice(share));
-            }
-            assert!(parts == [bytes.clone(), Vec::new(), bytes[..70].to_vec()], "{count}");
-            assert_eq!(shares.next(), [&[]; PARTS], "{count}");
-        }
     }
 }

@@ -100,9 +100,9 @@ fn neighbours<const F: u8, const S: usize>(groups: &[u8], x: &[f32]) -> [[f32; R
 pub(crate) fn narrow<const F: u8>(weights: WeightGroups<'_>, activations: ActivationRows<'_>, tile: &mut Tile<'_>) {
     let size = Layout::of(weights.format).group(weights.columns);
     let chunks = weights.bytes.chunks(SIDE_BY_SIDE * size);
-    let mut ahead = weights.ahead.shares(chunks.len());
+    let count = chunks.len();
     for (index, groups) in chunks.enumerate() {
-        fetch(ahead.next());
+        fetch(weights.ahead.share(index, count));
         for token in 0..activations.rows {
             let x = activations.row_floats(token);
             if groups.len() == SIDE_BY_SIDE * size {

@@ -53,9 +53,8 @@ macro_rules! far_groups {
     (@ $weights:ident, $size:ident, $activations:ident, $tile:ident, $kernel:ident, [$($parameter:expr),*], $streams:literal, $tokens:literal) => {{
         let groups = $weights.bytes.len() / $size;
         let apart = groups / $streams;
-        let mut ahead = $weights.ahead.shares(apart);
         for index in 0..apart {
-            fetch(ahead.next());
+            fetch($weights.ahead.share(index, apart));
             let (places, far) = far::<$streams>($weights.bytes, $size, index, apart);
             $kernel::<$({ $parameter },)* $streams, $tokens>(places, far, $activations, 0, $tile);
         }

@@ -13,8 +13,7 @@ use super::{
     low_rank::Additions,
     model::Model,
     packed::Group,
-    product::{Destination, Input, Product, Then},
-    products::{Team, room},
+    products::{Destination, Input, Product, Team, Then, room},
 };
 use crate::{
     engine::{EngineError, HEAD_RANK},

@@ -1,9 +1,8 @@
 //! The products of a phase's rows with its adapters' matrices.
 //!
-//! A layer has as many rounds of the threads with an adapter as without: each thread computes its share of `A x`
-//! with the inputs it has prepared, has the others' by the time the group's first matrix is multiplied
-//! ([`Exchange`](super::exchange::Exchange)), and then its own share of B. What it costs a token is memory: r numbers
-//! for each input and output of a matrix. On all linears of SmolLM2-135M with r = 16 that are 2.4 million of A, of 13
+//! A layer has as many rounds of the threads with an adapter as without: each thread computes all of `A x` for
+//! itself, with the inputs it has prepared, and its own share of B. What it costs a token is memory: r numbers for
+//! each input and output of a matrix. On all linears of SmolLM2-135M with r = 16 that are 2.4 million of A, of 13
 //! bits, and 2.5 million of B, of 16: 8.9 MB beside the 98 MB of its `q4_1` file, so 9 % more at best. They lie in
 //! 330 short stretches, and whoever begins to read one waits for memory first; so what is needed next is fetched
 //! while a matrix, which is long, is multiplied ([`Additions::ahead`]), and while they are multiplied, memory is kept
@@ -17,8 +16,7 @@ use ruvlab_kernels::{
 use super::{
     adapters::Run,
     packed::{Group, Packed, SLOTS},
-    product::Input,
-    products::room,
+    products::{Input, room},
 };
 
 /// The adapters of the rows of a phase.
@@ -35,11 +33,6 @@ pub(super) struct Additions<'a> {
 pub(super) struct Following<'a>(pub(super) Option<(&'a Matrix, usize, usize)>);
 
 impl<'a> Following<'a> {
-    /// Returns the rows of a matrix that the worker takes.
-    fn share(self, matrix: &Matrix) -> Range<usize> {
-        self.0.map_or(0..0, |(_, worker, workers)| matrix.share(worker, workers))
-    }
-
     /// Returns the same with another matrix.
     pub(super) fn instead(self, matrix: &'a Matrix) -> Self {
         Self(self.0.map(|(_, worker, workers)| (matrix, worker, workers)))
@@ -57,11 +50,11 @@ impl<'a> Following<'a> {
 impl<'a> Additions<'a> {
     /// Returns what is read after the group's matrix number `slot` was: these rows of its B, and after the first
     /// matrix, commonly the largest, the next group's A. Of several adapters, the first one's.
-    pub(super) fn ahead(self, slot: usize, rows: Range<usize>, following: Following<'_>) -> Ahead<'a> {
+    pub(super) fn ahead(self, slot: usize, rows: Range<usize>) -> Ahead<'a> {
         let Some((_, adapter)) = self.runs.first() else { return Ahead::default() };
         let b = adapter.group(self.group).and_then(|packed| Some((&packed.parts[slot].as_ref()?.b, rows)));
         let next = self.group.next().filter(|_| slot == 0).and_then(|group| adapter.group(group));
-        let mut terms = next.map_or(&[][..], |packed| &packed.a).iter().map(|term| (term, following.share(term)));
+        let mut terms = next.map_or(&[][..], |packed| &packed.a).iter().map(|term| (term, 0..term.rows()));
         Ahead::of([b, terms.next(), terms.next()])
     }
 
@@ -85,11 +78,6 @@ impl<'a> Additions<'a> {
                 tile.token(row).iter_mut().zip(&factors[outputs.clone()]).for_each(|(y, factor)| *y *= factor);
             }
         }
-    }
-
-    /// Returns whether anything is added to this group.
-    pub(super) fn any(self) -> bool {
-        self.runs().next().is_some()
     }
 
     /// Returns the runs whose adapter adds to this group.
@@ -136,8 +124,8 @@ impl LowRankScratch {
         Self { input: Activations::with_precision(precision), ..Self::default() }
     }
 
-    /// Returns some rows of a run times some rows of A, `[rows, of]`. `prepared` are these rows, and no others, where
-    /// they are there already.
+    /// Multiplies some rows of a run with A, and fills in the results: rows `first ..` of the run.
+    /// `prepared` are these rows, and no others, where they are there already.
     #[expect(clippy::too_many_arguments, reason = "an input is its rows, their width and a buffer")]
     pub(super) fn reduce(
         &mut self,
@@ -148,14 +136,12 @@ impl LowRankScratch {
         prepared: &[Option<&Activations>; 2],
         packed: &Packed,
         rows: Range<usize>,
-        of: Range<usize>,
+        first: usize,
         following: Following<'_>,
-    ) -> &mut [f32] {
-        let (count, width) = (rows.len(), of.len());
-        if width == 0 {
-            return &mut [];
-        }
-        let class = packed.class();
+        fill: &mut dyn FnMut(usize, usize, &[f32]),
+    ) {
+        let (count, ranks) = (rows.len(), packed.ranks());
+        let Some(class) = packed.a.first().map(Matrix::activation_class) else { return };
         let prepared = prepared.iter().flatten().copied().find(|batch| batch.class() == class);
         let batch: &Activations = match prepared {
             Some(prepared) => prepared,
@@ -167,17 +153,26 @@ impl LowRankScratch {
                 &self.input
             }
         };
-        let values = room(&mut self.values, packed.a.len() * count * width);
-        let all: usize = packed.a.iter().map(Matrix::bytes).sum();
-        let mut ahead = following.beginning(all / packed.ranks() * width);
-        for (a, values) in packed.a.iter().zip(values.chunks_exact_mut(count * width)) {
-            let mut tile = Output::new(values, count, width, &mut self.claims).tile(0..width);
-            kernels.matmul_fetching(a, of.clone(), batch, &mut tile, std::mem::take(&mut ahead));
+        let values = room(&mut self.values, packed.a.len() * count * ranks);
+        let mut ahead = following.beginning(packed.a.iter().map(Matrix::bytes).sum());
+        for (a, values) in packed.a.iter().zip(values.chunks_exact_mut(count * ranks)) {
+            let mut tile = Output::new(values, count, ranks, &mut self.claims).tile(0..ranks);
+            kernels.matmul_fetching(a, 0..ranks, batch, &mut tile, std::mem::take(&mut ahead));
         }
-        let (values, more) = values.split_at_mut(count * width);
-        for term in more.chunks_exact(count * width) {
+        let (values, more) = values.split_at_mut(count * ranks);
+        for term in more.chunks_exact(count * ranks) {
             kernels.add(values, term);
         }
-        values
+        for (at, values) in values.chunks_exact_mut(ranks).enumerate() {
+            for (slot, part) in packed.parts.iter().enumerate() {
+                let Some(part) = part else { continue };
+                let values = &mut values[part.ranks.clone()];
+                if let Some(choice) = &part.choice {
+                    choice.apply(values);
+                }
+                kernels.scale(values, part.scale);
+                fill(slot, first + at, values);
+            }
+        }
     }
 }

@@ -8,12 +8,10 @@
 //! is computed from its own row in an order of its own, so logits do not depend on the number of
 //! threads, nor, but for rounding where a step of more than 512 rows is cut, on what else is in it.
 mod adapters;
-mod exchange;
 mod executor;
 mod low_rank;
 mod model;
 mod packed;
-mod product;
 mod products;
 mod run;
 mod selection;

@@ -1,7 +1,7 @@
 //! An adapter packed for the kernels.
 use std::{ops::Range, sync::OnceLock};
 
-use ruvlab_kernels::{ActivationClass, Arena, Format, Kernels, Matrix, dequantize_row, quantize_row};
+use ruvlab_kernels::{ActivationClass, Arena, Format, Matrix, dequantize_row, quantize_row};
 
 use super::model::Model;
 use crate::{
@@ -65,29 +65,6 @@ impl Packed {
     /// Returns how many results A has.
     pub(super) fn ranks(&self) -> usize {
         self.a.first().map_or(0, Matrix::rows)
-    }
-
-    /// Returns those of them that a worker of so many computes.
-    pub(super) fn share(&self, worker: usize, workers: usize) -> Range<usize> {
-        self.a.first().map_or(0..0, |a| a.share(worker, workers))
-    }
-
-    /// Returns what A is multiplied with.
-    pub(super) fn class(&self) -> ActivationClass {
-        self.a.first().map_or(ActivationClass::Float, Matrix::activation_class)
-    }
-
-    /// Hands what A made of one row on to the matrices of the group.
-    pub(super) fn hand_on(&self, kernels: &Kernels, values: &mut [f32], mut fill: impl FnMut(usize, &[f32])) {
-        for (slot, part) in self.parts.iter().enumerate() {
-            let Some(part) = part else { continue };
-            let values = &mut values[part.ranks.clone()];
-            if let Some(choice) = &part.choice {
-                choice.apply(values);
-            }
-            kernels.scale(values, part.scale);
-            fill(slot, values);
-        }
     }
 }
 

@@ -1,17 +1,20 @@
 //! The matrix products of a phase, shared among threads.
 use std::{
-    cell::LazyCell,
     ops::Range,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ruvlab_kernels::{ActivationClass, Activations, AttentionScratch, Chunks, Kernels, Pool, Precision};
+use ruvlab_kernels::{
+    ActivationClass, Activations, AttentionScratch, Chunks, Kernels, Matrix, Output, Pool, Precision, Tile,
+};
 
 use super::{
-    exchange::Exchange,
     low_rank::{Additions, Following, LowRankScratch, Reduced},
-    product::{Input, Inputs, Product, Then},
     selection::Selection,
+};
+use crate::{
+    engine::{HEAD_RANK, HeadRows},
+    model::spec::Activation,
 };
 
 /// Up to so many rows (decoding), every thread prepares all inputs for itself, which is cheaper than
@@ -36,8 +39,6 @@ pub(super) struct Scratch {
     pub(super) attention: AttentionScratch,
     low_rank: LowRankScratch,
     reduced: Reduced,
-    /// What A made of a row.
-    narrow: Vec<f32>,
     pub(super) selection: Selection,
 }
 
@@ -56,7 +57,147 @@ pub(super) struct Team {
     scratch: Vec<Mutex<Scratch>>,
     activations: [Activations; 2],
     reduced: Reduced,
-    exchange: Exchange,
+}
+
+/// The rows that go into a product.
+#[derive(Clone, Copy)]
+pub(super) enum Input<'a> {
+    /// As they are.
+    Plain(&'a [f32]),
+    /// Their RMS norms; of those rows only, where some are named.
+    Normed { stream: &'a [f32], weight: &'a [f32], eps: f32, rows: Option<&'a [u32]> },
+}
+
+impl<'a> Input<'a> {
+    pub(super) fn row<'s>(self, kernels: &Kernels, index: usize, columns: usize, buffer: &'s mut Vec<f32>) -> &'s [f32]
+    where
+        'a: 's,
+    {
+        match self {
+            Self::Plain(rows) => &rows[index * columns..][..columns],
+            Self::Normed { stream, weight, eps, rows } => {
+                let index = rows.map_or(index, |rows| rows[index] as usize);
+                let out = room(buffer, columns);
+                kernels.rms_norm(&stream[index * columns..][..columns], weight, eps, out);
+                out
+            }
+        }
+    }
+}
+
+/// What is done with the rows of a product where they were computed.
+pub(super) enum Then<'a> {
+    Nothing,
+    /// Adds a bias.
+    Bias(&'a [f32]),
+    /// Takes the product as the gate of another one.
+    Gate {
+        up: &'a Matrix,
+        output: &'a Output<'a>,
+        activation: Activation,
+    },
+    /// Adds it to the stream.
+    AddTo(&'a Output<'a>),
+    /// Bends logits, and then adds to rows of them what A h of the row comes to.
+    Head {
+        soft_cap: Option<f32>,
+        rows: &'a [(usize, Arc<HeadRows>)],
+        projected: &'a [[f32; HEAD_RANK]],
+    },
+}
+
+/// Where a product goes.
+#[derive(Clone, Copy)]
+pub(super) enum Destination<'a> {
+    /// All of it here.
+    Output(&'a Output<'a>),
+    /// The greatest numbers of each row, into what the thread keeps; all of them here, too, where there is room.
+    Selection(Option<&'a Output<'a>>),
+}
+
+/// A product `x Wᵀ`.
+pub(super) struct Product<'a> {
+    pub(super) matrix: &'a Matrix,
+    pub(super) destination: Destination<'a>,
+    pub(super) then: Then<'a>,
+}
+
+fn index(class: ActivationClass) -> usize {
+    match class {
+        ActivationClass::Float => 0,
+        ActivationClass::Integer => 1,
+    }
+}
+
+impl Product<'_> {
+    fn needs(&self, class: ActivationClass) -> bool {
+        let other = if let Then::Gate { up, .. } = &self.then { Some(up.activation_class()) } else { None };
+        self.matrix.activation_class() == class || other == Some(class)
+    }
+
+    /// Computes some rows of product number `slot` of its group.
+    fn compute(&self, kernels: &Kernels, slot: usize, from: Inputs<'_>, rows: Range<usize>, selection: &mut Selection) {
+        if rows.is_empty() {
+            return;
+        }
+        match self.destination {
+            Destination::Output(output) => {
+                self.fill(kernels, slot, from, rows.clone(), &mut output.tile(rows));
+            }
+            Destination::Selection(output) => {
+                selection.keep(kernels, rows, output, |some, tile| self.fill(kernels, slot, from, some, tile));
+            }
+        }
+    }
+
+    /// Computes some rows into a tile of as many.
+    fn fill(&self, kernels: &Kernels, slot: usize, from: Inputs<'_>, rows: Range<usize>, tile: &mut Tile<'_>) {
+        let Inputs { activations, additions, reduced, following } = from;
+        let of = |matrix: &Matrix| &activations[index(matrix.activation_class())];
+        let ahead = additions.ahead(slot, rows.clone());
+        kernels.matmul_fetching(self.matrix, rows.clone(), of(self.matrix), tile, ahead);
+        let of_gate = if let Then::Gate { up, .. } = self.then { following.instead(up) } else { following };
+        additions.add(kernels, reduced, slot, rows.clone(), tile, of_gate);
+        match &self.then {
+            Then::Nothing => {}
+            Then::Bias(bias) => {
+                (0..tile.tokens()).for_each(|token| kernels.add(tile.token(token), &bias[rows.clone()]));
+            }
+            Then::Head { soft_cap, rows: added, projected } => {
+                if let Some(cap) = soft_cap {
+                    (0..tile.tokens()).for_each(|token| kernels.soft_cap(tile.token(token), *cap));
+                }
+                for ((token, head), projected) in added.iter().zip(*projected) {
+                    head.add(*projected, rows.start, tile.token(*token));
+                }
+            }
+            Then::AddTo(stream) => {
+                let mut stream = stream.tile(rows);
+                (0..tile.tokens()).for_each(|token| kernels.add(stream.token(token), tile.token(token)));
+            }
+            Then::Gate { up, output, activation } => {
+                let mut other = output.tile(rows.clone());
+                let ahead = additions.ahead(slot + 1, rows.clone());
+                kernels.matmul_fetching(up, rows.clone(), of(up), &mut other, ahead);
+                additions.add(kernels, reduced, slot + 1, rows, &mut other, following);
+                for token in 0..tile.tokens() {
+                    match activation {
+                        Activation::Silu => kernels.silu_gate(tile.token(token), other.token(token)),
+                        Activation::GeluTanh => kernels.gelu_tanh_gate(tile.token(token), other.token(token)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What products of a phase read.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    activations: &'a [Activations; 2],
+    additions: Additions<'a>,
+    reduced: &'a Reduced,
+    following: Following<'a>,
 }
 
 const CLASSES: [ActivationClass; 2] = [ActivationClass::Float, ActivationClass::Integer];
@@ -75,7 +216,6 @@ impl Team {
             scratch: (0..threads).map(|_| Mutex::new(scratch())).collect(),
             activations: activations(),
             reduced: Reduced::default(),
-            exchange: Exchange::default(),
         })
     }
 
@@ -123,7 +263,7 @@ impl Team {
     }
 
     fn multiply_few(
-        &mut self,
+        &self,
         input: Input<'_>,
         rows: usize,
         columns: usize,
@@ -132,10 +272,8 @@ impl Team {
         additions: Additions<'_>,
     ) {
         let (kernels, workers) = (self.kernels, self.pool.threads());
-        self.exchange.reset(additions, workers);
-        let (team, exchange) = (&*self, &self.exchange);
         self.pool.run(&|worker| {
-            let Scratch { activations, row, low_rank, reduced, narrow, selection, .. } = &mut *team.scratch(worker);
+            let Scratch { activations, row, low_rank, reduced, selection, .. } = &mut *self.scratch(worker);
             let shared = activations.each_mut();
             for (batch, class) in shared.into_iter().zip(classes) {
                 let Some(class) = class else { continue };
@@ -144,32 +282,19 @@ impl Team {
                     batch.quantize(kernels, index, input.row(kernels, index, columns, row));
                 }
             }
-            let activations = &*activations;
             let prepared = [0, 1].map(|class| classes[class].map(|_| &activations[class]));
             let following = |at: usize| {
                 let matrix = products.get(at).map(|product| product.matrix).or(additions.next);
                 Following(matrix.map(|matrix| (matrix, worker, workers)))
             };
-            let mut reduce = |worker: usize| {
-                let mut start = 0;
-                for (own, packed) in additions.runs() {
-                    let (ranks, share) = (packed.ranks(), packed.share(worker, workers));
-                    let prepared = if own == (0..rows) { prepared } else { [None; 2] };
-                    let (count, of, next) = (own.len(), share.clone(), following(0));
-                    let values = low_rank.reduce(kernels, input, columns, row, &prepared, packed, own, of, next);
-                    exchange.put(start, ranks, share, values);
-                    start += count * ranks;
-                }
-            };
-            reduce(worker);
-            exchange.arrive(worker);
-            let reduced = LazyCell::new(move || {
-                (0..workers).filter(|other| !exchange.wait(*other)).for_each(&mut reduce);
-                exchange.hand_on(kernels, additions, narrow, reduced);
-                &*reduced
-            });
+            for (run, (own, packed)) in additions.runs().enumerate() {
+                let shared = reduced.run(run, own.len(), packed);
+                let prepared = if own == (0..rows) { prepared } else { [None; 2] };
+                let fill = &mut |slot: usize, row: usize, values: &[f32]| shared[slot].quantize(kernels, row, values);
+                low_rank.reduce(kernels, input, columns, row, &prepared, packed, own, 0, following(0), fill);
+            }
             for (slot, product) in products.iter().enumerate() {
-                let from = Inputs { activations, additions, reduced: &reduced, following: following(slot + 1) };
+                let from = Inputs { activations, additions, reduced, following: following(slot + 1) };
                 let share = product.matrix.share(worker, workers);
                 product.compute(kernels, slot, from, share, selection);
             }
@@ -202,8 +327,7 @@ impl Team {
                 let Scratch { row, low_rank, .. } = &mut *self.scratch(worker);
                 while let Some(Range { start, end }) = chunks.next() {
                     let rows = rows.start + start..rows.start + end;
-                    let (count, ranks) = (rows.len(), packed.ranks());
-                    let values = low_rank.reduce(
+                    low_rank.reduce(
                         kernels,
                         input,
                         columns,
@@ -211,17 +335,16 @@ impl Team {
                         &[None; 2],
                         packed,
                         rows,
-                        0..ranks,
+                        start,
                         Following(None),
+                        &mut |slot, row, values| {
+                            shared[slot].quantize(kernels, row, values);
+                        },
                     );
-                    for (at, values) in (0..count).zip(values.chunks_exact_mut(ranks)) {
-                        packed.hand_on(kernels, values, |slot, values| {
-                            shared[slot].quantize(kernels, start + at, values);
-                        });
-                    }
                 }
             });
         }
+        let from = Inputs { activations: &activations, additions, reduced: &reduced, following: Following(None) };
         let all: usize = products.iter().map(|product| product.matrix.rows()).sum();
         let [few, many] = CHUNKS;
         let size = if all < MANY_CHUNKS * many * self.pool.threads() { few } else { many };
@@ -229,8 +352,6 @@ impl Team {
         let chunks = Chunks::new(products.iter().map(chunks_of).sum(), 1);
         self.pool.run(&|worker| {
             let Scratch { selection, .. } = &mut *self.scratch(worker);
-            let reduced = &reduced;
-            let from = Inputs { activations: &activations, additions, reduced: &&reduced, following: Following(None) };
             while let Some(chunk) = chunks.next() {
                 let mut number = chunk.start;
                 for (slot, product) in products.iter().enumerate() {
