@@ -1,5 +1,10 @@
 //! Adapters of the engines against matrices they are merged into, and against each other.
-use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use ruvlab::{
     adapt::compose::{Arrow, Method, compose},
@@ -9,6 +14,7 @@ use ruvlab::{
         weights::{TensorType, Weights},
     },
 };
+use ruvlab_kernels::Pool;
 
 use super::logits::{heldout, load_exact, logits, native, pico};
 
@@ -284,6 +290,31 @@ fn eight_adapters_in_a_batch_give_what_each_gives_alone() {
     let of: Vec<Option<&Arc<Adapter>>> = adapters.iter().map(Some).collect();
     assert_eq!(of.len(), 8);
     assert_together_as_alone(&of);
+}
+
+/// However many threads share a step, and where one does the work of all since the step is taken inside a job of
+/// theirs, the logits are the same.
+#[test]
+fn an_adapter_gives_the_same_with_any_number_of_threads() {
+    let weights = pico();
+    let adapter = Arc::new(adapter(weights.spec(), 7, 9));
+    let tokens = &heldout(&weights)[..24];
+    for kind in native() {
+        let run = |threads: usize| {
+            with_adapter(load_exact(kind, &weights, threads).as_mut(), Some(&adapter), tokens, &[18, 1, 1, 4])
+        };
+        let right = run(1);
+        for threads in [2, 3, 5] {
+            assert!(run(threads) == right, "{kind:?}: {threads} threads");
+        }
+        let found = Mutex::new(Vec::new());
+        Pool::new(2).unwrap().run(&|worker| {
+            if worker == 1 {
+                *found.lock().unwrap() = run(3);
+            }
+        });
+        assert!(found.into_inner().unwrap() == right, "{kind:?}: inside a job");
+    }
 }
 
 /// Returns the logits of a model whose tokens choose among adapters.
