@@ -1,4 +1,6 @@
 //! What an adapter that only pretends to learn would fail.
+mod retreat;
+
 use super::*;
 
 const WIDTH: usize = 24;
