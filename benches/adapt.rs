@@ -30,13 +30,9 @@ const REQUESTS: usize = 24;
 const OTHER_DATA: usize = 64 << 20;
 
 /// Returns the time this thread has computed.
-#[expect(unsafe_code, reason = "the thread's clock is read through libc")]
 fn thread_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the clock exists on Linux, and `time` is a timespec to write to.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    assert!(result == 0, "the thread's clock");
-    Duration::new(u64::try_from(time.tv_sec).expect("time"), u32::try_from(time.tv_nsec).expect("time"))
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).expect("a time since the thread began")
 }
 
 struct Random(u64);

@@ -12,11 +12,12 @@
     not(any(target_arch = "x86_64", target_arch = "aarch64")),
     expect(dead_code, reason = "only vector tiers use all of it")
 )]
+#![deny(unsafe_code)]
 mod activation;
 mod activations;
+#[expect(unsafe_code, reason = "memory that threads share is settled here, and used safely everywhere else")]
 mod arena;
 mod attention;
-mod claims;
 mod dispatch;
 mod format;
 mod half;
@@ -33,21 +34,23 @@ mod scalar;
 mod softmax;
 
 #[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "instructions that not every processor has")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "instructions that not every processor has")]
 mod avx512;
 #[cfg(test)]
 mod check;
 #[cfg(target_arch = "aarch64")]
+#[expect(unsafe_code, reason = "instructions that not every processor has")]
 mod neon;
 
 pub use activations::{ActivationClass, Activations, Precision, SharedRows};
-pub use arena::{Arena, ArenaError, CacheBuffer, CacheMemory};
+pub use arena::{Arena, ArenaError, CacheBuffer, CacheMemory, Claims};
 pub use attention::{
     AttentionScratch, AttentionShape, CacheType, Cached, CachedMut, ContextPart, KEY_PART, KEY_TILE, KeyValuePage,
     KeyValuePages, SMALLEST_PAGE, part_values,
 };
-pub use claims::Claims;
 pub use dispatch::{Kernels, Tier, TierError, active, for_tier, select, setting};
 pub use format::Format;
 pub use matmul::{Ahead, matmul_pooled};

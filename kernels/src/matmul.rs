@@ -3,7 +3,7 @@ use std::{cell::RefCell, ops::Range};
 
 use crate::{
     activations::{ActivationRows, Activations},
-    claims::Claims,
+    arena::Claims,
     dispatch::Kernels,
     format::Format,
     matrix::{

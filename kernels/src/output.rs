@@ -1,7 +1,10 @@
 //! The result of a product, written by several threads.
-use std::{marker::PhantomData, ops::Range};
+use std::ops::Range;
 
-use crate::{claims::Claims, matrix::layout::ROWS};
+use crate::{
+    arena::{Claims, Strip, Strips},
+    matrix::layout::ROWS,
+};
 
 /// An f32 buffer `[tokens][rows]` of which threads take disjoint tiles: some rows of all tokens.
 ///
@@ -23,19 +26,7 @@ use crate::{claims::Claims, matrix::layout::ROWS};
 /// assert_eq!(values, [[0.0; 20], [1.0; 20]].concat());
 /// ```
 #[derive(Debug)]
-pub struct Output<'a> {
-    start: *mut f32,
-    tokens: usize,
-    rows: usize,
-    claims: &'a Claims,
-    values: PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: the buffer is borrowed exclusively for 'a, f32 is plain data, and `tile` gives every element
-// to at most one holder.
-unsafe impl Send for Output<'_> {}
-// SAFETY: as above; `tile` settles with atomic flags which of the sharers gets a part.
-unsafe impl Sync for Output<'_> {}
+pub struct Output<'a>(Strips<'a, f32>);
 
 impl<'a> Output<'a> {
     /// Returns `values` as `tokens` rows of `rows` numbers, none of them taken.
@@ -46,8 +37,7 @@ impl<'a> Output<'a> {
     #[must_use]
     pub fn new(values: &'a mut [f32], tokens: usize, rows: usize, claims: &'a mut Claims) -> Self {
         assert_eq!(Some(values.len()), tokens.checked_mul(rows), "{tokens} tokens of {rows} rows");
-        claims.reset(rows.div_ceil(ROWS));
-        Self { start: values.as_mut_ptr(), tokens, rows, claims, values: PhantomData }
+        Self(Strips::new(values, tokens, rows, ROWS, claims))
     }
 
     /// Returns the part of all tokens that belongs to `rows`; it starts at a multiple of eight and
@@ -58,41 +48,35 @@ impl<'a> Output<'a> {
     /// If the range does not start and end so, or if a part of it was taken before.
     #[must_use]
     pub fn tile(&self, rows: Range<usize>) -> Tile<'a> {
-        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
-        let whole = |row: usize| row.is_multiple_of(ROWS) || row == self.rows;
+        let all = self.0.columns();
+        assert!(rows.start <= rows.end && rows.end <= all, "rows {rows:?} of {all}");
+        let whole = |row: usize| row.is_multiple_of(ROWS) || row == all;
         assert!(whole(rows.start) && whole(rows.end), "rows {rows:?} are no whole groups of {ROWS}");
-        let free = self.claims.claim(rows.start.div_ceil(ROWS), rows.end.div_ceil(ROWS));
-        assert!(free, "rows {rows:?} were taken before");
-        Tile { start: self.start, tokens: self.tokens, stride: self.rows, rows, adds: false, values: PhantomData }
+        let strip = self.0.take(rows.start.div_ceil(ROWS)..rows.end.div_ceil(ROWS));
+        let Some(strip) = strip else { panic!("rows {rows:?} were taken before") };
+        Tile { strip, adds: false }
     }
 }
 
 /// Some rows of all tokens of an [`Output`].
 #[derive(Debug)]
 pub struct Tile<'a> {
-    start: *mut f32,
-    tokens: usize,
-    stride: usize,
-    rows: Range<usize>,
+    strip: Strip<'a, f32>,
     /// Whether what is put is added to what is there.
     adds: bool,
-    values: PhantomData<&'a mut [f32]>,
 }
-
-// SAFETY: a tile is the only holder of its elements, which are plain data.
-unsafe impl Send for Tile<'_> {}
 
 impl Tile<'_> {
     /// Returns the rows.
     #[must_use]
     pub fn rows(&self) -> Range<usize> {
-        self.rows.clone()
+        self.strip.columns()
     }
 
     /// Returns the number of tokens.
     #[must_use]
     pub fn tokens(&self) -> usize {
-        self.tokens
+        self.strip.rows()
     }
 
     /// Returns some of the rows, counted from the tile's first, while nothing else uses the tile.
@@ -101,9 +85,7 @@ impl Tile<'_> {
     ///
     /// If the tile has not so many.
     pub(crate) fn part(&mut self, rows: Range<usize>) -> Tile<'_> {
-        assert!(rows.start <= rows.end && rows.end <= self.rows.len(), "rows {rows:?} of {}", self.rows.len());
-        let rows = self.rows.start + rows.start..self.rows.start + rows.end;
-        Tile { start: self.start, tokens: self.tokens, stride: self.stride, rows, adds: self.adds, values: PhantomData }
+        Tile { strip: self.strip.part(rows), adds: self.adds }
     }
 
     /// Returns the same rows of some of the tokens, to be added to by what is put, while nothing else uses the
@@ -113,10 +95,7 @@ impl Tile<'_> {
     ///
     /// If there are no such tokens.
     pub(crate) fn adding(&mut self, tokens: Range<usize>) -> Tile<'_> {
-        assert!(tokens.start <= tokens.end && tokens.end <= self.tokens, "tokens {tokens:?} of {}", self.tokens);
-        let start = self.start.wrapping_add(tokens.start * self.stride);
-        let rows = self.rows.clone();
-        Tile { start, tokens: tokens.len(), stride: self.stride, rows, adds: true, values: PhantomData }
+        Tile { strip: self.strip.of_rows(tokens), adds: true }
     }
 
     /// Returns the numbers of one token.
@@ -124,14 +103,9 @@ impl Tile<'_> {
     /// # Panics
     ///
     /// If there is no such token.
+    #[inline]
     pub fn token(&mut self, token: usize) -> &mut [f32] {
-        assert!(token < self.tokens, "token {token} of {}", self.tokens);
-        // SAFETY: `token` and `rows` lie inside the buffer of `tokens * stride` numbers (or what is left of it
-        // from `start` on, where a tile is of some tokens) that `Output` borrows for longer than this tile
-        // lives, no other tile has these rows, and `&mut self` keeps two slices of this one apart.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.start.add(token * self.stride + self.rows.start), self.rows.len())
-        }
+        self.strip.row(token)
     }
 
     /// Reads what [`Tile::put`] wrote.
@@ -199,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "token 1 of 1")]
+    #[should_panic(expected = "row 1 of 1")]
     fn no_token_beyond_the_last() {
         let (mut values, mut claims) = (vec![0.0; 32], Claims::new());
         let _token = Output::new(&mut values, 1, 32, &mut claims).tile(0..32).token(1);

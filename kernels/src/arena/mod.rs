@@ -1,14 +1,24 @@
-//! One region of memory for all weights of a model, on huge pages.
+//! Memory that several threads use: the room of all unsafe code that is not a tier's.
 //!
+//! Beside the arena itself these are what is given back and used again (`recycled`), buffers that threads
+//! fill in parts (`strips`, by `claims`), and a closure lent to the threads of a pool (`lending`).
+//!
+//! An arena is one region of memory for all weights of a model, on huge pages.
 //! A model is read from end to end for every token, so the cost of address translation counts: 2 MiB
 //! pages let the prefetchers run on where 4 KiB ones stop them. The region is anonymous memory of
 //! which the kernel provides only what is written to.
+mod claims;
+mod lending;
 mod recycled;
+mod strips;
 
 use std::{ptr::NonNull, sync::Arc};
 
+pub use claims::Claims;
+pub(crate) use lending::{Alone, Borrower, Lender, lending};
 pub(crate) use recycled::Number;
 pub use recycled::{CacheBuffer, CacheMemory};
+pub(crate) use strips::{Strip, Strips};
 
 /// The size of a huge page, and the alignment of a region.
 const HUGE_PAGE: usize = 2 << 20;

@@ -43,8 +43,7 @@ impl Codes for [i8; COLUMNS] {
 
     #[inline]
     fn of<const M: usize>(activations: ActivationRows<'_>, first: usize) -> [&[Self]; M] {
-        let row = |m: usize| &activations.bytes[(first + m) * activations.stride..][..activations.columns];
-        std::array::from_fn(|m| row(m).as_chunks().0)
+        activations.bytes_of(first)
     }
 
     #[inline]

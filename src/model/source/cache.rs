@@ -205,9 +205,9 @@ mod tests {
     #[test]
     fn writers_differ_and_a_system_without_locks_is_known() {
         assert_ne!(writer(), writer());
-        let error = io::Error::from_raw_os_error;
-        assert!(knows_no_locks(&error(libc::ENOLCK)) && knows_no_locks(&error(libc::EOPNOTSUPP)));
-        assert!(!knows_no_locks(&error(libc::EACCES)));
+        use rustix::io::Errno;
+        assert!([Errno::NOLCK, Errno::OPNOTSUPP].iter().all(|error| knows_no_locks(&(*error).into())));
+        assert!(!knows_no_locks(&Errno::ACCESS.into()));
     }
 
     #[test]
