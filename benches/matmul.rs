@@ -132,8 +132,9 @@ fn prompt_tokens(kernels: &Kernels) -> usize {
 /// A prompt: every weight is multiplied many times, so multiply-adds are what counts.
 fn prefill(suite: &mut Suite, pool: &Pool, model: &str, set: &Set, precision: Precision) {
     let matrix = &set.matrices[0];
-    // Only one tier gains from codes of 8 bits.
-    let gains = |kernels: &&Kernels| precision == Precision::Int16 || kernels.tier() == Tier::Avx512;
+    // Codes of 8 bits are there for the tiers that gain from them.
+    let gains =
+        |kernels: &&Kernels| precision == Precision::Int16 || matches!(kernels.tier(), Tier::Avx2 | Tier::Avx512);
     for kernels in tiers().filter(gains) {
         let tokens = prompt_tokens(kernels);
         let x = waves(tokens * set.columns);

@@ -2,6 +2,7 @@
 use std::arch::x86_64::*;
 
 use super::{
+    byte_gemm,
     float::{self, BF16, F16, F32},
     gemm::{gemm, gemm_any},
     gemv::gemv,
@@ -69,6 +70,8 @@ macro_rules! integers {
     ($weights:ident, $activations:ident, $tile:ident, $format:ident, $head:literal, $part:literal) => {
         if $activations.rows <= FEW {
             far_groups!($weights, $activations, $tile, gemv, [$format, $head, $part])
+        } else if byte_gemm::takes($format) && !$activations.bytes.is_empty() {
+            byte_gemm::gemm::<$format, $head, $part>($weights, $activations, $tile)
         } else {
             gemm::<$format, $head, $part>($weights, $activations, $tile)
         }

@@ -4,6 +4,7 @@ mod activation;
 pub(crate) mod ahead;
 pub(crate) mod attention;
 mod blocks;
+mod byte_gemm;
 mod codes;
 pub(crate) mod float;
 mod gemm;
