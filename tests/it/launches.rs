@@ -158,7 +158,8 @@ fn verification_measures_good_kernels_and_can_be_switched_off() {
 fn a_recipes_rope_is_what_runs() {
     let workloads = serde_json::json!([{"perplexity": {"n_ctx": 128, "chunks": 1}}]);
     let nll = |set: &str, rope: serde_json::Value| {
-        let mut spec = launch_spec(LaunchTask::Quality, "builtin:pico", set, "as_is", &workloads);
+        // In f32: beside blocks both round activations to 8 bits, and which way depends on the order of sums.
+        let mut spec = launch_spec(LaunchTask::Quality, "builtin:pico", set, "f32", &workloads);
         spec.cell.recipe.rope = serde_json::from_value(rope).unwrap();
         run(&spec).map(|events| samples(&events, "nll")[0].value)
     };
@@ -175,7 +176,7 @@ fn a_recipes_rope_is_what_runs() {
         assert!(seen.iter().all(|other| (changed - other).abs() > 1e-6), "{rope}: {changed} is among {seen:?}");
         seen.push(changed);
         match nll("reference", rope.clone()) {
-            Ok(reference) => assert!((reference - changed).abs() <= 2e-3, "{rope}: {reference}, {changed}"),
+            Ok(reference) => assert!((reference - changed).abs() <= 1e-4, "{rope}: {reference}, {changed}"),
             Err(error) => assert!(error.to_string().contains("stretch the rope"), "{error}"),
         }
     }
