@@ -1,4 +1,4 @@
-//! The storage formats of a weight matrix, as GGUF files hold them.
+//! The storage formats of a weight matrix: those of GGUF files, and one of our own.
 
 /// How the numbers of a row are stored: plain floats, or blocks of quantised ones.
 ///
@@ -31,13 +31,16 @@ pub enum Format {
     Q5K,
     /// 6 bits, 8-bit scales for 16, a scale of those for 256.
     Q6K,
+    /// 13 bits in 16, a scale for 32: for matrices that must be multiplied finely and fast, such as an adapter's.
+    /// No file has it.
+    Q13_0,
 }
 
-use Format::{Bf16, F16, F32, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use Format::{Bf16, F16, F32, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q13_0};
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 13] = [F32, F16, Bf16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K];
+    pub const ALL: [Self; 14] = [F32, F16, Bf16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, Q13_0];
 
     /// Returns its name as recipes spell it.
     #[must_use]
@@ -56,6 +59,7 @@ impl Format {
             Q4K => "q4_k",
             Q5K => "q5_k",
             Q6K => "q6_k",
+            Q13_0 => "q13_0",
         }
     }
 
@@ -64,12 +68,12 @@ impl Format {
     pub const fn block_values(self) -> usize {
         match self {
             F32 | F16 | Bf16 => 1,
-            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 => 32,
+            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q13_0 => 32,
             Q2K | Q3K | Q4K | Q5K | Q6K => 256,
         }
     }
 
-    /// Returns how many bytes a block takes in a file.
+    /// Returns how many bytes a block takes in a file, or where rows are given in blocks.
     #[must_use]
     pub const fn block_bytes(self) -> usize {
         match self {
@@ -85,6 +89,7 @@ impl Format {
             Q4K => 144,
             Q5K => 176,
             Q6K => 210,
+            Q13_0 => 66,
         }
     }
 

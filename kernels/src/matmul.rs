@@ -37,10 +37,10 @@ pub struct Ahead<'a> {
 }
 
 /// Stretches of weights that are fetched at a time, at most.
-const PARTS: usize = 3;
+const PARTS: usize = 2;
 
 impl<'a> Ahead<'a> {
-    /// Returns some rows of up to three matrices, in whole groups of eight; nothing of a mapped one.
+    /// Returns some rows of up to two matrices, in whole groups of eight; nothing of a mapped one.
     #[must_use]
     pub fn of(parts: [Option<(&'a Matrix, Range<usize>)>; PARTS]) -> Self {
         let bytes = |part: Option<(&'a Matrix, Range<usize>)>| {
@@ -57,7 +57,7 @@ impl<'a> Ahead<'a> {
         let size = Layout::of(matrix.format()).group(matrix.columns());
         let (first, second) = groups.split_at(groups.len() / size.max(1) / 2 * size);
         let some = |half: &'a [u8]| &half[..half.len().min(bytes / 2)];
-        Self { parts: [some(first), some(second), &[]] }
+        Self { parts: [some(first), some(second)] }
     }
 
     /// Returns the bytes of share `index` of `count`.

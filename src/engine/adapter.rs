@@ -21,9 +21,9 @@ use crate::model::spec::ModelSpec;
 ///
 /// `y = W x + B (scale · (A x))`. What the rounding of `W x` to blocks or codes loses is not gained
 /// back. The addition is computed in f32, from A, B and activations as they are beside a W of floats.
-/// Beside a W in blocks the native engine holds A as two terms of 8 bits, multiplied with the
-/// activations that W is multiplied with, and B in f16, where all their numbers fit: that changes the
-/// addition by some 3e-4 of itself.
+/// Beside a W in blocks the native engine holds A in 13 bits (`q13_0`), multiplied with the activations
+/// that W is multiplied with, and B in f16, where all their numbers fit: that changes the addition by
+/// some 3e-4 of itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LowRank {
     /// r, at least 1.

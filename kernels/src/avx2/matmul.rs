@@ -6,7 +6,7 @@ use super::{
     float::{self, BF16, F16, F32},
     gemm::{gemm, gemm_any},
     gemv::gemv,
-    part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0},
+    part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q13_0},
 };
 use crate::{
     activations::ActivationRows,
@@ -103,6 +103,7 @@ pub(crate) fn matmul(weights: WeightGroups<'_>, activations: ActivationRows<'_>,
         Format::Q5_0 => integers!(weights, activations, tile, Q5_0, 0, 176),
         Format::Q5_1 => integers!(weights, activations, tile, Q5_1, 0, 192),
         Format::Q8_0 => integers!(weights, activations, tile, Q8_0, 0, 272),
+        Format::Q13_0 => integers!(weights, activations, tile, Q13_0, 0, 528),
         Format::Q4K => integers!(weights, activations, tile, Q4K, 32, 144),
         Format::Q5K => integers!(weights, activations, tile, Q5K, 32, 176),
         Format::Q6K => integers!(weights, activations, tile, Q6K, 16, 208),

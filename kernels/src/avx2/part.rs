@@ -12,6 +12,7 @@ pub(crate) const Q4_1: u8 = Format::Q4_1 as u8;
 pub(crate) const Q5_0: u8 = Format::Q5_0 as u8;
 pub(crate) const Q5_1: u8 = Format::Q5_1 as u8;
 pub(crate) const Q8_0: u8 = Format::Q8_0 as u8;
+pub(crate) const Q13_0: u8 = Format::Q13_0 as u8;
 pub(crate) const Q4K: u8 = Format::Q4K as u8;
 pub(crate) const Q5K: u8 = Format::Q5K as u8;
 pub(crate) const Q6K: u8 = Format::Q6K as u8;
@@ -41,6 +42,10 @@ pub(crate) fn quad<const F: u8, const PART: usize>(part: &[u8; PART], v: usize) 
             let (a, b) = (load(part, 16 + 64 * v), load(part, 48 + 64 * v));
             let low = |x| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
             [low(a), _mm256_srai_epi16::<8>(a), low(b), _mm256_srai_epi16::<8>(b)]
+        }
+        Q13_0 => {
+            let at = 16 + 128 * v;
+            [load(part, at), load(part, at + 32), load(part, at + 64), load(part, at + 96)]
         }
         Q4_0 | Q4K => nibbles(load(part, 16 + 32 * v)),
         Q4_1 => nibbles(load(part, 32 + 32 * v)),

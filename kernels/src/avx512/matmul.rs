@@ -9,7 +9,7 @@ use crate::{
     avx2::{
         self,
         float::{BF16, F16, F32},
-        part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0},
+        part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q13_0},
     },
     format::Format,
     matmul::WeightGroups,
@@ -35,6 +35,7 @@ pub(super) fn matmul(weights: WeightGroups<'_>, activations: ActivationRows<'_>,
         Format::Q5_0 => integers::<Q5_0, 0, 176>(weights, activations, tile),
         Format::Q5_1 => integers::<Q5_1, 0, 192>(weights, activations, tile),
         Format::Q8_0 => integers::<Q8_0, 0, 272>(weights, activations, tile),
+        Format::Q13_0 => integers::<Q13_0, 0, 528>(weights, activations, tile),
         Format::Q4K => integers::<Q4K, 32, 144>(weights, activations, tile),
         Format::Q5K => integers::<Q5K, 32, 176>(weights, activations, tile),
         Format::Q6K => integers::<Q6K, 16, 208>(weights, activations, tile),
@@ -54,7 +55,9 @@ fn integers<const F: u8, const HEAD: usize, const PART: usize>(
         3 => few::<F, HEAD, PART, 3>(weights, activations, tile),
         FEW => few::<F, HEAD, PART, FEW>(weights, activations, tile),
         // With its scales folded in, a weight of `q6_k` is no byte.
-        _ if activations.bytes.is_empty() || F == Q6K => gemm::<F, HEAD, PART>(weights, activations, tile),
+        _ if activations.bytes.is_empty() || F == Q6K || F == Q13_0 => {
+            gemm::<F, HEAD, PART>(weights, activations, tile)
+        }
         _ => byte_gemm::gemm::<F, HEAD, PART>(weights, activations, tile),
     }
 }
@@ -75,7 +78,7 @@ fn few<const F: u8, const HEAD: usize, const PART: usize, const M: usize>(
         avx2::matmul::fetch(weights.ahead.share(index, apart));
         let places = [[index], [apart + index]];
         let groups = [[group(index)], [group(apart + index)]];
-        if activations.bytes.is_empty() {
+        if activations.bytes.is_empty() || F == Q13_0 {
             gemv::<F, HEAD, PART, 1, M, [i16; COLUMNS]>(places, groups, activations, 0, tile);
         } else {
             gemv::<F, HEAD, PART, 1, M, [i8; COLUMNS]>(places, groups, activations, 0, tile);

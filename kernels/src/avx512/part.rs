@@ -4,7 +4,7 @@
 //! in `avx2/part.rs`, on twice the rows.
 use std::arch::x86_64::*;
 
-use crate::avx2::part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use crate::avx2::part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q13_0};
 
 /// Two parts, one of each group.
 pub(super) type Parts<'a, const PART: usize> = [&'a [u8; PART]; 2];
@@ -51,6 +51,10 @@ pub(super) fn quad<const F: u8, const PART: usize>(parts: Parts<'_, PART>, v: us
             let (a, b) = (load(16 + 64 * v), load(48 + 64 * v));
             let low = |x| _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(x));
             [low(a), _mm512_srai_epi16::<8>(a), low(b), _mm512_srai_epi16::<8>(b)]
+        }
+        Q13_0 => {
+            let at = 16 + 128 * v;
+            [load(at), load(at + 32), load(at + 64), load(at + 96)]
         }
         Q4_0 | Q4K => nibbles(load(16 + 32 * v)),
         Q4_1 => nibbles(load(32 + 32 * v)),

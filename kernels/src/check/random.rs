@@ -44,7 +44,7 @@ impl Random {
             }
             Format::F16 => return f16::from_f32(self.unit() * 0.1).to_le_bytes().to_vec(),
             Format::Bf16 => return bf16::from_f32(self.unit() * 0.1).to_le_bytes().to_vec(),
-            Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
+            Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::Q13_0 => &[0],
             Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => &[0, 2],
             Format::Q2K => &[80, 82],
             Format::Q3K => &[108],

@@ -10,6 +10,7 @@
 //! | `q4_0` `q4_1` | | d (m), 4 nibble vectors |
 //! | `q5_0` `q5_1` | | d (m), 1 vector of fifth bits, 4 nibble vectors |
 //! | `q4_k` `q5_k` | d, dmin | 8 scales, 8 minima, (fifth bits,) nibbles |
+//! | `q13_0` | | d, 16 vectors of pairs of codes |
 //! | `q6_k` | d | 2 × 8 scales, 2 vectors of high bits, nibbles |
 //! | `q2_k` `q3_k` | the eight blocks as in the file | |
 //! | floats | eight numbers | |
@@ -47,6 +48,7 @@ impl Layout {
             Format::Q4_1 => (0, 32 + 128),
             Format::Q5_0 => (0, 16 + 32 + 128),
             Format::Q5_1 => (0, 32 + 32 + 128),
+            Format::Q13_0 => (0, 16 + 512),
             Format::Q4K => (32, 16 + 128),
             Format::Q5K => (32, 16 + 32 + 128),
             Format::Q6K => (16, 16 + 64 + 128),

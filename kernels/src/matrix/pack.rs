@@ -3,6 +3,7 @@ use super::layout::{COLUMNS, Layout, Plane, ROWS};
 use crate::{
     format::Format,
     quant::{
+        blocks::q13_0_codes,
         k_blocks::{q4_k_code, q5_k_code, q6_k_code},
         sub_scales::{pack_scales_and_minima, scales_and_minima},
     },
@@ -47,6 +48,15 @@ pub(crate) fn pack_block(format: Format, from: &[u8], row: usize, to: &mut [u8])
             copy_half(from, 0, to, row);
             copy_half(from, 2, &mut to[16..], row);
             put_five(&mut to[32..], row, &codes_of_32(&from[8..], Some(&from[4..8])));
+        }
+        Format::Q13_0 => {
+            copy_half(from, 0, to, row);
+            let vectors = to[16..]
+                .as_chunks_mut::<32>()
+                .0
+                .iter_mut()
+                .flat_map(|vector| vector[4 * row..4 * row + 4].as_chunks_mut::<2>().0);
+            q13_0_codes(from).zip(vectors).for_each(|(code, to)| *to = code.to_le_bytes());
         }
         Format::Q4K | Format::Q5K => pack_with_minima(format, from, row, to),
         Format::Q6K => {
@@ -96,6 +106,12 @@ pub(crate) fn unpack_block(format: Format, from: &[u8], row: usize, to: &mut [u8
             to[2..].copy_from_slice(&Plane::<8>::get(&from[16..], row));
         }
         Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 => unpack_32(format, from, row, to),
+        Format::Q13_0 => {
+            to[..2].copy_from_slice(&half(0));
+            for (pair, vector) in to[2..].as_chunks_mut::<4>().0.iter_mut().zip(from[16..].as_chunks::<32>().0) {
+                pair.copy_from_slice(&vector[4 * row..4 * row + 4]);
+            }
+        }
         Format::Q4K | Format::Q5K => unpack_with_minima(format, from, row, to),
         Format::Q6K => {
             let layout = Layout::of(format);

@@ -4,7 +4,7 @@ use super::{
     float::{self, BF16, F16, F32},
     gemm::{gemm, gemm_any},
     gemv::gemv,
-    part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0},
+    part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q13_0},
 };
 use crate::{activations::ActivationRows, format::Format, matmul::WeightGroups, matrix::layout::Layout, output::Tile};
 
@@ -82,6 +82,11 @@ macro_rules! product {
                 Format::Q5_0 => integers!(Q5_0, 0, 176),
                 Format::Q5_1 => integers!(Q5_1, 0, 192),
                 Format::Q8_0 => integers!(Q8_0, 0, 272),
+                // No bytes.
+                Format::Q13_0 if activations.rows <= FEW => {
+                    far_groups!(weights, activations, tile, gemv, [Q13_0, 0, 528])
+                }
+                Format::Q13_0 => gemm::<Q13_0, 0, 528>(weights, activations, tile),
                 Format::Q4K => integers!(Q4K, 32, 144),
                 Format::Q5K => integers!(Q5K, 32, 176),
                 Format::Q6K => integers!(Q6K, 16, 208),

@@ -12,6 +12,7 @@ pub(super) const Q4_1: u8 = Format::Q4_1 as u8;
 pub(super) const Q5_0: u8 = Format::Q5_0 as u8;
 pub(super) const Q5_1: u8 = Format::Q5_1 as u8;
 pub(super) const Q8_0: u8 = Format::Q8_0 as u8;
+pub(super) const Q13_0: u8 = Format::Q13_0 as u8;
 pub(super) const Q4K: u8 = Format::Q4K as u8;
 pub(super) const Q5K: u8 = Format::Q5K as u8;
 pub(super) const Q6K: u8 = Format::Q6K as u8;
@@ -55,6 +56,7 @@ pub(super) fn columns<const F: u8, const PART: usize>(part: &[u8; PART], v: usiz
     let at = low_bits(F);
     let [even, odd] = match F {
         Q8_0 => return eights(part, at + 64 * v),
+        Q13_0 => return words(part, at + 128 * v),
         Q4_0 | Q4_1 | Q4K => load_halves(part, at + 32 * v).map(|low| nibbles(low)),
         Q5_0 | Q5_1 | Q5K => {
             let ([high, high_odd], [low, low_odd]) = (load_halves(part, high_bits(F)), load_halves(part, at + 32 * v));
@@ -79,6 +81,15 @@ pub(super) fn columns<const F: u8, const PART: usize>(part: &[u8; PART], v: usiz
         signed(even[3]),
         signed(odd[3]),
     ]
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn words(part: &[u8], at: usize) -> [int16x8_t; 8] {
+    let signed = |x| vreinterpretq_s16_u16(x);
+    let pair = |j: usize| load_halves(part, at + 32 * j).map(signed);
+    let ([a, b], [c, d], [e, f], [g, h]) = (pair(0), pair(1), pair(2), pair(3));
+    [a, b, c, d, e, f, g, h]
 }
 
 #[inline]

@@ -44,3 +44,19 @@ pub(super) fn q8_0(block: &[u8], out: &mut [f32]) {
         *out = d * f32::from(*q as i8);
     }
 }
+
+/// The largest code of `q13_0`: 32 of them times the largest code of an activation add up to less than 2^31.
+pub(crate) const Q13_LARGEST: i16 = 4095;
+
+/// Returns the codes of a block of `q13_0`; larger ones than there are count as the largest.
+pub(crate) fn q13_0_codes(block: &[u8]) -> impl Iterator<Item = i16> {
+    let codes = block[2..].as_chunks::<2>().0.iter();
+    codes.map(|code| i16::from_le_bytes(*code).clamp(-Q13_LARGEST, Q13_LARGEST))
+}
+
+pub(super) fn q13_0(block: &[u8], out: &mut [f32]) {
+    let d = f16_at(block, 0);
+    for (q, out) in q13_0_codes(block).zip(out) {
+        *out = d * f32::from(q);
+    }
+}

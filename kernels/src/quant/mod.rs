@@ -2,7 +2,7 @@
 //!
 //! [`dequantize_row`] gives exactly what the `gguf` Python package gives, bit by bit: the products
 //! and sums are taken in its order and rounded as often.
-mod blocks;
+pub(crate) mod blocks;
 pub(crate) mod k_blocks;
 mod quantize;
 mod quantize_k;
@@ -81,6 +81,7 @@ pub fn dequantize_row(format: Format, bytes: &[u8], out: &mut [f32]) {
         Format::Q4K => each(k_blocks::q4_k, out),
         Format::Q5K => each(k_blocks::q5_k, out),
         Format::Q6K => each(k_blocks::q6_k, out),
+        Format::Q13_0 => each(blocks::q13_0, out),
     }
 }
 
@@ -174,6 +175,7 @@ pub fn quantize_row(format: Format, row: &[f32], out: &mut [u8]) -> Result<(), Q
         Format::Q4K => each(quantize_k::q4_k, out),
         Format::Q5K => each(quantize_k::q5_k, out),
         Format::Q6K => each(quantize_k::q6_k, out),
+        Format::Q13_0 => each(quantize::q13_0, out),
         Format::Q2K | Format::Q3K => return Err(QuantizeError::Format { format }),
     }
     Ok(())

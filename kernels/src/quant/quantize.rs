@@ -2,6 +2,8 @@
 //! Python package, which agree).
 use half::f16;
 
+use super::blocks::Q13_LARGEST;
+
 fn put_f16(block: &mut [u8], at: usize, value: f32) {
     block[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
 }
@@ -100,6 +102,18 @@ pub(super) fn q8_0(x: &[f32], block: &mut [u8]) {
     put_f16(block, 0, d);
     for (to, x) in block[2..].iter_mut().zip(x) {
         *to = nearest(x * inverse) as u8;
+    }
+}
+
+/// Codes are those of the scale as it is stored, which is rounded up: then none is cut off.
+pub(super) fn q13_0(x: &[f32], block: &mut [u8]) {
+    let exact = largest(x) / f32::from(Q13_LARGEST);
+    let nearest = f16::from_f32(exact);
+    let d = if nearest.to_f32() < exact { f16::from_bits(nearest.to_bits() + 1) } else { nearest };
+    block[..2].copy_from_slice(&d.to_le_bytes());
+    let inverse = inverse(d.to_f32());
+    for (to, x) in block[2..].as_chunks_mut::<2>().0.iter_mut().zip(x) {
+        *to = ((x * inverse).round_ties_even() as i16).to_le_bytes();
     }
 }
 

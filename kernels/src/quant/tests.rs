@@ -44,7 +44,8 @@ fn numbers(format: Format, bytes: &[u8]) -> Vec<f32> {
 #[test]
 fn numbers_are_those_of_the_gguf_package() {
     let lines = fixture();
-    assert_eq!(lines.iter().map(|line| line.format).collect::<Vec<_>>(), Format::ALL);
+    let of_files = Format::ALL.into_iter().filter(|format| *format != Format::Q13_0);
+    assert!(lines.iter().map(|line| line.format).eq(of_files));
     for Line { format, bytes, numbers: want, .. } in lines {
         let bytes: Vec<u8> = numbers(format, &bytes).into_iter().flat_map(f32::to_le_bytes).collect();
         assert_eq!(hash(&bytes), want, "{format}");
@@ -80,6 +81,7 @@ fn what_quantisation_loses_is_bounded() {
     for (format, bound) in [
         (Format::Bf16, 3.4e-6),
         (Format::F16, 5.2e-8),
+        (Format::Q13_0, 3.1e-8),
         (Format::Q8_0, 3.1e-5),
         (Format::Q6K, 3.5e-4),
         (Format::Q5K, 1.45e-3),

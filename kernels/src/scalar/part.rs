@@ -71,6 +71,13 @@ fn lane(format: Format, block: &[u8], bytes: &[u8], index: usize, row: usize) ->
     };
     match format {
         Format::Q8_0 => (Plane::<8>::get(&bytes[16..], row).map(|code| i16::from(code as i8)), of_part(0), [0.0; 2]),
+        Format::Q13_0 => {
+            let code = |k: usize| {
+                let at = 16 + 32 * (k / 2) + 4 * row + 2 * (k % 2);
+                i16::from_le_bytes([bytes[at], bytes[at + 1]])
+            };
+            (std::array::from_fn(code), of_part(0), [0.0; 2])
+        }
         Format::Q4_0 => (nibbles(16).map(|code| code - 8), of_part(0), [0.0; 2]),
         Format::Q4_1 => (nibbles(32), of_part(0), [-of_part(16); 2]),
         Format::Q5_0 => (fives(16).map(|code: i16| code - 16), of_part(0), [0.0; 2]),

@@ -55,8 +55,8 @@ pub(super) struct Part {
 
 /// The additions to the matrices of a group.
 pub(super) struct Packed {
-    /// What the A of all parts, one below the other, is the sum of.
-    pub(super) a: Vec<Matrix>,
+    /// The A of all parts, one below the other.
+    pub(super) a: Matrix,
     /// In the order of the group's matrices.
     pub(super) parts: [Option<Part>; SLOTS],
 }
@@ -64,7 +64,7 @@ pub(super) struct Packed {
 impl Packed {
     /// Returns how many results A has.
     pub(super) fn ranks(&self) -> usize {
-        self.a.first().map_or(0, Matrix::rows)
+        self.a.rows()
     }
 }
 
@@ -151,24 +151,22 @@ fn pack(
     Matrix::pack(arena, format, rows, columns, &bytes).map_err(|error| EngineError::Adapter(error.to_string()))
 }
 
-/// What A is the sum of, next to matrices in blocks.
-const TERMS: [Format; 2] = [Format::Q8_0, Format::Q4_0];
-
-/// Returns A as the sum of terms in blocks, the second of what the first one rounds away: together they keep 11 bits
-/// of the largest number of a block, as f16 does of each, in 13. They are multiplied with the activations that the
-/// group's own matrices use, in integers; a sum over a long row of floats, a few rows at a time, would wait for each
-/// addition.
-fn pack_terms(arena: &mut Arena, rows: usize, columns: usize, values: &[f32]) -> Result<Vec<Matrix>, EngineError> {
-    let (mut rest, mut term) = (values.to_vec(), vec![0.0; values.len()]);
-    let pack = |format: Format| {
-        let mut bytes = vec![0; values.len() / format.block_values() * format.block_bytes()];
-        quantize_row(format, &rest, &mut bytes).map_err(|error| EngineError::Adapter(error.to_string()))?;
-        dequantize_row(format, &bytes, &mut term);
-        rest.iter_mut().zip(&term).for_each(|(rest, term)| *rest -= term);
-        Matrix::pack(arena, format, rows, columns, &bytes).map_err(|error| EngineError::Adapter(error.to_string()))
-    };
-    TERMS.map(pack).into_iter().collect()
+fn pack_as(
+    arena: &mut Arena,
+    format: Format,
+    rows: usize,
+    columns: usize,
+    values: &[f32],
+) -> Result<Matrix, EngineError> {
+    let mut bytes = vec![0; values.len() / format.block_values() * format.block_bytes()];
+    quantize_row(format, values, &mut bytes).map_err(|error| EngineError::Adapter(error.to_string()))?;
+    Matrix::pack(arena, format, rows, columns, &bytes).map_err(|error| EngineError::Adapter(error.to_string()))
 }
+
+/// How A is held next to matrices in blocks: finely, and multiplied with the activations that the group's own
+/// matrices use, in integers, straight from where it lies. A sum over a long row of floats, a few rows at a time,
+/// would wait for each addition.
+const BLOCKS: Format = Format::Q13_0;
 
 /// A matrix with what is added to it, and how rows choose among that.
 type Addition<'a> = (Option<&'a LowRank>, Option<&'a Choice>, &'a Matrix);
@@ -192,10 +190,13 @@ fn pack_group(arena: &mut Arena, rounding: Rounding, members: &[Addition<'_>]) -
     }
     let columns = a.len() / ranks;
     let in_range = || a.iter().all(|value| value.abs() <= HALF_RANGE);
-    if rounding == Rounding::Half && columns.is_multiple_of(TERMS[0].block_values()) && in_range() {
-        return Ok(Some(Packed { a: pack_terms(arena, ranks, columns, &a)?, parts }));
-    }
-    Ok(Some(Packed { a: vec![pack(arena, rounding, ranks, columns, &a)?], parts }))
+    let in_blocks = rounding == Rounding::Half && columns.is_multiple_of(BLOCKS.block_values()) && in_range();
+    let a = if in_blocks {
+        pack_as(arena, BLOCKS, ranks, columns, &a)?
+    } else {
+        pack(arena, rounding, ranks, columns, &a)?
+    };
+    Ok(Some(Packed { a, parts }))
 }
 
 impl PackedAdapter {
