@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    part::{Q6K, half_scales, has_minima, minima, offset, quad, scales},
+    part::{Q6K, half_scales, has_minima, minima, quad, raised, scales},
     vectors::{pair, store_sums},
 };
 use crate::{
@@ -104,7 +104,7 @@ fn products<const F: u8, const PART: usize, const S: usize, const M: usize>(
             let scales = half_scales(parts[s]);
             for t in 0..M {
                 let less = |products, half: usize| {
-                    _mm256_sub_epi32(products, _mm256_set1_epi32(offset(F) * sums[t].halves[half]))
+                    _mm256_sub_epi32(products, _mm256_set1_epi32(raised(F) * sums[t].halves[half]))
                 };
                 let first = _mm256_mullo_epi32(less(all[s][t], 0), scales[0]);
                 all[s][t] = _mm256_add_epi32(first, _mm256_mullo_epi32(less(second[s][t], 1), scales[1]));
@@ -113,10 +113,10 @@ fn products<const F: u8, const PART: usize, const S: usize, const M: usize>(
     } else {
         add::<F, PART, S, M, 2>(&mut all, parts, codes);
         add::<F, PART, S, M, 3>(&mut all, parts, codes);
-        if offset(F) > 0 {
+        if raised(F) > 0 {
             for products in &mut all {
                 for t in 0..M {
-                    products[t] = _mm256_sub_epi32(products[t], _mm256_set1_epi32(offset(F) * sums[t].total));
+                    products[t] = _mm256_sub_epi32(products[t], _mm256_set1_epi32(raised(F) * sums[t].total));
                 }
             }
         }

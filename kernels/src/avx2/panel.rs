@@ -2,7 +2,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    part::{Q6K, half_scales, minima, offset, quad, scales},
+    part::{Q6K, half_scales, minima, quad, raised, scales},
     vectors::{store_codes, store_sums},
 };
 use crate::{
@@ -55,7 +55,7 @@ fn unpack_quad<const F: u8, const PART: usize, const V: usize, const G: usize>(
     panel: &mut PanelPart<G>,
     at: usize,
 ) {
-    let offset = _mm256_set1_epi16(offset(F) as i16);
+    let offset = _mm256_set1_epi16(raised(F) as i16);
     let mut weights = quad::<F, PART>(part, V);
     for codes in &mut weights {
         *codes = _mm256_sub_epi16(*codes, offset);
