@@ -173,7 +173,9 @@ mod tests {
             });
             let panicked = catch_unwind(AssertUnwindSafe(|| {
                 let on_the_stack = 35;
-                lender.lend(&|index| read.store(on_the_stack + index, Ordering::Relaxed), |_| panic!("the lender's"))
+                lender.lend(&|index| read.store(on_the_stack + index, Ordering::Relaxed), |_| -> () {
+                    std::panic::resume_unwind(Box::new(()))
+                })
             }));
             assert!(panicked.is_err());
             assert_eq!(read.load(Ordering::Relaxed), 42, "the loan ended before the borrower was back");
