@@ -48,7 +48,7 @@ pub struct Kernels {
     pub(crate) half: HalfKernels,
     pub(crate) nearest: NearestKernels,
     pub(crate) attention: AttentionKernels,
-    // activations.rs, matmul.rs
+    // activations/, matmul.rs
     pub(crate) quantize_codes: fn(&[f32], f32, &mut [i16], &mut [CodeBlock]),
     pub(crate) matmul: MatmulKernel,
     // probe.rs

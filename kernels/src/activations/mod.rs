@@ -26,8 +26,8 @@ pub enum Precision {
 impl Precision {
     /// Returns the largest absolute code.
     ///
-    /// With the largest folded weight of any format (32 times 127 and a sign, `q6_k`), 32 products
-    /// of 15-bit codes still add up to less than 2^31.
+    /// With the largest weight of any format (4095, `q13_0`), 32 products of 15-bit codes still add up to
+    /// less than 2^31.
     pub(crate) const fn largest_code(self) -> f32 {
         match self {
             Self::Int16 => 16383.0,

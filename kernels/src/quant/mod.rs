@@ -1,7 +1,7 @@
 //! Rows of numbers to stored bytes and back, one row at a time.
 //!
 //! [`dequantize_row`] gives exactly what the `gguf` Python package gives, bit by bit: the products
-//! and sums are taken in its order and rounded as often.
+//! and sums are taken in its order and rounded as often. That package has no `q13_0`, which is our own.
 pub(crate) mod blocks;
 pub(crate) mod k_blocks;
 mod quantize;
@@ -115,8 +115,8 @@ impl std::error::Error for QuantizeError {}
 
 /// Writes the blocks that stand for `row` into `out`.
 ///
-/// The formats with a scale for 32 are rounded exactly as by the `gguf` Python package; for those with
-/// 256 the scales are searched for.
+/// The formats with a scale for 32 are rounded exactly as by the `gguf` Python package (`q13_0`, which it
+/// does not have, to the nearest code); for those with 256 the scales are searched for.
 ///
 /// # Shapes
 ///
