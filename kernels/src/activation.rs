@@ -14,6 +14,7 @@ pub(crate) struct ActivationKernels {
     pub(crate) soft_cap: fn(&mut [f32], f32),
     pub(crate) add: fn(&mut [f32], &[f32]),
     pub(crate) scale: fn(&mut [f32], f32),
+    pub(crate) fetch: fn(&[f32]),
 }
 
 fn check(name: &str, x: &[f32], y: &[f32]) {
@@ -113,5 +114,11 @@ impl Kernels {
     /// Multiplies each x by `factor`.
     pub fn scale(&self, x: &mut [f32], factor: f32) {
         (self.activation.scale)(x, factor);
+    }
+
+    /// Has values that are used soon brought into the nearest cache: a hint, which some tiers do without, and which
+    /// changes no result. Worth its time for short rows that lie far apart, which no processor expects.
+    pub fn fetch(&self, x: &[f32]) {
+        (self.activation.fetch)(x);
     }
 }

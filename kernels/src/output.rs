@@ -110,28 +110,39 @@ impl Tile<'_> {
 
     /// Reads what [`Tile::put`] wrote.
     #[inline]
-    pub(crate) fn get(&mut self, token: usize, group: usize, values: &mut [f32]) {
+    pub(crate) fn get<const W: usize, const G: usize>(
+        &mut self,
+        token: usize,
+        group: usize,
+        values: &mut [[f32; W]; G],
+    ) {
         let from = &self.token(token)[group * ROWS..];
-        let count = from.len().min(values.len());
-        values[..count].copy_from_slice(&from[..count]);
+        match from.as_chunks().0.first_chunk() {
+            Some(from) => *values = *from,
+            None => copy_some(from, values.as_flattened_mut()),
+        }
     }
 
-    /// Writes the first numbers of `values` as rows `8 group ..` of the tile, as many as it has there.
+    /// Writes some groups of rows from group `group` of the tile on, as many rows as it has there.
     #[inline]
-    pub(crate) fn put(&mut self, token: usize, group: usize, values: &[f32]) {
+    pub(crate) fn put<const W: usize, const G: usize>(&mut self, token: usize, group: usize, values: &[[f32; W]; G]) {
         let adds = self.adds;
         let out = &mut self.token(token)[group * ROWS..];
         if adds {
-            return out.iter_mut().zip(values).for_each(|(out, value)| *out += value);
+            return out.iter_mut().zip(values.as_flattened()).for_each(|(out, value)| *out += value);
         }
-        if let Some(out) = out.get_mut(..values.len()) {
-            // Of a length that is known where this is inlined.
-            out.copy_from_slice(values);
-        } else {
-            let count = out.len();
-            out.copy_from_slice(&values[..count]);
+        match out.as_chunks_mut().0.first_chunk_mut() {
+            Some(out) => *out = *values,
+            None => copy_some(values.as_flattened(), out),
         }
     }
+}
+
+/// Copies as many numbers as there are in both, apart from the copies of a known length, which stay in registers.
+#[cold]
+#[inline(never)]
+fn copy_some(from: &[f32], to: &mut [f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
 }
 
 #[cfg(test)]

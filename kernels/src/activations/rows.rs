@@ -71,5 +71,5 @@ pub(crate) fn each<'a, T, const M: usize>(rows: &[&'a [T]; M], index: usize) -> 
 /// Returns the same `count` elements of all rows.
 #[inline]
 pub(crate) fn slices<T, const M: usize>(rows: [&[T]; M], first: usize, count: usize) -> [&[T]; M] {
-    rows.map(|row| &row[first..][..count])
+    std::array::from_fn(|m| &rows[m][first..][..count])
 }

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 use super::lanes;
 use crate::{
     activation::ActivationKernels,
+    matmul::CACHE_LINE,
     scalar::{ERFC, GELU_CUBIC, GELU_LINEAR},
 };
 
@@ -46,6 +47,7 @@ table! {
     soft_cap: |x, factor| lanes::map(x, |x| soft_cap(x, factor)),
     add: |x, y| lanes::combine(x, y, |x, y| _mm256_add_ps(x, y)),
     scale: |x, factor| lanes::map(x, |x| _mm256_mul_ps(x, _mm256_set1_ps(factor))),
+    fetch: |y| y.chunks(CACHE_LINE / size_of::<f32>()).for_each(|line| _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast())),
 }
 
 #[target_feature(enable = "avx2")]

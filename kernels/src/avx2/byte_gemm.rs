@@ -191,12 +191,12 @@ impl Step<'_, '_> {
         let mut sums = [[[0.0; ROWS]; GROUPS]; T];
         if self.part > 0 {
             for (t, sums) in sums.iter_mut().enumerate() {
-                self.tile.get(first + t, self.group, sums.as_flattened_mut());
+                self.tile.get(first + t, self.group, sums);
             }
         }
         multiply::<F, T>(panel, bytes, blocks, &mut sums);
         for (t, sums) in sums.iter().enumerate() {
-            self.tile.put(first + t, self.group, sums.as_flattened());
+            self.tile.put(first + t, self.group, sums);
         }
     }
 

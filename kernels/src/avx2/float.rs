@@ -67,7 +67,7 @@ pub(crate) fn gemv<const F: u8, const S: usize, const M: usize>(
         for t in 0..M {
             let mut values = [0.0; ROWS];
             store_sums(&mut values, sums[s][t]);
-            tile.put(first + t, places[s], &values);
+            tile.put(first + t, places[s], &[values]);
         }
     }
 }
@@ -107,11 +107,11 @@ pub(crate) fn narrow<const F: u8>(weights: WeightGroups<'_>, activations: Activa
             let x = activations.row_floats(token);
             if groups.len() == SIDE_BY_SIDE * size {
                 let sums = neighbours::<F, SIDE_BY_SIDE>(groups, x);
-                tile.put(token, SIDE_BY_SIDE * index, sums.as_flattened());
+                tile.put(token, SIDE_BY_SIDE * index, &sums);
             } else {
                 for (at, group) in groups.chunks_exact(size).enumerate() {
                     let sums = neighbours::<F, 1>(group, x);
-                    tile.put(token, SIDE_BY_SIDE * index + at, &sums[0]);
+                    tile.put(token, SIDE_BY_SIDE * index + at, &[sums[0]]);
                 }
             }
         }
@@ -151,12 +151,12 @@ fn tokens<const T: usize>(
     let mut sums = [[[0.0; ROWS]; 2]; T];
     if from > 0 {
         for (t, sums) in sums.iter_mut().enumerate() {
-            tile.get(first + t, group, sums.as_flattened_mut());
+            tile.get(first + t, group, sums);
         }
     }
     multiply(panel, activations.floats_of(first, from..from + panel.len()), &mut sums);
     for (t, sums) in sums.iter().enumerate() {
-        tile.put(first + t, group, sums.as_flattened());
+        tile.put(first + t, group, sums);
     }
 }
 

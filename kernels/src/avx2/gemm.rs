@@ -28,8 +28,8 @@ fn multiply<const T: usize, const MINIMA: u8>(
     panel: &[PanelPart<GROUPS>],
     codes: [&[[i16; COLUMNS]]; T],
     blocks: [&[CodeBlock]; T],
-    sums: &mut [[[f32; ROWS]; GROUPS]],
-) {
+    mut sums: [[__m256; GROUPS]; T],
+) -> [[__m256; GROUPS]; T] {
     for (index, part) in panel.iter().enumerate() {
         let (codes, blocks) = (each(&codes, index), each(&blocks, index));
         let mut products = [[_mm256_setzero_si256(); GROUPS]; T];
@@ -45,22 +45,22 @@ fn multiply<const T: usize, const MINIMA: u8>(
             let block = blocks[t];
             for half in 0..GROUPS {
                 let scale = _mm256_mul_ps(load_sums(&part.scales[half]), _mm256_set1_ps(block.scale));
-                let mut sum = load_sums(&sums[t][half]);
-                sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[t][half]), scale, sum);
+                let sum = &mut sums[t][half];
+                *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[t][half]), scale, *sum);
                 if MINIMA == Minima::Whole as u8 {
                     let total = _mm256_set1_ps(block.scaled_total);
-                    sum = _mm256_fnmadd_ps(load_sums(&part.minima[0][half]), total, sum);
+                    *sum = _mm256_fnmadd_ps(load_sums(&part.minima[0][half]), total, *sum);
                 }
                 if MINIMA == Minima::Halves as u8 {
                     for (minima, total) in part.minima.iter().zip(block.halves) {
                         let total = _mm256_set1_ps(block.scale * total as f32);
-                        sum = _mm256_fnmadd_ps(load_sums(&minima[half]), total, sum);
+                        *sum = _mm256_fnmadd_ps(load_sums(&minima[half]), total, *sum);
                     }
                 }
-                store_sums(&mut sums[t][half], sum);
             }
         }
     }
+    sums
 }
 
 /// What a panel is multiplied with, and where the sums go.
@@ -79,16 +79,30 @@ impl Step<'_, '_> {
         let activations = self.activations;
         let codes = slices(activations.codes_of::<T>(first), self.part, panel.len());
         let blocks = slices(activations.blocks_of::<T>(first), self.part, panel.len());
-        let mut sums = [[[0.0; ROWS]; GROUPS]; T];
-        if self.part > 0 {
-            for (t, sums) in sums.iter_mut().enumerate() {
-                self.tile.get(first + t, self.group, sums.as_flattened_mut());
+        let mut sums = [[_mm256_setzero_ps(); GROUPS]; T];
+        for (t, sums) in sums.iter_mut().enumerate() {
+            if self.part == 0 {
+                self.fetch(first + t);
+            } else {
+                let mut values = [[0.0; ROWS]; GROUPS];
+                self.tile.get(first + t, self.group, &mut values);
+                *sums = [load_sums(&values[0]), load_sums(&values[1])];
             }
         }
-        multiply::<T, MINIMA>(panel, codes, blocks, &mut sums);
+        let sums = multiply::<T, MINIMA>(panel, codes, blocks, sums);
         for (t, sums) in sums.iter().enumerate() {
-            self.tile.put(first + t, self.group, sums.as_flattened());
+            let mut values = [[0.0; ROWS]; GROUPS];
+            store_sums(&mut values[0], sums[0]);
+            store_sums(&mut values[1], sums[1]);
+            self.tile.put(first + t, self.group, &values);
         }
+    }
+
+    /// Has the place of a token's sums brought near: what waits to be stored there would hold up all later stores.
+    #[target_feature(enable = "avx2")]
+    fn fetch(&mut self, token: usize) {
+        // A hint, which reads nothing.
+        _mm_prefetch::<_MM_HINT_T0>(self.tile.token(token)[ROWS * self.group..].as_ptr().cast());
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]

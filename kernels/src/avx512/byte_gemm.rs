@@ -147,12 +147,12 @@ impl Step<'_, '_> {
         let mut sums = [[[0.0; 2 * ROWS]; GROUPS / 2]; T];
         if self.part > 0 {
             for (t, sums) in sums.iter_mut().enumerate() {
-                self.tile.get(first + t, self.group, sums.as_flattened_mut());
+                self.tile.get(first + t, self.group, sums);
             }
         }
         multiply::<F, T>(panel, bytes, blocks, &mut sums);
         for (t, sums) in sums.iter().enumerate() {
-            self.tile.put(first + t, self.group, sums.as_flattened());
+            self.tile.put(first + t, self.group, sums);
         }
     }
 
@@ -169,7 +169,7 @@ impl Step<'_, '_> {
         let mut sums = [[[0.0; 2 * ROWS]; GROUPS / 2]; TOKENS];
         if part > 0 {
             for (token, sums) in (first..).zip(&mut sums) {
-                self.tile.get(token, self.group, sums.as_flattened_mut());
+                self.tile.get(token, self.group, sums);
             }
         }
         let step = activations.columns / COLUMNS;
@@ -177,7 +177,7 @@ impl Step<'_, '_> {
         let blocks = (&activations.blocks[first * step + part..], step);
         byte_kernel::multiply::<F>(panel, codes, blocks, &mut sums);
         for (token, sums) in (first..).zip(&sums) {
-            self.tile.put(token, self.group, sums.as_flattened());
+            self.tile.put(token, self.group, sums);
         }
     }
 

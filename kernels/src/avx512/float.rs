@@ -55,12 +55,12 @@ fn tokens<const T: usize>(
     let mut sums = [[[0.0; ROWS]; GROUPS]; T];
     if from > 0 {
         for (t, sums) in sums.iter_mut().enumerate() {
-            tile.get(first + t, group, sums.as_flattened_mut());
+            tile.get(first + t, group, sums);
         }
     }
     multiply(panel, activations.floats_of(first, from..from + panel.len()), &mut sums);
     for (t, sums) in sums.iter().enumerate() {
-        tile.put(first + t, group, sums.as_flattened());
+        tile.put(first + t, group, sums);
     }
     T
 }

@@ -100,12 +100,12 @@ impl Step<'_, '_> {
         let mut sums = [[[0.0; ROWS]; GROUPS]; T];
         if self.part > 0 {
             for (t, sums) in sums.iter_mut().enumerate() {
-                self.tile.get(first + t, self.group, sums.as_flattened_mut());
+                self.tile.get(first + t, self.group, sums);
             }
         }
         multiply::<T, MINIMA>(panel, codes, blocks, &mut sums);
         for (t, sums) in sums.iter().enumerate() {
-            self.tile.put(first + t, self.group, sums.as_flattened());
+            self.tile.put(first + t, self.group, sums);
         }
     }
 
@@ -167,7 +167,7 @@ impl Step<'_, '_> {
             for (token, sums) in (first..).zip(&mut sums.tokens) {
                 match self.whole(token) {
                     Some(rows) => *sums = *rows,
-                    None => self.tile.get(token, self.group, sums),
+                    None => self.tile.get(token, self.group, std::array::from_mut(sums)),
                 }
             }
         }
@@ -178,7 +178,7 @@ impl Step<'_, '_> {
         for (token, sums) in (first..).zip(&sums.tokens) {
             match self.whole(token) {
                 Some(rows) => *rows = *sums,
-                None => self.tile.put(token, self.group, sums),
+                None => self.tile.put(token, self.group, std::array::from_ref(sums)),
             }
         }
         TOKENS

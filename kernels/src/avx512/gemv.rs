@@ -91,8 +91,9 @@ pub(super) fn gemv<const F: u8, const HEAD: usize, const PART: usize, const P: u
             let mut values = [0.0; 2 * ROWS];
             // SAFETY: 64 writable bytes, and `storeu` needs no alignment.
             unsafe { _mm512_storeu_ps(values.as_mut_ptr(), results[p][t]) };
-            for half in 0..2 {
-                tile.put(first + t, places[half][p], &values[ROWS * half..][..ROWS]);
+            let (halves, _) = values.as_chunks::<ROWS>();
+            for (places, half) in places.iter().zip(halves) {
+                tile.put(first + t, places[p], std::array::from_ref(half));
             }
         }
     }

@@ -46,6 +46,7 @@ table! {
     soft_cap: |x, factor| lanes::map(x, |x| soft_cap(x, factor)),
     add: |x, y| lanes::combine(x, y, |x, y| vaddq_f32(x, y)),
     scale: |x, factor| lanes::map(x, |x| vmulq_n_f32(x, factor)),
+    fetch: |y| _ = y,
 }
 
 /// Returns `x / (1 + exp(exponent))`.

@@ -76,7 +76,7 @@ pub(super) fn gemv<const F: u8, const HEAD: usize, const PART: usize, const S: u
         for t in 0..M {
             let mut values = [0.0; ROWS];
             store_sums(&mut values, results[s][t]);
-            tile.put(first + t, places[s], &values);
+            tile.put(first + t, places[s], &[values]);
         }
     }
 }
@@ -104,7 +104,7 @@ fn tokens<const F: u8, const HEAD: usize, const PART: usize, const M: usize>(
             let mut values = [0.0; ROWS];
             if from > 0 {
                 for t in 0..M {
-                    tile.get(first + t, place, &mut values);
+                    tile.get(first + t, place, std::array::from_mut(&mut values));
                     results[t] = load_sums(&values);
                 }
             }
@@ -115,7 +115,7 @@ fn tokens<const F: u8, const HEAD: usize, const PART: usize, const M: usize>(
             }
             for t in 0..M {
                 store_sums(&mut values, results[t]);
-                tile.put(first + t, place, &values);
+                tile.put(first + t, place, &[values]);
             }
         }
     }

@@ -76,7 +76,7 @@ pub(super) fn gemv<const F: u8, const S: usize, const M: usize>(
         for t in 0..M {
             let mut values = [0.0; ROWS];
             store_sums(&mut values, sums[s][t]);
-            tile.put(first + t, places[s], &values);
+            tile.put(first + t, places[s], &[values]);
         }
     }
 }
@@ -114,12 +114,12 @@ fn tokens<const T: usize>(
     let mut sums = [[[0.0; ROWS]; 2]; T];
     if from > 0 {
         for (t, sums) in sums.iter_mut().enumerate() {
-            tile.get(first + t, group, sums.as_flattened_mut());
+            tile.get(first + t, group, sums);
         }
     }
     multiply(panel, activations.floats_of(first, from..from + panel.len()), &mut sums);
     for (t, sums) in sums.iter().enumerate() {
-        tile.put(first + t, group, sums.as_flattened());
+        tile.put(first + t, group, sums);
     }
 }
 

@@ -94,7 +94,7 @@ pub(super) fn gemv<const F: u8, const HEAD: usize, const PART: usize, const S: u
         for t in 0..M {
             let mut values = [0.0; ROWS];
             store_sums(&mut values, results[s][t]);
-            tile.put(first + t, places[s], &values);
+            tile.put(first + t, places[s], &[values]);
         }
     }
 }

@@ -12,6 +12,7 @@ pub(crate) const KERNELS: ActivationKernels = ActivationKernels {
     soft_cap: |x, cap| map(x, |x| cap * (x / cap).tanh()),
     add: |x, y| combine(x, y, |x, y| x + y),
     scale: |x, factor| map(x, |x| x * factor),
+    fetch: |_| {},
 };
 
 fn map(x: &mut [f32], function: impl Fn(f32) -> f32) {

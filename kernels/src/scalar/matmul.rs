@@ -28,7 +28,7 @@ pub(crate) fn matmul(weights: WeightGroups<'_>, activations: ActivationRows<'_>,
                 floats(weights.format, bytes, activations, first, &mut sums[..count]);
             }
             for (token, sums) in sums[..count].iter().enumerate() {
-                tile.put(first + token, group, sums);
+                tile.put(first + token, group, std::array::from_ref(sums));
             }
         }
     }

@@ -26,6 +26,8 @@ pub(super) const FEW_ROWS: usize = 8;
 const CHUNKS: [usize; 2] = [32, 64];
 /// With so many of the larger chunks for each thread, it hardly counts that one waits for another at the end.
 const MANY_CHUNKS: usize = 16;
+/// So many tokens before they are read, rows of a tile are fetched.
+const FETCHED: usize = 3;
 /// Rows of inputs that a thread takes at a time.
 const INPUT_CHUNK: usize = 8;
 
@@ -172,22 +174,33 @@ impl Product<'_> {
                 }
             }
             Then::AddTo(stream) => {
-                let mut stream = stream.tile(rows);
-                (0..tile.tokens()).for_each(|token| kernels.add(stream.token(token), tile.token(token)));
+                join(kernels, Kernels::add, &mut stream.tile(rows), tile);
             }
             Then::Gate { up, output, activation } => {
                 let mut other = output.tile(rows.clone());
                 let ahead = additions.ahead(slot + 1, rows.clone());
                 kernels.matmul_fetching(up, rows.clone(), of(up), &mut other, ahead);
                 additions.add(kernels, reduced, slot + 1, rows, &mut other, following);
-                for token in 0..tile.tokens() {
-                    match activation {
-                        Activation::Silu => kernels.silu_gate(tile.token(token), other.token(token)),
-                        Activation::GeluTanh => kernels.gelu_tanh_gate(tile.token(token), other.token(token)),
-                    }
-                }
+                let gate = match activation {
+                    Activation::Silu => Kernels::silu_gate,
+                    Activation::GeluTanh => Kernels::gelu_tanh_gate,
+                };
+                join(kernels, gate, tile, &mut other);
             }
         }
+    }
+}
+
+/// Changes each token's rows of a tile by those of another, while the rows of later tokens, which lie in pages of
+/// their own, are brought near.
+fn join(kernels: &Kernels, change: fn(&Kernels, &mut [f32], &[f32]), tile: &mut Tile<'_>, other: &mut Tile<'_>) {
+    let tokens = tile.tokens();
+    for token in 0..tokens {
+        if token + FETCHED < tokens {
+            kernels.fetch(tile.token(token + FETCHED));
+            kernels.fetch(other.token(token + FETCHED));
+        }
+        change(kernels, tile.token(token), other.token(token));
     }
 }
 
