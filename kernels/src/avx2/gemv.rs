@@ -2,7 +2,9 @@
 //!
 //! A thread walks through several groups of rows at once that lie far apart, because one stream of
 //! loads does not keep a core's share of the memory bandwidth busy, and neighbouring ones are worse
-//! than one.
+//! than one. Products take long enough for a processor to stop reading in advance, so it is told what
+//! comes: with that, two streams are enough for one token (`q8_0` from memory on Zen 1: 93 % of what
+//! is read without multiplying, four 85 %, and 83 % if it is not told).
 use std::arch::x86_64::*;
 
 use super::{
@@ -11,9 +13,13 @@ use super::{
 };
 use crate::{
     activations::{ActivationRows, CodeBlock, each},
+    matmul::CACHE_LINE,
     matrix::layout::{self, COLUMNS, ROWS},
     output::Tile,
 };
+
+/// So many bytes before they are multiplied, weights are fetched.
+const FETCHED: usize = 1536;
 
 /// Sums of `S` groups and `M` tokens.
 type Products<const S: usize, const M: usize> = [[__m256i; M]; S];
@@ -58,6 +64,7 @@ pub(crate) fn gemv<const F: u8, const HEAD: usize, const PART: usize, const S: u
             let parts = layout::parts::<HEAD, PART, S>(&blocks, part);
             let at = block * parts_of_block + part;
             let (codes, sums) = (each(&codes, at), each(&sums, at));
+            fetch(&parts);
             let products = products::<F, PART, S, M>(&parts, &codes, &sums);
             for s in 0..S {
                 let scales = scales::<F, PART>(blocks[s], parts[s]);
@@ -80,6 +87,18 @@ pub(crate) fn gemv<const F: u8, const HEAD: usize, const PART: usize, const S: u
             let mut values = [0.0; ROWS];
             store_sums(&mut values, results[s][t]);
             tile.put(first + t, places[s], &[values]);
+        }
+    }
+}
+
+/// Has what comes after some parts brought near: in each stream the rest of its group or the beginning of the next.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fetch<const PART: usize, const S: usize>(parts: &[&[u8; PART]; S]) {
+    for part in parts {
+        for line in (FETCHED..FETCHED + PART).step_by(CACHE_LINE) {
+            // A hint, which reads nothing, wherever it points.
+            _mm_prefetch::<_MM_HINT_T0>(part.as_ptr().wrapping_add(line).cast());
         }
     }
 }

@@ -40,12 +40,13 @@ fn far<const S: usize>(bytes: &[u8], size: usize, first: usize, apart: usize) ->
     (places, places.map(|place| &bytes[place * size..][..size]))
 }
 
-/// Calls `$kernel::<.., S, M>` for groups that lie far apart and the tokens there are.
+/// Calls `$kernel::<.., S, M>` for groups that lie far apart, `$streams` of them for one token, and the tokens there
+/// are.
 macro_rules! far_groups {
-    ($weights:ident, $activations:ident, $tile:ident, $kernel:ident, [$($parameter:expr),*]) => {{
+    ($weights:ident, $activations:ident, $tile:ident, $kernel:ident, [$($parameter:expr),*], $streams:literal) => {{
         let size = Layout::of($weights.format).group($weights.columns);
         match $activations.rows {
-            1 => far_groups!(@ $weights, size, $activations, $tile, $kernel, [$($parameter),*], 4, 1),
+            1 => far_groups!(@ $weights, size, $activations, $tile, $kernel, [$($parameter),*], $streams, 1),
             2 => far_groups!(@ $weights, size, $activations, $tile, $kernel, [$($parameter),*], 4, 2),
             3 => far_groups!(@ $weights, size, $activations, $tile, $kernel, [$($parameter),*], 2, 3),
             _ => far_groups!(@ $weights, size, $activations, $tile, $kernel, [$($parameter),*], 2, 4),
@@ -69,7 +70,7 @@ macro_rules! far_groups {
 macro_rules! integers {
     ($weights:ident, $activations:ident, $tile:ident, $format:ident, $head:literal, $part:literal) => {
         if $activations.rows <= FEW {
-            far_groups!($weights, $activations, $tile, gemv, [$format, $head, $part])
+            far_groups!($weights, $activations, $tile, gemv, [$format, $head, $part], 2)
         } else if byte_gemm::takes($format) && !$activations.bytes.is_empty() {
             byte_gemm::gemm::<$format, $head, $part>($weights, $activations, $tile)
         } else {
@@ -85,7 +86,7 @@ macro_rules! floats {
         if $activations.rows <= FEW && $weights.columns <= NARROW {
             float::narrow::<$format>($weights, $activations, $tile)
         } else if $activations.rows <= FEW {
-            far_groups!($weights, $activations, $tile, float_gemv, [$format])
+            far_groups!($weights, $activations, $tile, float_gemv, [$format], 4)
         } else {
             float::gemm::<$format>($weights, $activations, $tile)
         }
