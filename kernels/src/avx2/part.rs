@@ -79,54 +79,51 @@ fn nibbles(x: __m256i) -> [__m256i; 4] {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn fives(high: __m256i, low: __m256i, v: usize) -> [__m256i; 4] {
-    let fifth = match v {
-        0 => [
-            _mm256_slli_epi16::<4>(high),
-            _mm256_slli_epi16::<3>(high),
-            _mm256_slli_epi16::<2>(high),
-            _mm256_slli_epi16::<1>(high),
-        ],
-        1 => [high, _mm256_srli_epi16::<1>(high), _mm256_srli_epi16::<2>(high), _mm256_srli_epi16::<3>(high)],
-        2 => [
-            _mm256_srli_epi16::<4>(high),
-            _mm256_srli_epi16::<5>(high),
-            _mm256_srli_epi16::<6>(high),
-            _mm256_srli_epi16::<7>(high),
-        ],
-        _ => [
-            _mm256_srli_epi16::<8>(high),
-            _mm256_srli_epi16::<9>(high),
-            _mm256_srli_epi16::<10>(high),
-            _mm256_srli_epi16::<11>(high),
-        ],
+    let four = match v {
+        0 => high,
+        1 => _mm256_srli_epi16::<4>(high),
+        2 => _mm256_srli_epi16::<8>(high),
+        _ => _mm256_srli_epi16::<12>(high),
     };
-    join(nibbles(low), fifth, 16)
+    let four = _mm256_and_si256(four, _mm256_set1_epi16(15));
+    join(nibbles(low), [four; 4], const { [tops(0, 1), tops(1, 1), tops(2, 1), tops(3, 1)] })
 }
 
 /// `high` holds the two high bits of 16 columns, of which `second` picks eight.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn sixes(high: __m256i, low: __m256i, second: usize) -> [__m256i; 4] {
-    let top = if second == 0 {
-        [_mm256_slli_epi16::<4>(high), _mm256_slli_epi16::<2>(high), high, _mm256_srli_epi16::<2>(high)]
+    let [first, second] = if second == 0 {
+        [high, _mm256_srli_epi16::<4>(high)]
     } else {
-        [
-            _mm256_srli_epi16::<4>(high),
-            _mm256_srli_epi16::<6>(high),
-            _mm256_srli_epi16::<8>(high),
-            _mm256_srli_epi16::<10>(high),
-        ]
+        [_mm256_srli_epi16::<8>(high), _mm256_srli_epi16::<12>(high)]
     };
-    join(nibbles(low), top, 48)
+    let mask = _mm256_set1_epi16(15);
+    let (first, second) = (_mm256_and_si256(first, mask), _mm256_and_si256(second, mask));
+    let (lower, upper) = const { (tops(0, 3), tops(2, 3)) };
+    join(nibbles(low), [first, first, second, second], [lower, upper, lower, upper])
 }
 
-/// Returns `low | high & mask`.
+/// Returns for each number below 16 its bits from `shift` on, as many as `mask` has, as bits four and five.
+const fn tops(shift: usize, mask: u8) -> [u8; 16] {
+    let mut table = [0; 16];
+    let mut n = 0;
+    while n < 16 {
+        table[n] = (n as u8 >> shift & mask) << 4;
+        n += 1;
+    }
+    table
+}
+
+/// Returns `low | table[high]`: a table is one step where a shift and a mask are two, and leaves the unit for shifts,
+/// of which some processors have one, to others.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn join(mut low: [__m256i; 4], high: [__m256i; 4], mask: i16) -> [__m256i; 4] {
-    let mask = _mm256_set1_epi16(mask);
+fn join(mut low: [__m256i; 4], high: [__m256i; 4], tables: [[u8; 16]; 4]) -> [__m256i; 4] {
     for j in 0..4 {
-        low[j] = _mm256_or_si256(low[j], _mm256_and_si256(high[j], mask));
+        // SAFETY: 16 readable bytes, and `loadu` needs no alignment.
+        let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(tables[j].as_ptr().cast()) });
+        low[j] = _mm256_or_si256(low[j], _mm256_shuffle_epi8(table, high[j]));
     }
     low
 }
