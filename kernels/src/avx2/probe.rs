@@ -3,7 +3,7 @@ use std::arch::x86_64::*;
 
 use super::{lanes, vectors::load};
 
-/// Far streams, as many as a product has.
+/// Far streams: more or fewer read no faster.
 const STREAMS: usize = 4;
 /// Bytes of a stream before the next one's turn.
 const GRAIN: usize = 256;
