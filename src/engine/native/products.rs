@@ -26,10 +26,10 @@ pub(super) const FEW_ROWS: usize = 8;
 const CHUNKS: [usize; 2] = [32, 64];
 /// With so many of the larger chunks for each thread, it hardly counts that one waits for another at the end.
 const MANY_CHUNKS: usize = 16;
-/// So many tokens before they are read, rows of a tile are fetched.
-const FETCHED: usize = 3;
 /// Rows of inputs that a thread takes at a time.
 const INPUT_CHUNK: usize = 8;
+/// So many tokens before they are read, rows of a tile are fetched.
+const FETCHED: usize = 3;
 
 /// What a thread keeps for itself.
 #[derive(Default)]
