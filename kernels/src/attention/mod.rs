@@ -40,7 +40,7 @@ pub(crate) struct AttentionKernels {
     pub(crate) f16: TileKernels<u16>,
     /// Of `q8_0`, `q5_1` and `q4_0`. Where there are none, blocks are widened first.
     pub(crate) blocks: Option<[BlockKernels; 3]>,
-    /// Where there is none, rows are softened one by one with the functions of softmax.
+    /// Where there is none, rows are softened one by one with the functions of softmax, as parts of rows always are.
     pub(crate) soften: Option<Soften>,
     /// Writes cached blocks as f32, as [`crate::dequantize_row`] does.
     pub(crate) widen_blocks: fn(Cached<'_>, &mut [f32]),

@@ -1,5 +1,5 @@
 //! The walk over the tiles of a sequence, and over the pages of a tile.
-use std::ops::Range;
+use std::{ops::Range, slice::from_mut};
 
 use super::{
     AttentionScratch, AttentionShape, Cached, KEY_TILE, KeyValuePage, KeyValuePages, Operand, PANEL, Product,
@@ -64,6 +64,12 @@ impl<'a> Walk<'a> {
         let kernels = self.kernels;
         if let Some(cap) = self.shape.soft_cap {
             kernels.soft_cap(scores, cap);
+        }
+        if let (Some(soften), KEY_TILE) = (kernels.attention.soften, scores.len()) {
+            let mut factors = [1.0];
+            let states = Softening { largest: from_mut(largest), totals: from_mut(total), factors: &mut factors };
+            soften(scores, KEY_TILE, states, Cached::NOTHING);
+            return factors[0];
         }
         let before = *largest;
         *largest = before.max((kernels.softmax.largest)(scores));

@@ -19,7 +19,9 @@ pub(crate) mod panel;
 pub(crate) mod part;
 mod probe;
 mod rope;
+mod soften;
 pub(crate) mod softmax;
+pub(crate) mod tiles;
 pub(crate) mod vectors;
 
 use crate::dispatch::{Kernels, Tier};

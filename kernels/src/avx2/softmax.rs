@@ -2,7 +2,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes;
-use crate::softmax::SoftmaxKernels;
+use crate::softmax::{STRETCH, SoftmaxKernels};
 
 pub(crate) const KERNELS: SoftmaxKernels = SoftmaxKernels {
     // SAFETY: these leave only inside the table, which `detect` gives out.
@@ -13,7 +13,7 @@ pub(crate) const KERNELS: SoftmaxKernels = SoftmaxKernels {
 };
 
 #[target_feature(enable = "avx2")]
-fn largest(x: &[f32]) -> f32 {
+pub(super) fn largest(x: &[f32]) -> f32 {
     let (eights, tail) = x.as_chunks::<8>();
     let mut high = _mm256_set1_ps(f32::NEG_INFINITY);
     for eight in eights {
@@ -24,19 +24,22 @@ fn largest(x: &[f32]) -> f32 {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn exponentials(x: &mut [f32], largest: f32) -> f32 {
+pub(super) fn exponentials(x: &mut [f32], largest: f32) -> f32 {
     let largest = _mm256_set1_ps(largest);
-    let mut sum = _mm256_setzero_pd();
-    let (eights, tail) = x.as_chunks_mut::<8>();
-    for eight in eights {
-        let exponential = lanes::exp(_mm256_sub_ps(lanes::load(eight), largest));
-        lanes::store(eight, exponential);
-        sum = _mm256_add_pd(sum, lanes::widen_and_add(exponential));
-    }
-    let mut total = lanes::sum_f64(sum);
-    if !tail.is_empty() {
-        lanes::store_tail(tail, lanes::exp(_mm256_sub_ps(lanes::load_tail(tail), largest)));
-        total += tail.iter().map(|x| f64::from(*x)).sum::<f64>();
+    let mut total = 0.0f64;
+    for stretch in x.chunks_mut(STRETCH) {
+        let mut sum = _mm256_setzero_ps();
+        let (eights, tail) = stretch.as_chunks_mut::<8>();
+        for eight in eights {
+            let exponential = lanes::exp(_mm256_sub_ps(lanes::load(eight), largest));
+            lanes::store(eight, exponential);
+            sum = _mm256_add_ps(sum, exponential);
+        }
+        total += f64::from(lanes::sum(sum));
+        if !tail.is_empty() {
+            lanes::store_tail(tail, lanes::exp(_mm256_sub_ps(lanes::load_tail(tail), largest)));
+            total += tail.iter().map(|x| f64::from(*x)).sum::<f64>();
+        }
     }
     total as f32
 }

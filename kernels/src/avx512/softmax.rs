@@ -1,7 +1,10 @@
 //! Exponentials of rows, sixteen at a time.
 use std::arch::x86_64::*;
 
-use crate::{avx2, softmax::SoftmaxKernels};
+use crate::{
+    avx2,
+    softmax::{EXP, STRETCH, SoftmaxKernels},
+};
 
 pub(super) const KERNELS: SoftmaxKernels = SoftmaxKernels {
     // SAFETY: these leave only inside the table, which `detect` gives out.
@@ -10,9 +13,6 @@ pub(super) const KERNELS: SoftmaxKernels = SoftmaxKernels {
     exponentials: |x, largest| unsafe { exponentials(x, largest) },
     ..avx2::softmax::KERNELS
 };
-
-/// Values whose exponentials are added in f32, four to a lane, before the sum goes on in f64.
-const STRETCH: usize = 64;
 
 /// Returns the lanes that hold so many values.
 fn lanes(count: usize) -> __mmask16 {
@@ -45,9 +45,9 @@ pub(super) fn exp(x: __m512) -> __m512 {
     let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(scaled);
     let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693_359_4), x);
     let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.121_944_4e-4), r);
-    let mut sum = _mm512_set1_ps(1.0 / 5040.0);
-    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(coefficient));
+    let mut sum = _mm512_set1_ps(EXP[0]);
+    for coefficient in &EXP[1..] {
+        sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(*coefficient));
     }
     _mm512_scalef_ps(sum, n)
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     attention::{BlockKernels, Cached, KEY_TILE, TileKernels},
-    avx2::{self, ahead::Ahead},
+    avx2::{self, ahead::Ahead, tiles::heads},
 };
 
 pub(super) const SINGLE: TileKernels<f32> = TileKernels {
@@ -72,20 +72,12 @@ pub(super) const BLOCKS: [BlockKernels; 3] = [
     },
 ];
 
-/// Query heads whose scores, or weighted sums, stay in registers together: 24 of the 32 there are.
-const HEADS: usize = 6;
 /// Keys whose scores stay in registers together.
 const KEYS: usize = 4;
 /// Keys whose scores are added up and written together.
 const LINE: usize = 4 * KEYS;
 /// Vectors of columns whose weighted sums stay in registers together.
 const COLUMNS: usize = 4;
-
-/// Returns how many of the heads in so many numbers are taken together. A division would take as long as a few keys.
-#[inline]
-fn heads(numbers: usize, d: usize) -> usize {
-    (2..=HEADS).rev().find(|heads| heads * d <= numbers).unwrap_or(1)
-}
 
 /// The functions of one cached type: how many elements are loaded at once, to how many vectors.
 macro_rules! tile_kernels {

@@ -1,6 +1,8 @@
 //! Four f32 at a time: loads, reductions, elementary functions.
 use std::arch::aarch64::*;
 
+use crate::softmax::EXP;
+
 #[target_feature(enable = "neon")]
 pub(super) fn load(x: &[f32; 4]) -> float32x4_t {
     // SAFETY: `x` is 16 readable bytes.
@@ -77,17 +79,15 @@ pub(super) fn widen_and_add(x: float32x4_t) -> float64x2_t {
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
 /// Returns x = n ln 2 + r as n and exp(r), |r| ≤ ln 2 / 2.
-///
-/// exp(r) by the terms of its series to degree 7: the first one left out is below 2^-27.
 #[target_feature(enable = "neon")]
 fn split_exp(x: float32x4_t) -> (float32x4_t, float32x4_t) {
     let n = vrndnq_f32(vmulq_n_f32(x, LOG2_E));
     // ln 2 in two parts, the first exact in 12 bits, so that n times it is exact.
     let r = vfmsq_f32(x, n, vdupq_n_f32(0.693_359_4));
     let r = vfmsq_f32(r, n, vdupq_n_f32(-2.121_944_4e-4));
-    let mut sum = vdupq_n_f32(1.0 / 5040.0);
-    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        sum = vfmaq_f32(vdupq_n_f32(coefficient), sum, r);
+    let mut sum = vdupq_n_f32(EXP[0]);
+    for coefficient in &EXP[1..] {
+        sum = vfmaq_f32(vdupq_n_f32(*coefficient), sum, r);
     }
     (n, sum)
 }
