@@ -1,5 +1,5 @@
 //! Products `x Wᵀ` of a batch of rows with a weight matrix.
-use std::{cell::RefCell, ops::Range};
+use std::{cell::RefCell, ops::Range, slice};
 
 use crate::{
     activations::{ActivationRows, Activations},
@@ -60,15 +60,30 @@ impl<'a> Ahead<'a> {
         Self { parts: [some(first), some(second)] }
     }
 
-    /// Returns the bytes of share `index` of `count`.
+    /// Returns the bytes in so many shares, the last ones smaller or empty.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
     #[inline]
-    pub(crate) fn share(self, index: usize, count: usize) -> [&'a [u8]; PARTS] {
-        self.parts.map(|bytes| {
-            let size = bytes.len().div_ceil(count.max(1)).next_multiple_of(CACHE_LINE);
-            let start = (index * size).min(bytes.len());
-            &bytes[start..(start + size).min(bytes.len())]
-        })
+    pub(crate) fn shares(self, count: usize) -> Shares<'a> {
+        let [first, second] = self.parts;
+        let lines = |bytes: &'a [u8]| match bytes.len() {
+            // Commonly there is nothing, and a division takes as long as a few products.
+            0 => bytes.chunks(CACHE_LINE),
+            length => bytes.chunks(length.div_ceil(count.max(1)).next_multiple_of(CACHE_LINE)),
+        };
+        Shares([lines(first), lines(second)])
+    }
+}
+
+/// What is [`Ahead`], share by share.
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
+pub(crate) struct Shares<'a>([slice::Chunks<'a, u8>; PARTS]);
+
+impl<'a> Shares<'a> {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
+    #[inline]
+    pub(crate) fn next(&mut self) -> [&'a [u8]; PARTS] {
+        let [first, second] = &mut self.0;
+        [first.next().unwrap_or_default(), second.next().unwrap_or_default()]
     }
 }
 

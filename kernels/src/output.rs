@@ -128,11 +128,16 @@ impl Tile<'_> {
     pub(crate) fn put<const W: usize, const G: usize>(&mut self, token: usize, group: usize, values: &[[f32; W]; G]) {
         let adds = self.adds;
         let out = &mut self.token(token)[group * ROWS..];
-        if adds {
-            return out.iter_mut().zip(values.as_flattened()).for_each(|(out, value)| *out += value);
-        }
         match out.as_chunks_mut().0.first_chunk_mut() {
+            Some(out) if adds => {
+                for g in 0..G {
+                    for w in 0..W {
+                        out[g][w] += values[g][w];
+                    }
+                }
+            }
             Some(out) => *out = *values,
+            None if adds => out.iter_mut().zip(values.as_flattened()).for_each(|(out, value)| *out += value),
             None => copy_some(values.as_flattened(), out),
         }
     }

@@ -72,20 +72,24 @@ pub(crate) fn gemv<const F: u8, const S: usize, const M: usize>(
     }
 }
 
-/// Groups whose sums run side by side: each addition to a sum waits for the one before.
-const SIDE_BY_SIDE: usize = 8;
+/// Groups whose sums run side by side: each addition to a sum waits for the one before, and their places stay in
+/// registers.
+const SIDE_BY_SIDE: usize = 4;
 
-/// Returns the products of `S` neighbouring groups with one token.
+/// Returns the products of `S` neighbouring groups, whose columns have `BYTES` bytes, with one token.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn neighbours<const F: u8, const S: usize>(groups: &[u8], x: &[f32]) -> [[f32; ROWS]; S] {
-    let (size, column_bytes) = (groups.len() / S, if F == F32 { 4 * ROWS } else { 2 * ROWS });
+fn neighbours<const F: u8, const BYTES: usize, const S: usize>(groups: &[u8], x: &[f32]) -> [[f32; ROWS]; S] {
+    let size = groups.len() / S;
+    let mut columns: [&[[u8; BYTES]]; S] = [&[]; S];
+    for s in 0..S {
+        columns[s] = &groups[s * size..].as_chunks().0[..x.len()];
+    }
     let mut sums = [_mm256_setzero_ps(); S];
-    for (index, x) in x.iter().enumerate() {
-        let x = _mm256_set1_ps(*x);
+    for index in 0..x.len() {
+        let x = _mm256_set1_ps(x[index]);
         for s in 0..S {
-            let at = &groups[s * size + column_bytes * index..][..column_bytes];
-            sums[s] = _mm256_fmadd_ps(column::<F>(at, 0), x, sums[s]);
+            sums[s] = _mm256_fmadd_ps(column::<F>(&columns[s][index], 0), x, sums[s]);
         }
     }
     let mut values = [[0.0; ROWS]; S];
@@ -95,22 +99,26 @@ fn neighbours<const F: u8, const S: usize>(groups: &[u8], x: &[f32]) -> [[f32; R
     values
 }
 
-/// Writes the products of all groups with few tokens and few columns.
+/// Writes the products of all groups with few tokens and few columns, of `BYTES` bytes each.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn narrow<const F: u8>(weights: WeightGroups<'_>, activations: ActivationRows<'_>, tile: &mut Tile<'_>) {
+pub(crate) fn narrow<const F: u8, const BYTES: usize>(
+    weights: WeightGroups<'_>,
+    activations: ActivationRows<'_>,
+    tile: &mut Tile<'_>,
+) {
     let size = Layout::of(weights.format).group(weights.columns);
     let chunks = weights.bytes.chunks(SIDE_BY_SIDE * size);
-    let count = chunks.len();
+    let mut ahead = weights.ahead.shares(chunks.len());
     for (index, groups) in chunks.enumerate() {
-        fetch(weights.ahead.share(index, count));
+        fetch(ahead.next());
         for token in 0..activations.rows {
             let x = activations.row_floats(token);
             if groups.len() == SIDE_BY_SIDE * size {
-                let sums = neighbours::<F, SIDE_BY_SIDE>(groups, x);
+                let sums = neighbours::<F, BYTES, SIDE_BY_SIDE>(groups, x);
                 tile.put(token, SIDE_BY_SIDE * index, &sums);
             } else {
                 for (at, group) in groups.chunks_exact(size).enumerate() {
-                    let sums = neighbours::<F, 1>(group, x);
+                    let sums = neighbours::<F, BYTES, 1>(group, x);
                     tile.put(token, SIDE_BY_SIDE * index + at, &[sums[0]]);
                 }
             }

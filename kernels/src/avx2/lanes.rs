@@ -116,10 +116,10 @@ fn split_exp(x: __m256) -> (__m256, __m256i) {
     (sum, _mm256_cvtps_epi32(n))
 }
 
-/// Returns exp(x) for x ≤ 0, with relative error below 2 ulp, and 0 where it is subnormal; NaN stays NaN.
+/// Returns exp(x) for x ≤ 88, with relative error below 2 ulp, and 0 where it is subnormal; NaN stays NaN.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn exp_of_negative(x: __m256) -> __m256 {
+pub(super) fn normal_exp(x: __m256) -> __m256 {
     const SMALLEST: f32 = -87.0;
     let (sum, n) = split_exp(x);
     let scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), _mm256_slli_epi32::<23>(n)));

@@ -23,7 +23,7 @@ pub(super) fn log_sum_exp_f32(logits: &[f32]) -> f64 {
     let offset = _mm256_set1_ps(largest);
     let mut sum = _mm256_setzero_pd();
     for eight in eights {
-        let terms = lanes::exp_of_negative(_mm256_sub_ps(lanes::load(eight), offset));
+        let terms = lanes::normal_exp(_mm256_sub_ps(lanes::load(eight), offset));
         sum = _mm256_add_pd(sum, lanes::widen_and_add(terms));
     }
     f64::from(largest) + (lanes::sum_f64(sum) + exp_sum(tail, largest)).ln()

@@ -55,8 +55,9 @@ macro_rules! far_groups {
     (@ $weights:ident, $size:ident, $activations:ident, $tile:ident, $kernel:ident, [$($parameter:expr),*], $streams:literal, $tokens:literal) => {{
         let groups = $weights.bytes.len() / $size;
         let apart = groups / $streams;
+        let mut ahead = $weights.ahead.shares(apart);
         for index in 0..apart {
-            fetch($weights.ahead.share(index, apart));
+            fetch(ahead.next());
             let (places, far) = far::<$streams>($weights.bytes, $size, index, apart);
             $kernel::<$({ $parameter },)* $streams, $tokens>(places, far, $activations, 0, $tile);
         }
@@ -82,9 +83,9 @@ macro_rules! integers {
 use float::gemv as float_gemv;
 
 macro_rules! floats {
-    ($weights:ident, $activations:ident, $tile:ident, $format:ident) => {
+    ($weights:ident, $activations:ident, $tile:ident, $format:ident, $bytes:literal) => {
         if $activations.rows <= FEW && $weights.columns <= NARROW {
-            float::narrow::<$format>($weights, $activations, $tile)
+            float::narrow::<$format, $bytes>($weights, $activations, $tile)
         } else if $activations.rows <= FEW {
             far_groups!($weights, $activations, $tile, float_gemv, [$format], 4)
         } else {
@@ -96,9 +97,9 @@ macro_rules! floats {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) fn matmul(weights: WeightGroups<'_>, activations: ActivationRows<'_>, tile: &mut Tile<'_>) {
     match weights.format {
-        Format::F32 => floats!(weights, activations, tile, F32),
-        Format::F16 => floats!(weights, activations, tile, F16),
-        Format::Bf16 => floats!(weights, activations, tile, BF16),
+        Format::F32 => floats!(weights, activations, tile, F32, 32),
+        Format::F16 => floats!(weights, activations, tile, F16, 16),
+        Format::Bf16 => floats!(weights, activations, tile, BF16, 16),
         Format::Q4_0 => integers!(weights, activations, tile, Q4_0, 0, 144),
         Format::Q4_1 => integers!(weights, activations, tile, Q4_1, 0, 160),
         Format::Q5_0 => integers!(weights, activations, tile, Q5_0, 0, 176),

@@ -39,7 +39,7 @@ fn whole(row: &mut [f32; KEY_TILE], most: &mut f32) -> f32 {
     *most = most.max(lanes::largest(high));
     let (most, mut sum) = (_mm256_set1_ps(*most), _mm256_setzero_ps());
     for i in 0..KEY_TILE / 8 {
-        let exponential = lanes::exp_of_negative(_mm256_sub_ps(held[i], most));
+        let exponential = lanes::normal_exp(_mm256_sub_ps(held[i], most));
         lanes::store(&mut eights[i], exponential);
         sum = _mm256_add_ps(sum, exponential);
     }

@@ -2,7 +2,7 @@
 use std::arch::x86_64::*;
 
 use super::lanes;
-use crate::softmax::{STRETCH, SoftmaxKernels};
+use crate::softmax::SoftmaxKernels;
 
 pub(crate) const KERNELS: SoftmaxKernels = SoftmaxKernels {
     // SAFETY: these leave only inside the table, which `detect` gives out.
@@ -11,6 +11,9 @@ pub(crate) const KERNELS: SoftmaxKernels = SoftmaxKernels {
     exponentials: |x, largest| unsafe { exponentials(x, largest) },
     scale: super::activation::KERNELS.scale,
 };
+
+/// Values whose exponentials are added in f32, before the sum goes on in f64.
+pub(crate) const STRETCH: usize = 64;
 
 #[target_feature(enable = "avx2")]
 pub(super) fn largest(x: &[f32]) -> f32 {
@@ -23,6 +26,13 @@ pub(super) fn largest(x: &[f32]) -> f32 {
     tail.iter().copied().fold(lanes::largest(high), f32::max)
 }
 
+/// Returns exp(x − largest), at most exp(88). NaN passes: it is the second operand.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn relative(x: __m256, largest: __m256) -> __m256 {
+    lanes::normal_exp(_mm256_min_ps(_mm256_set1_ps(88.0), _mm256_sub_ps(x, largest)))
+}
+
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn exponentials(x: &mut [f32], largest: f32) -> f32 {
     let largest = _mm256_set1_ps(largest);
@@ -31,13 +41,13 @@ pub(super) fn exponentials(x: &mut [f32], largest: f32) -> f32 {
         let mut sum = _mm256_setzero_ps();
         let (eights, tail) = stretch.as_chunks_mut::<8>();
         for eight in eights {
-            let exponential = lanes::exp(_mm256_sub_ps(lanes::load(eight), largest));
+            let exponential = relative(lanes::load(eight), largest);
             lanes::store(eight, exponential);
             sum = _mm256_add_ps(sum, exponential);
         }
         total += f64::from(lanes::sum(sum));
         if !tail.is_empty() {
-            lanes::store_tail(tail, lanes::exp(_mm256_sub_ps(lanes::load_tail(tail), largest)));
+            lanes::store_tail(tail, relative(lanes::load_tail(tail), largest));
             total += tail.iter().map(|x| f64::from(*x)).sum::<f64>();
         }
     }

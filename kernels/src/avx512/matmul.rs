@@ -74,8 +74,9 @@ fn few<const F: u8, const HEAD: usize, const PART: usize, const M: usize>(
     let groups = weights.bytes.len() / size;
     let apart = groups / 2;
     let group = |index: usize| &weights.bytes[index * size..][..size];
+    let mut ahead = weights.ahead.shares(apart);
     for index in 0..apart {
-        avx2::matmul::fetch(weights.ahead.share(index, apart));
+        avx2::matmul::fetch(ahead.next());
         let places = [[index], [apart + index]];
         let groups = [[group(index)], [group(apart + index)]];
         if activations.bytes.is_empty() || F == Q13_0 {

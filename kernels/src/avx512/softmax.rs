@@ -2,8 +2,8 @@
 use std::arch::x86_64::*;
 
 use crate::{
-    avx2,
-    softmax::{EXP, STRETCH, SoftmaxKernels},
+    avx2::{self, softmax::STRETCH},
+    softmax::{EXP, SoftmaxKernels},
 };
 
 pub(super) const KERNELS: SoftmaxKernels = SoftmaxKernels {
