@@ -6,10 +6,7 @@ use crate::{
     arena::Claims,
     dispatch::Kernels,
     format::Format,
-    matrix::{
-        Matrix,
-        layout::{Layout, ROWS},
-    },
+    matrix::{Matrix, layout::ROWS},
     output::{Output, Tile},
     pool::{Chunks, Pool},
     scalar::matmul::FLOAT_COLUMNS,
@@ -34,6 +31,8 @@ pub(crate) struct WeightGroups<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ahead<'a> {
     parts: [&'a [u8]; PARTS],
+    /// Whether a product begins with these.
+    begins: bool,
 }
 
 /// Stretches of weights that are fetched at a time, at most.
@@ -47,29 +46,40 @@ impl<'a> Ahead<'a> {
             let (matrix, rows) = part?;
             matrix.groups(rows.start / ROWS..rows.end.min(matrix.rows()).div_ceil(ROWS))
         };
-        Self { parts: parts.map(|part| bytes(part).unwrap_or_default()) }
+        Self { parts: parts.map(|part| bytes(part).unwrap_or_default()), begins: false }
     }
 
     /// Returns what a product with some rows of a matrix reads first, so many bytes: where it begins, and halfway.
     #[must_use]
     pub fn beginning(matrix: &'a Matrix, rows: Range<usize>, bytes: usize) -> Self {
-        let groups = matrix.groups(rows.start / ROWS..rows.end.min(matrix.rows()).div_ceil(ROWS)).unwrap_or_default();
-        let size = Layout::of(matrix.format()).group(matrix.columns());
-        let (first, second) = groups.split_at(groups.len() / size.max(1) / 2 * size);
+        let rows = rows.start / ROWS..rows.end.min(matrix.rows()).div_ceil(ROWS);
+        let half = matrix.bytes_of(rows.len() / 2 * ROWS);
+        let Some((first, second)) = matrix.groups(rows).map(|groups| groups.split_at(half)) else {
+            return Self::default();
+        };
         let some = |half: &'a [u8]| &half[..half.len().min(bytes / 2)];
-        Self { parts: [some(first), some(second)] }
+        Self { parts: [some(first), some(second)], begins: true }
     }
 
-    /// Returns the bytes in so many shares, the last ones smaller or empty.
+    /// Returns the same for a tier whose products fetch what lies so many bytes ahead of them: where they begin, no
+    /// more is missing.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
+    #[inline]
+    pub(crate) fn up_to(self, bytes: usize) -> Self {
+        if !self.begins {
+            return self;
+        }
+        Self { parts: self.parts.map(|part| &part[..part.len().min(bytes)]), ..self }
+    }
+
+    /// Returns the bytes in up to so many shares, fewer where that needs no division, which takes as long as a few
+    /// products.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
     #[inline]
     pub(crate) fn shares(self, count: usize) -> Shares<'a> {
         let [first, second] = self.parts;
-        let lines = |bytes: &'a [u8]| match bytes.len() {
-            // Commonly there is nothing, and a division takes as long as a few products.
-            0 => bytes.chunks(CACHE_LINE),
-            length => bytes.chunks(length.div_ceil(count.max(1)).next_multiple_of(CACHE_LINE)),
-        };
+        let shift = count.max(1).ilog2();
+        let lines = |bytes: &'a [u8]| bytes.chunks(((bytes.len() >> shift) + 1).next_multiple_of(CACHE_LINE));
         Shares([lines(first), lines(second)])
     }
 }

@@ -67,6 +67,11 @@ pub struct Tile<'a> {
 }
 
 impl Tile<'_> {
+    /// Returns how many groups of rows it has.
+    pub(crate) fn groups(&self) -> usize {
+        self.rows().len().div_ceil(ROWS)
+    }
+
     /// Returns the rows.
     #[must_use]
     pub fn rows(&self) -> Range<usize> {
@@ -124,7 +129,7 @@ impl Tile<'_> {
     }
 
     /// Writes some groups of rows from group `group` of the tile on, as many rows as it has there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn put<const W: usize, const G: usize>(&mut self, token: usize, group: usize, values: &[[f32; W]; G]) {
         let adds = self.adds;
         let out = &mut self.token(token)[group * ROWS..];
@@ -137,7 +142,7 @@ impl Tile<'_> {
                 }
             }
             Some(out) => *out = *values,
-            None if adds => out.iter_mut().zip(values.as_flattened()).for_each(|(out, value)| *out += value),
+            None if adds => add_some(values.as_flattened(), out),
             None => copy_some(values.as_flattened(), out),
         }
     }
@@ -148,6 +153,13 @@ impl Tile<'_> {
 #[inline(never)]
 fn copy_some(from: &[f32], to: &mut [f32]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+}
+
+/// Adds as many, likewise.
+#[cold]
+#[inline(never)]
+fn add_some(from: &[f32], to: &mut [f32]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }
 
 #[cfg(test)]

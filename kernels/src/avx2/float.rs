@@ -2,6 +2,7 @@
 use std::arch::x86_64::*;
 
 use super::{
+    gemv::FETCHED,
     matmul::fetch,
     vectors::{floats, halves, load_sums, store_sums, upper_halves},
 };
@@ -108,7 +109,7 @@ pub(crate) fn narrow<const F: u8, const BYTES: usize>(
 ) {
     let size = Layout::of(weights.format).group(weights.columns);
     let chunks = weights.bytes.chunks(SIDE_BY_SIDE * size);
-    let mut ahead = weights.ahead.shares(chunks.len());
+    let mut ahead = weights.ahead.up_to(FETCHED).shares(tile.groups().div_ceil(SIDE_BY_SIDE));
     for (index, groups) in chunks.enumerate() {
         fetch(ahead.next());
         for token in 0..activations.rows {

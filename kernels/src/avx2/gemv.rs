@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// So many bytes before they are multiplied, weights are fetched.
-const FETCHED: usize = 1536;
+pub(crate) const FETCHED: usize = 1536;
 
 /// Sums of `S` groups and `M` tokens.
 type Products<const S: usize, const M: usize> = [[__m256i; M]; S];

@@ -5,7 +5,7 @@ use super::{
     byte_gemm,
     float::{self, BF16, F16, F32},
     gemm::{gemm, gemm_any},
-    gemv::gemv,
+    gemv::{FETCHED, gemv},
     part::{Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q13_0},
 };
 use crate::{
@@ -53,9 +53,9 @@ macro_rules! far_groups {
         }
     }};
     (@ $weights:ident, $size:ident, $activations:ident, $tile:ident, $kernel:ident, [$($parameter:expr),*], $streams:literal, $tokens:literal) => {{
-        let groups = $weights.bytes.len() / $size;
+        let groups = $tile.groups();
         let apart = groups / $streams;
-        let mut ahead = $weights.ahead.shares(apart);
+        let mut ahead = $weights.ahead.up_to(FETCHED).shares(apart);
         for index in 0..apart {
             fetch(ahead.next());
             let (places, far) = far::<$streams>($weights.bytes, $size, index, apart);

@@ -71,7 +71,7 @@ fn few<const F: u8, const HEAD: usize, const PART: usize, const M: usize>(
     tile: &mut Tile<'_>,
 ) {
     let size = Layout::of(weights.format).group(weights.columns);
-    let groups = weights.bytes.len() / size;
+    let groups = tile.groups();
     let apart = groups / 2;
     let group = |index: usize| &weights.bytes[index * size..][..size];
     let mut ahead = weights.ahead.shares(apart);

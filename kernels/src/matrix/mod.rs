@@ -232,6 +232,12 @@ impl Matrix {
         }
     }
 
+    /// Returns how many bytes a product with so many rows of it reads.
+    #[must_use]
+    pub fn bytes_of(&self, rows: usize) -> usize {
+        Layout::of(self.format).group(self.columns) * rows.div_ceil(ROWS)
+    }
+
     /// Returns the class of activations this matrix is multiplied with.
     #[must_use]
     pub fn activation_class(&self) -> ActivationClass {

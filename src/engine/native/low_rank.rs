@@ -70,7 +70,7 @@ impl<'a> Additions<'a> {
     ) {
         for (run, (rows, packed)) in self.runs().enumerate() {
             let Some(part) = &packed.parts[slot] else { continue };
-            let ahead = following.beginning(part.b.bytes() / part.b.rows().max(1) * outputs.len());
+            let ahead = following.beginning(part.b.bytes_of(outputs.len()));
             kernels.matmul_adding(&part.b, outputs.clone(), reduced.of(run, slot), tile, rows.clone(), ahead);
             let Some(factors) = &part.factors else { continue };
             for row in rows {
