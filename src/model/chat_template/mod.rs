@@ -17,8 +17,9 @@ use serde_json::Value as Json;
 
 use super::{tokenizer::Tokenizer, weights};
 
-/// Most bytes of a template; the longest known has 20 KB.
-const MAX_TEMPLATE_BYTES: usize = 1 << 18;
+/// Most bytes of a template; the longest known has 20 KB. minijinja folds constants in time that grows with the square
+/// of an expression's length: a template that is one expression of this length takes it about a second.
+const MAX_TEMPLATE_BYTES: usize = 1 << 16;
 /// Most bytes of a rendered conversation.
 const MAX_OUTPUT_BYTES: usize = 1 << 25;
 /// Instructions, and units of 64 bytes of data, a rendering may take: a quarter of a second, and a hundred
