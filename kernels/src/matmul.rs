@@ -85,7 +85,6 @@ impl<'a> Ahead<'a> {
 }
 
 /// What is [`Ahead`], share by share.
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 fetches"))]
 pub(crate) struct Shares<'a>([slice::Chunks<'a, u8>; PARTS]);
 
 impl<'a> Shares<'a> {

@@ -19,7 +19,7 @@ pub(crate) mod panel;
 pub(crate) mod part;
 mod probe;
 mod rope;
-mod soften;
+pub(crate) mod soften;
 pub(crate) mod softmax;
 pub(crate) mod tiles;
 pub(crate) mod vectors;

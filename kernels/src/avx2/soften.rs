@@ -8,10 +8,17 @@ use super::{
 };
 use crate::attention::{Cached, KEY_TILE, Softening};
 
-/// Does what [`crate::attention::Soften`] says. Rows that are whole stay in registers from their
-/// largest score to their sum.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn soften(scores: &mut [f32], count: usize, states: Softening<'_>, ahead: Cached<'_>) {
+/// Does what [`crate::attention::Soften`] says, given what turns a whole row of scores and a part of one to weights,
+/// makes the largest so far theirs, and returns their sum.
+#[inline(always)]
+pub(crate) fn rows(
+    scores: &mut [f32],
+    count: usize,
+    states: Softening<'_>,
+    ahead: Cached<'_>,
+    whole: impl Fn(&mut [f32; KEY_TILE], &mut f32) -> f32,
+    some: impl Fn(&mut [f32], &mut f32) -> f32,
+) {
     let Softening { largest: most, totals, factors } = states;
     let mut ahead = Ahead::new(ahead, factors.len());
     let rows = scores.as_chunks_mut::<KEY_TILE>().0.iter_mut();
@@ -22,6 +29,12 @@ pub(super) fn soften(scores: &mut [f32], count: usize, states: Softening<'_>, ah
         *factor = Softening::factor(before, *most);
         *total = *total * *factor + sum;
     }
+}
+
+/// Softens rows; those that are whole stay in registers from their largest score to their sum.
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn soften(scores: &mut [f32], count: usize, states: Softening<'_>, ahead: Cached<'_>) {
+    rows(scores, count, states, ahead, |row, most| whole(row, most), |row, most| some(row, most));
 }
 
 /// Turns scores to weights and returns their sum; `most` becomes the largest so far.

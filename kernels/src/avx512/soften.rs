@@ -7,23 +7,13 @@ use super::{
 };
 use crate::{
     attention::{Cached, KEY_TILE, Softening},
-    avx2::ahead::Ahead,
+    avx2::soften::rows,
 };
 
-/// Does what [`crate::attention::Soften`] says. Rows that are whole stay in registers from their
-/// largest score to their sum.
+/// Softens rows; those that are whole stay in registers from their largest score to their sum.
 #[target_feature(enable = "avx512f")]
 pub(super) fn soften(scores: &mut [f32], count: usize, states: Softening<'_>, ahead: Cached<'_>) {
-    let Softening { largest: most, totals, factors } = states;
-    let mut ahead = Ahead::new(ahead, factors.len());
-    let rows = scores.as_chunks_mut::<KEY_TILE>().0.iter_mut();
-    for (((row, most), total), factor) in rows.zip(most).zip(totals).zip(factors) {
-        ahead.step();
-        let before = *most;
-        let sum = if count == KEY_TILE { whole(row, most) } else { some(&mut row[..count], most) };
-        *factor = Softening::factor(before, *most);
-        *total = *total * *factor + sum;
-    }
+    rows(scores, count, states, ahead, |row, most| whole(row, most), |row, most| some(row, most));
 }
 
 /// Turns scores to weights and returns their sum; `most` becomes the largest so far.

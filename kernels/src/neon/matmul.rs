@@ -30,7 +30,7 @@ macro_rules! far_groups {
         }
     }};
     (@ $weights:ident, $size:ident, $activations:ident, $tile:ident, $kernel:path, $parameters:tt, $streams:literal, $tokens:literal) => {{
-        let groups = $weights.bytes.len() / $size;
+        let groups = $tile.groups();
         let apart = groups / $streams;
         for index in 0..apart {
             let (places, far) = far::<$streams>($weights.bytes, $size, index, apart);
