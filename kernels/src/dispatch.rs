@@ -40,7 +40,6 @@ impl Tier {
 #[derive(Debug)]
 pub struct Kernels {
     pub(crate) tier: Tier,
-    pub(crate) log_sum_exp_f32: fn(&[f32]) -> f64,
     pub(crate) norm: NormKernels,
     pub(crate) rope: RopeKernels,
     pub(crate) activation: ActivationKernels,
@@ -62,12 +61,6 @@ impl Kernels {
     #[must_use]
     pub fn tier(&self) -> Tier {
         self.tier
-    }
-
-    /// Returns `ln Σ exp(logits[i])`, as [`crate::log_sum_exp_f32`] does.
-    #[must_use]
-    pub fn log_sum_exp_f32(&self, logits: &[f32]) -> f64 {
-        (self.log_sum_exp_f32)(logits)
     }
 }
 

@@ -10,20 +10,37 @@ pub(crate) const EXP: [f32; 7] = [0.001_383_684_6, 0.008_374_816, 0.041_668_225,
 pub(crate) struct SoftmaxKernels {
     /// Returns the largest value, NaN left out; negative infinity of none.
     pub(crate) largest: fn(&[f32]) -> f32,
-    /// Replaces each x by `exp(x − largest)` and returns their sum.
+    /// Replaces each x by `exp(x − largest)` and returns their sum; relative error at most 1e-6, below the smallest
+    /// normal number 0 may come. NaN anywhere makes the sum NaN; no x should be much above, for exponentials overflow.
     pub(crate) exponentials: fn(&mut [f32], f32) -> f32,
+    /// Returns `Σ exp(x − largest)`, where no x is above it; NaN where one is.
+    pub(crate) exponential_sum: fn(&[f32], f32) -> f64,
     pub(crate) scale: fn(&mut [f32], f32),
 }
 
 impl Kernels {
-    /// Replaces each x by `exp(x − largest)` and returns the sum of these.
+    /// Returns `Σ exp(x − largest)`.
     ///
     /// # Numerics
     ///
-    /// Relative error at most 1e-6; below the smallest normal number, 1.2e-38, 0 may come. NaN anywhere makes the sum
-    /// NaN; `largest` should be finite and not much below any x, for exponentials overflow.
-    pub fn exponentials(&self, x: &mut [f32], largest: f32) -> f32 {
-        (self.softmax.exponentials)(x, largest)
+    /// Added up in f64, in the vector tiers some at a time in f32; relative error at most 1e-6, where `largest` is
+    /// finite and no x above it. NaN anywhere gives NaN.
+    #[must_use]
+    pub fn exponential_sum(&self, x: &[f32], largest: f32) -> f64 {
+        (self.softmax.exponential_sum)(x, largest)
+    }
+
+    /// Returns `ln Σ exp(logits[i])`, as [`crate::log_sum_exp_f32`] does.
+    #[must_use]
+    pub fn log_sum_exp_f32(&self, logits: &[f32]) -> f64 {
+        let largest = (self.softmax.largest)(logits);
+        if largest.is_finite() {
+            f64::from(largest) + self.exponential_sum(logits, largest).ln()
+        } else if logits.iter().any(|x| x.is_nan()) {
+            f64::NAN
+        } else {
+            f64::from(largest)
+        }
     }
 
     /// Replaces each row by its softmax, `exp(x[i]) / Σ exp(x[j])`.

@@ -126,6 +126,35 @@ pub(super) fn normal_exp(x: __m256) -> __m256 {
     _mm256_and_ps(scaled, _mm256_cmp_ps::<_CMP_NLT_UQ>(x, _mm256_set1_ps(SMALLEST)))
 }
 
+/// Returns exp(x) for x ≤ 0, of several vectors side by side, with relative error below 1e-7 and 3e-9 times |x|; where it
+/// would be subnormal, something as small comes. NaN stays NaN.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn exp_of_negative<const N: usize>(mut x: [__m256; N]) -> [__m256; N] {
+    const SMALLEST: f32 = -87.0;
+    // A number is whole beside this one, and stands in the last bits of their sum.
+    let shift = _mm256_set1_ps(12_582_912.0);
+    let (mut n, mut sum) = (x, [_mm256_set1_ps(EXP[0]); N]);
+    for i in 0..N {
+        // NaN passes: it is the second operand.
+        x[i] = _mm256_max_ps(_mm256_set1_ps(SMALLEST), x[i]);
+        n[i] = _mm256_fmadd_ps(x[i], _mm256_set1_ps(std::f32::consts::LOG2_E), shift);
+    }
+    for i in 0..N {
+        x[i] = _mm256_fnmadd_ps(_mm256_sub_ps(n[i], shift), _mm256_set1_ps(std::f32::consts::LN_2), x[i]);
+    }
+    for coefficient in &EXP[1..] {
+        for i in 0..N {
+            sum[i] = _mm256_fmadd_ps(sum[i], x[i], _mm256_set1_ps(*coefficient));
+        }
+    }
+    for i in 0..N {
+        let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(n[i]));
+        sum[i] = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum[i]), power));
+    }
+    sum
+}
+
 /// Returns exp(x) within 2 ulp, subnormal results included; overflow gives infinity, NaN stays NaN.
 ///
 /// 2^n is multiplied in as two factors, which reach the whole range.

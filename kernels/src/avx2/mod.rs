@@ -11,7 +11,6 @@ mod gemm;
 pub(crate) mod gemv;
 mod half;
 mod lanes;
-mod log_sum_exp;
 pub(crate) mod matmul;
 pub(crate) mod nearest;
 mod norm;
@@ -29,7 +28,6 @@ use crate::dispatch::{Kernels, Tier};
 pub(crate) static KERNELS: Kernels = Kernels {
     tier: Tier::Avx2,
     // SAFETY: this table is private and leaves only through `detect`, which has seen the features.
-    log_sum_exp_f32: |logits| unsafe { log_sum_exp::log_sum_exp_f32(logits) },
     norm: norm::KERNELS,
     rope: rope::KERNELS,
     activation: activation::KERNELS,

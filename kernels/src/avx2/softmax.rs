@@ -2,13 +2,15 @@
 use std::arch::x86_64::*;
 
 use super::lanes;
-use crate::softmax::SoftmaxKernels;
+use crate::{scalar, softmax::SoftmaxKernels};
 
 pub(crate) const KERNELS: SoftmaxKernels = SoftmaxKernels {
     // SAFETY: these leave only inside the table, which `detect` gives out.
     largest: |x| unsafe { largest(x) },
     // SAFETY: as above.
     exponentials: |x, largest| unsafe { exponentials(x, largest) },
+    // SAFETY: as above.
+    exponential_sum: |x, largest| unsafe { exponential_sum(x, largest) },
     scale: super::activation::KERNELS.scale,
 };
 
@@ -52,4 +54,30 @@ pub(super) fn exponentials(x: &mut [f32], largest: f32) -> f32 {
         }
     }
     total as f32
+}
+
+/// Vectors whose exponentials are computed side by side: each step of one waits for the one before.
+const SIDE_BY_SIDE: usize = 4;
+
+#[target_feature(enable = "avx2,fma")]
+fn exponential_sum(x: &[f32], largest: f32) -> f64 {
+    let (stretches, tail) = x.as_chunks::<STRETCH>();
+    let offset = _mm256_set1_ps(largest);
+    let mut total = _mm256_setzero_pd();
+    for stretch in stretches {
+        let mut sums = [_mm256_setzero_ps(); SIDE_BY_SIDE];
+        for eights in stretch.as_chunks::<8>().0.as_chunks::<SIDE_BY_SIDE>().0 {
+            let mut differences = sums;
+            for i in 0..SIDE_BY_SIDE {
+                differences[i] = _mm256_sub_ps(lanes::load(&eights[i]), offset);
+            }
+            let terms = lanes::exp_of_negative(differences);
+            for i in 0..SIDE_BY_SIDE {
+                sums[i] = _mm256_add_ps(sums[i], terms[i]);
+            }
+        }
+        let [a, b, c, d] = sums;
+        total = _mm256_add_pd(total, lanes::widen_and_add(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d))));
+    }
+    lanes::sum_f64(total) + scalar::exponential_sum(tail, largest)
 }

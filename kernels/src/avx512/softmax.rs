@@ -3,6 +3,7 @@ use std::arch::x86_64::*;
 
 use crate::{
     avx2::{self, softmax::STRETCH},
+    scalar,
     softmax::{EXP, SoftmaxKernels},
 };
 
@@ -11,6 +12,8 @@ pub(super) const KERNELS: SoftmaxKernels = SoftmaxKernels {
     largest: |x| unsafe { largest(x) },
     // SAFETY: as above.
     exponentials: |x, largest| unsafe { exponentials(x, largest) },
+    // SAFETY: as above.
+    exponential_sum: |x, largest| unsafe { exponential_sum(x, largest) },
     ..avx2::softmax::KERNELS
 };
 
@@ -68,4 +71,19 @@ pub(super) fn exponentials(x: &mut [f32], largest: f32) -> f32 {
         total += f64::from(_mm512_reduce_add_ps(sum));
     }
     total as f32
+}
+
+#[target_feature(enable = "avx512f")]
+fn exponential_sum(x: &[f32], largest: f32) -> f64 {
+    let (stretches, tail) = x.as_chunks::<STRETCH>();
+    let offset = _mm512_set1_ps(largest);
+    let mut total = 0.0;
+    for stretch in stretches {
+        let mut sum = _mm512_setzero_ps();
+        for x in stretch.as_chunks::<16>().0 {
+            sum = _mm512_add_ps(sum, exp(_mm512_sub_ps(load(x), offset)));
+        }
+        total += f64::from(_mm512_reduce_add_ps(sum));
+    }
+    total + scalar::exponential_sum(tail, largest)
 }

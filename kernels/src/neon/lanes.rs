@@ -92,15 +92,15 @@ fn split_exp(x: float32x4_t) -> (float32x4_t, float32x4_t) {
     (n, sum)
 }
 
-/// Returns exp(x) for x ≤ 0, with relative error below 2 ulp, and 0 where it is subnormal.
+/// Returns exp(x) for x ≤ 0, with relative error below 2 ulp, and 0 where it is subnormal; NaN stays NaN.
 #[target_feature(enable = "neon")]
 pub(super) fn exp_of_negative(x: float32x4_t) -> float32x4_t {
     const SMALLEST: f32 = -87.0;
     let (n, sum) = split_exp(x);
     let exponent = vshlq_n_s32::<23>(vcvtq_s32_f32(n));
     let scaled = vaddq_s32(vreinterpretq_s32_f32(sum), exponent);
-    let in_range = vcgeq_f32(x, vdupq_n_f32(SMALLEST));
-    vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_s32(scaled), in_range))
+    let below = vcltq_f32(x, vdupq_n_f32(SMALLEST));
+    vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_s32(scaled), below))
 }
 
 /// Returns exp(x) within 2 ulp, subnormal results included; overflow gives infinity, NaN stays NaN.

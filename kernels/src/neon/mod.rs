@@ -13,7 +13,6 @@ mod gemm;
 mod gemv;
 mod half;
 mod lanes;
-mod log_sum_exp;
 mod matmul;
 mod norm;
 mod panel;
@@ -50,7 +49,6 @@ const fn with(matmul: MatmulKernel, multiply_add_pairs: fn(usize) -> i32) -> Ker
     Kernels {
         tier: Tier::Neon,
         // SAFETY: the tables made of this leave only through `detect`, which has seen the feature.
-        log_sum_exp_f32: |logits| unsafe { log_sum_exp::log_sum_exp_f32(logits) },
         norm: norm::KERNELS,
         rope: rope::KERNELS,
         activation: activation::KERNELS,

@@ -2,13 +2,15 @@
 use std::arch::aarch64::*;
 
 use super::lanes;
-use crate::softmax::SoftmaxKernels;
+use crate::{scalar, softmax::SoftmaxKernels};
 
 pub(super) const KERNELS: SoftmaxKernels = SoftmaxKernels {
     // SAFETY: these leave only inside the table, which `detect` gives out.
     largest: |x| unsafe { largest(x) },
     // SAFETY: as above.
     exponentials: |x, largest| unsafe { exponentials(x, largest) },
+    // SAFETY: as above.
+    exponential_sum: |x, largest| unsafe { exponential_sum(x, largest) },
     scale: super::activation::KERNELS.scale,
 };
 
@@ -36,4 +38,16 @@ fn exponentials(x: &mut [f32], largest: f32) -> f32 {
         total += tail.iter().map(|x| f64::from(*x)).sum::<f64>();
     }
     total as f32
+}
+
+#[target_feature(enable = "neon")]
+fn exponential_sum(x: &[f32], largest: f32) -> f64 {
+    let (fours, tail) = x.as_chunks::<4>();
+    let offset = vdupq_n_f32(largest);
+    let mut sum = vdupq_n_f64(0.0);
+    for four in fours {
+        let terms = lanes::exp_of_negative(vsubq_f32(lanes::load(four), offset));
+        sum = vaddq_f64(sum, lanes::widen_and_add(terms));
+    }
+    vaddvq_f64(sum) + scalar::exponential_sum(tail, largest)
 }

@@ -3,7 +3,6 @@ mod activation;
 mod attention;
 pub(crate) mod codes;
 mod half;
-mod log_sum_exp;
 pub(crate) mod matmul;
 mod nearest;
 mod norm;
@@ -16,7 +15,6 @@ use crate::dispatch::{Kernels, Tier};
 
 pub(crate) static KERNELS: Kernels = Kernels {
     tier: Tier::Scalar,
-    log_sum_exp_f32: log_sum_exp::log_sum_exp_f32,
     norm: norm::KERNELS,
     rope: rope::KERNELS,
     activation: activation::KERNELS,
@@ -39,8 +37,8 @@ pub(crate) use {
     activation::{ERFC, GELU_CUBIC, GELU_LINEAR},
     attention::transpose as transpose_keys,
     half::{KERNELS as HALF, widen as widen_half},
-    log_sum_exp::{Largest, exp_sum},
     nearest::KERNELS as NEAREST,
     norm::inverse_root,
     rope::rotate_pair,
+    softmax::exponential_sum,
 };

@@ -4,6 +4,7 @@ use crate::softmax::SoftmaxKernels;
 pub(crate) const KERNELS: SoftmaxKernels = SoftmaxKernels {
     largest: |x| x.iter().copied().fold(f32::NEG_INFINITY, f32::max),
     exponentials,
+    exponential_sum,
     scale: super::activation::KERNELS.scale,
 };
 
@@ -14,4 +15,8 @@ fn exponentials(x: &mut [f32], largest: f32) -> f32 {
         sum += f64::from(*x);
     }
     sum as f32
+}
+
+pub(crate) fn exponential_sum(x: &[f32], largest: f32) -> f64 {
+    x.iter().map(|x| (f64::from(*x) - f64::from(largest)).exp()).sum()
 }

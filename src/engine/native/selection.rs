@@ -6,9 +6,8 @@ use ruvlab_kernels::{Claims, Kernels, Output, Tile};
 use super::products::room;
 use crate::model::sampler::TopK;
 
-/// Rows of the head that are computed before they are looked through: numbers that stay in a core's cache, and
-/// so many that reading the weights, which starts over with each piece, does not notice.
-const ROWS: usize = 16_384;
+/// Rows of the head that are computed before they are looked through: numbers that stay in a core's cache.
+const ROWS: usize = 4096;
 
 /// What a thread keeps.
 #[derive(Default)]
@@ -62,11 +61,8 @@ impl Selection {
             for (position, normaliser) in self.normalisers.iter_mut().enumerate() {
                 let logits = tile.token(position);
                 let more = match self.lists[position].entries().ok().and_then(<[_]>::first) {
-                    // In place, which leaves no logits.
-                    Some((_, largest)) if output.is_none() => {
-                        f64::from(*largest) + f64::from(kernels.exponentials(logits, *largest)).ln()
-                    }
-                    _ => kernels.log_sum_exp_f32(logits),
+                    Some((_, largest)) => f64::from(*largest) + kernels.exponential_sum(logits, *largest).ln(),
+                    None => kernels.log_sum_exp_f32(logits),
                 };
                 *normaliser = log_sum(*normaliser, more);
             }

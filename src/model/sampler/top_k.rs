@@ -6,7 +6,7 @@ use super::SamplerError;
 /// Logits that are compared at once: a multiple of every vector's length.
 const LANES: usize = 16;
 
-/// Stretches of many logits whose greatest are looked at first.
+/// Stretches of many logits whose greatest are looked at first, at most.
 const STRETCHES: usize = 256;
 
 /// The k greatest logits of one position, greatest first; of equal ones, the lower token first.
@@ -99,14 +99,17 @@ impl TopK {
         }
     }
 
-    /// Returns what a logit must not be below to be among the k greatest of so many that it is worth to know
-    /// before most of them are put in their places for nothing: of k stretches, the greatest are not below.
+    /// Returns what a logit must not be below to be among the k greatest, where nothing else says so yet and it is
+    /// worth to know before most of them are put in their places for nothing: of k stretches, the greatest are not
+    /// below.
     fn bound(&self, logits: &[f32]) -> f32 {
-        let stretch = (logits.len() / STRETCHES).next_multiple_of(LANES);
-        if stretch < 2 * LANES || !(2..=STRETCHES / 4).contains(&self.k) {
+        let stretch = (logits.len() / STRETCHES).next_multiple_of(LANES).max(2 * LANES);
+        let stretches = logits.len().div_ceil(stretch);
+        if self.entries.len() == self.k || !(2..=stretches / 4).contains(&self.k) {
             return f32::NEG_INFINITY;
         }
         let mut of_stretches = [f32::NEG_INFINITY; STRETCHES];
+        let of_stretches = &mut of_stretches[..stretches];
         of_stretches.iter_mut().zip(logits.chunks(stretch)).for_each(|(of, stretch)| *of = greatest(stretch));
         *of_stretches.select_nth_unstable_by(self.k - 1, |a, b| b.total_cmp(a)).1
     }
