@@ -19,6 +19,7 @@ use ruvlab::{
     metrics::stats::mean_interval,
     model::{
         sampler::{Sampler, Sampling},
+        source::locate::{Fetch, Locator},
         weights::Weights,
     },
 };
@@ -114,7 +115,7 @@ fn compare(name: &str, engine: &mut dyn LanguageModel, with: With<'_>) -> Result
 }
 
 fn measure(source: &str) -> Result<(), Failure> {
-    let weights = Weights::open(source)?;
+    let weights = Weights::open(&Locator::new(Fetch::Allowed, |_| {}).locate(source, None)?.path)?;
     let kind = EngineKind::Native(engine::select(engine::setting().as_deref())?.tier());
     let mut engine = engine::load(kind, &weights, Some(256))?;
     let spec = weights.spec().clone();

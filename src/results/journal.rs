@@ -240,6 +240,14 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    /// Closing the file is not enough: a process that is being started has it open, too, until it runs its program.
+    fn drop(&mut self) {
+        // Nothing could be done about an error, and the lock ends with the last who has the file open.
+        let _ = self.file.unlock();
+    }
+}
+
 fn lock(path: &Path, file: &File) -> Result<(), JournalError> {
     file.try_lock().map_err(|error| match error {
         TryLockError::WouldBlock => JournalError::Locked(path.to_owned()),

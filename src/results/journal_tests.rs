@@ -86,6 +86,18 @@ fn cut_anywhere_every_earlier_line_is_read_and_appending_goes_on() {
 }
 
 #[test]
+fn the_lock_ends_with_the_journal_though_a_process_being_started_has_its_file_open() {
+    let (_directory, path) = place();
+    let journal = Journal::create(&path).unwrap();
+    // What a fork gives a child, which then has it until it runs its program.
+    let inherited = journal.file.try_clone().unwrap();
+    assert!(matches!(Journal::open(&path), Err(JournalError::Locked(_))));
+    drop(journal);
+    Journal::open(&path).unwrap();
+    drop(inherited);
+}
+
+#[test]
 fn garbage_between_lines_is_named_and_loses_nothing_else() {
     let (_directory, path) = place();
     let events = written(&path);

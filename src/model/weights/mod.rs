@@ -175,9 +175,9 @@ impl Weights {
         } else if source.starts_with("builtin:") {
             return refuse("there is no such built-in model (there is builtin:pico)");
         } else if source.starts_with("hf:") {
-            return refuse("`ruvlab download` brings it; what it names then is a path");
+            return refuse("it is on the hub; get it with `ruvlab download`, and name the path that it prints");
         } else if source.starts_with("synthetic:") {
-            return refuse("`ruvlab download` writes it; what it names then is a path");
+            return refuse("it is not written yet; do that with `ruvlab download`, and name the path that it prints");
         } else if path.is_dir() {
             safetensors::open(path)?
         } else if source.ends_with(".safetensors.index.json") {
