@@ -1,5 +1,5 @@
 //! A step's way: the gradient of a request's loss by the tokens it is about, where to go, and going there.
-use super::{CAME, EPSILON, MicroLora, NONE, PRIOR, RANK, Request, Rule};
+use super::{CAME, EPSILON, MicroLora, NONE, PRIOR, RANK, Request, Rule, Settings};
 
 impl MicroLora {
     /// Multiplies what B was shrunk by into it.
@@ -14,56 +14,61 @@ impl MicroLora {
 
     /// Gives every token of the request a slot, with its row of B.
     pub(super) fn gather(&mut self, request: &Request) {
-        self.tokens.clear();
-        self.rows.clear();
-        self.history_before.clear();
-        self.slots.clear();
-        for token in request.tokens() {
-            let slot = &mut self.slot_of[*token as usize];
-            if *slot == NONE {
-                *slot = self.tokens.len() as u32;
-                self.tokens.push(*token);
-                self.rows.push(self.b[*token as usize]);
-                self.history_before.push(self.history[*token as usize]);
+        let all = request.tokens();
+        self.tokens.resize(all.len(), 0);
+        self.slots.resize(all.len(), 0);
+        let (tokens, slot_of) = (&mut self.tokens[..], &mut self.slot_of[..]);
+        let mut count = 0;
+        let (width, last) = (request.width(), request.top_k());
+        for (all, slots) in all.chunks_exact(width).zip(self.slots.chunks_exact_mut(width)) {
+            for (token, to) in all.iter().zip(&mut *slots).take(last + 1) {
+                let slot = &mut slot_of[*token as usize];
+                // Whether it is new is anybody's guess, so that nothing branches on it.
+                let is_new = *slot == NONE;
+                *slot = if is_new { count as u32 } else { *slot };
+                *to = *slot;
+                tokens[count] = *token;
+                count += usize::from(is_new);
             }
-            self.slots.push(*slot);
+            // Behind the likeliest stands the token that came, and again to the end.
+            let came = slots[last];
+            slots[last..].fill(came);
         }
-        for token in &self.tokens {
-            self.slot_of[*token as usize] = NONE;
-        }
+        self.tokens.truncate(count);
+        self.tokens.iter().for_each(|token| slot_of[*token as usize] = NONE);
+        self.rows.clear();
+        self.rows.extend(self.tokens.iter().map(|token| self.b[*token as usize]));
+        self.history_before.clear();
+        self.history_before.extend(self.tokens.iter().map(|token| self.history[*token as usize]));
     }
 
     /// Fills in the gradient of the weighted mean loss, by slot; with [`Rule::Newton`] the curvature of the sum,
     /// too.
     pub(super) fn differentiate(&mut self, request: &Request, weight: f32) {
-        let factor = weight * self.settings.scale / request.len() as f32;
+        let Settings { scale, rule, .. } = self.settings;
+        let (of_gradient, of_curvature) = (weight * scale / request.len() as f32, weight.abs() * scale * scale);
         self.gradient.clear();
         self.gradient.resize(self.tokens.len(), [0.0; RANK]);
-        let width = request.width();
-        let positions = self.slots.chunks_exact(width).zip(request.errors().chunks_exact(width));
-        for ((slots, errors), projected) in positions.zip(request.projected()) {
-            let [first, second] = projected.map(|value| value * factor);
-            for (slot, error) in slots.iter().zip(errors) {
-                let row = &mut self.gradient[*slot as usize];
-                row[0] += error * first;
-                row[1] += error * second;
-            }
-        }
-        if self.settings.rule != Rule::Newton {
-            return;
-        }
         self.curvature.clear();
         self.curvature.resize(self.tokens.len(), [0.0; RANK]);
-        let factor = weight.abs() * self.settings.scale * self.settings.scale;
+        let (gradient, curvature) = (&mut self.gradient[..], &mut self.curvature[..]);
+        let width = request.width();
         let positions = self.slots.chunks_exact(width).zip(request.errors().chunks_exact(width));
         let positions = positions.zip(request.probabilities().chunks_exact(width)).zip(request.projected());
         for (((slots, errors), probabilities), projected) in positions {
-            let [first, second] = projected.map(|value| value * value * factor);
-            for ((slot, error), probability) in slots.iter().zip(errors).zip(probabilities) {
-                let between = probability - CAME * error;
-                let row = &mut self.curvature[*slot as usize];
-                row[0] += between * first;
-                row[1] += between * second;
+            let first = projected.map(|value| value * of_gradient);
+            let second = projected.map(|value| value * value * of_curvature);
+            // Behind the token that came there is nothing.
+            for ((slot, error), probability) in slots.iter().zip(errors).zip(probabilities).take(request.top_k() + 1) {
+                let row = &mut gradient[*slot as usize];
+                row[0] += error * first[0];
+                row[1] += error * first[1];
+                if rule == Rule::Newton {
+                    let between = probability - CAME * error;
+                    let row = &mut curvature[*slot as usize];
+                    row[0] += between * second[0];
+                    row[1] += between * second[1];
+                }
             }
         }
     }
@@ -72,11 +77,10 @@ impl MicroLora {
     pub(super) fn aim(&mut self, tokens: f32) {
         self.direction.clear();
         self.direction.extend_from_slice(&self.gradient);
-        let rows = self.tokens.iter().zip(&mut self.direction);
         match self.settings.rule {
             Rule::Sgd => {}
             Rule::AdaGrad => {
-                for (token, row) in rows {
+                for (token, row) in self.tokens.iter().zip(&mut self.direction) {
                     let [squares, _] = &mut self.history[*token as usize];
                     *squares += row[0] * row[0] + row[1] * row[1];
                     let factor = 1.0 / (squares.sqrt() + EPSILON);
@@ -86,14 +90,17 @@ impl MicroLora {
             Rule::Newton => {
                 // A scale of zero has no gradient either.
                 let prior = (PRIOR * self.settings.scale * self.settings.scale).max(f32::MIN_POSITIVE);
-                for ((token, row), curvature) in rows.zip(&self.curvature) {
-                    let history = &mut self.history[*token as usize];
-                    let protected = &self.protected[*token as usize];
-                    for (((value, sum), more), protected) in row.iter_mut().zip(history).zip(curvature).zip(protected) {
-                        *sum += more;
-                        *value *= tokens / (prior + protected + *sum);
-                    }
+                let (history, protected) = (&mut self.history[..], &self.protected[..]);
+                let before = self.tokens.iter().zip(&self.history_before);
+                for ((token, before), curvature) in before.zip(&mut self.curvature) {
+                    let sums = [before[0] + curvature[0], before[1] + curvature[1]];
+                    history[*token as usize] = sums;
+                    let protected = protected.get(*token as usize).unwrap_or(&[0.0; RANK]);
+                    *curvature = [prior + protected[0] + sums[0], prior + protected[1] + sums[1]];
                 }
+                // Divisions side by side.
+                let values = self.direction.as_flattened_mut().iter_mut();
+                values.zip(self.curvature.as_flattened()).for_each(|(value, curvature)| *value *= tokens / curvature);
             }
         }
     }
@@ -102,15 +109,18 @@ impl MicroLora {
     pub(super) fn descend(&mut self, size: f32) {
         let size = size / self.shrink;
         let squared = |row: &[f32; RANK]| f64::from(row[0] * row[0] + row[1] * row[1]);
+        let (b, has_moved) = (&mut self.b[..], &mut self.has_moved[..]);
+        let mut grown = 0.0;
         for ((token, before), direction) in self.tokens.iter().zip(&self.rows).zip(&self.direction) {
-            if !std::mem::replace(&mut self.has_moved[*token as usize], true) {
+            if !std::mem::replace(&mut has_moved[*token as usize], true) {
                 self.moved.push(*token);
             }
-            let row = &mut self.b[*token as usize];
+            let row = &mut b[*token as usize];
             row[0] -= size * direction[0];
             row[1] -= size * direction[1];
-            self.squared_norm += squared(row) - squared(before);
+            grown += squared(row) - squared(before);
         }
+        self.squared_norm += grown;
         let norm = self.norm();
         let most = f64::from(self.settings.max_norm);
         if norm > most {

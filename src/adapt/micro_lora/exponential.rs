@@ -17,14 +17,21 @@ pub(super) fn exp_minus_one(x: f32) -> f32 {
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = if x > LARGEST { LARGEST } else { x };
     let x = if x < -LARGEST { -LARGEST } else { x };
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let shifted = fused(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let f = x - n * LN2_HIGH - n * LN2_LOW;
-    let series = 1.0 / 120.0 + f * (1.0 / 720.0 + f * (1.0 / 5040.0));
-    let series = f + f * f * (0.5 + f * (1.0 / 6.0 + f * (1.0 / 24.0 + f * series)));
+    let f = fused(n, -LN2_LOW, fused(n, -LN2_HIGH, x));
+    let terms = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5];
+    let series = terms.into_iter().fold(1.0 / 5040.0, |series, term| fused(f, series, term));
+    let series = fused(f * f, series, f);
     let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127);
     let power = f32::from_bits(exponent << 23);
-    power * series + (power - 1.0)
+    fused(power, series, power - 1.0)
+}
+
+/// Returns `a b + c`, rounded once where the program is compiled for processors that do that in one step.
+#[inline]
+fn fused(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
 }
 
 #[cfg(test)]

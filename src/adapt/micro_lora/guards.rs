@@ -14,6 +14,30 @@ const NEWEST: f64 = 0.1;
 /// (Armijo's condition).
 const ARMIJO: f64 = 0.1;
 
+/// Numbers that are looked at side by side, so that none waits for the one before.
+const LANES: usize = 8;
+
+/// Returns the largest of the numbers' sizes, those that are NaN aside.
+fn largest(numbers: &[f32]) -> f32 {
+    let larger = |size: f32, than: f32| if size > than { size } else { than };
+    let (vectors, tail) = numbers.as_chunks::<LANES>();
+    let mut lanes = [0.0; LANES];
+    for vector in vectors {
+        lanes.iter_mut().zip(vector).for_each(|(lane, number)| *lane = larger(number.abs(), *lane));
+    }
+    lanes.iter().chain(tail).fold(0.0, |largest, number| larger(number.abs(), largest))
+}
+
+fn dot(a: &[[f32; RANK]], b: &[[f32; RANK]]) -> f64 {
+    let ((a, tail), (b, other)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let product = |a: &[f32; RANK], b: &[f32; RANK]| f64::from(a[0] * b[0] + a[1] * b[1]);
+    let mut lanes = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (a, b))| *lane += product(a, b));
+    }
+    lanes.iter().sum::<f64>() + tail.iter().zip(other).map(|(a, b)| product(a, b)).sum::<f64>()
+}
+
 impl MicroLora {
     /// Fills in how the logits of the request's tokens change if their rows change by `factor` times these.
     fn slopes(&mut self, request: &Request, rows: fn(&Self) -> &[[f32; RANK]], factor: f32) {
@@ -35,24 +59,27 @@ impl MicroLora {
     ///
     /// Infinite where a logit would change by more than what exponentials are computed of.
     fn loss_change(&mut self, request: &Request, size: f32) -> f64 {
-        let largest =
-            self.slopes.iter().fold(0.0, |largest, slope| if slope.abs() > largest { slope.abs() } else { largest });
-        if largest * size.abs() > LARGEST {
+        if largest(&self.slopes) * size.abs() > LARGEST {
             return f64::INFINITY;
         }
         self.changes.clear();
         self.changes.extend(self.slopes.iter().map(|slope| exp_minus_one(slope * size)));
         let width = request.width();
         let positions = self.changes.chunks_exact(width).zip(request.probabilities().chunks_exact(width));
-        let of = |((changes, probabilities), came): ((&[f32], &[f32]), &u32)| {
+        let (mut total, mut product) = (0.0, 1.0);
+        for (position, ((changes, probabilities), came)) in positions.zip(request.came()).enumerate() {
             let mut sums = [0.0f32; 4];
             for (changes, probabilities) in changes.as_chunks::<4>().0.iter().zip(probabilities.as_chunks::<4>().0) {
                 sums.iter_mut().zip(changes.iter().zip(probabilities)).for_each(|(sum, (c, p))| *sum += c * p);
             }
-            let sum = f64::from(sums.iter().sum::<f32>());
-            sum.ln_1p() - f64::from(self.slopes[*came as usize] * size)
-        };
-        positions.zip(request.came()).map(of).sum::<f64>() / request.len() as f64
+            total -= f64::from(self.slopes[*came as usize] * size);
+            product *= 1.0 + f64::from(sums.iter().sum::<f32>());
+            // A logarithm for some together: so many factors up to exp(80) are a number still.
+            if position % 8 == 7 {
+                total += f64::ln(std::mem::replace(&mut product, 1.0));
+            }
+        }
+        (total + product.ln()) / request.len() as f64
     }
 
     /// Compares the request with what it would have been without the adapter, and resets an adapter that
@@ -129,11 +156,9 @@ impl MicroLora {
 
     /// Finds how far to go.
     pub(super) fn search(&mut self, request: &Request, weight: f32, step: &mut Step) {
-        let dot = |a: &[f32; RANK], b: &[f32; RANK]| f64::from(a[0] * b[0] + a[1] * b[1]);
-        let sum = |a: &[[f32; RANK]], b: &[[f32; RANK]]| a.iter().zip(b).map(|(a, b)| dot(a, b)).sum::<f64>();
-        let promised = sum(&self.gradient, &self.direction);
-        step.grad_norm = sum(&self.gradient, &self.gradient).sqrt();
-        let capped = f64::from(self.settings.max_step_norm) / sum(&self.direction, &self.direction).sqrt();
+        let promised = dot(&self.gradient, &self.direction);
+        step.grad_norm = dot(&self.gradient, &self.gradient).sqrt();
+        let capped = f64::from(self.settings.max_step_norm) / dot(&self.direction, &self.direction).sqrt();
         let mut size = self.settings.learning_rate.min(capped as f32);
         if promised <= 0.0 || size <= 0.0 || size.is_nan() {
             return;

@@ -128,7 +128,7 @@ pub struct MicroLora {
     history: Vec<[f32; RANK]>,
     /// That of a step's tokens before it.
     history_before: Vec<[f32; RANK]>,
-    /// Of every token the curvature of text the adapter is not for.
+    /// Of every token the curvature of text the adapter is not for, once there is any.
     protected: Vec<[f32; RANK]>,
     /// Of a step, by slot.
     curvature: Vec<[f32; RANK]>,
@@ -189,7 +189,7 @@ impl MicroLora {
             direction: Vec::new(),
             history: vec![[0.0; RANK]; vocab_size],
             history_before: Vec::new(),
-            protected: vec![[0.0; RANK]; vocab_size],
+            protected: Vec::new(),
             curvature: Vec::new(),
             slots: Vec::new(),
             slopes: Vec::new(),
@@ -324,7 +324,8 @@ impl MicroLora {
     /// `tokens` tokens, and asked for no change ([`Rule::Newton`]; the diagonal of its Fisher information as the
     /// precision of a prior around zero).
     pub fn protect(&mut self, request: &Request, tokens: f32) {
-        self.protected.fill([0.0; RANK]);
+        self.protected.clear();
+        self.protected.resize(self.b.len(), [0.0; RANK]);
         let factor = tokens * self.settings.scale * self.settings.scale / request.len().max(1) as f32;
         let width = request.width();
         let positions = request.tokens().chunks_exact(width).zip(request.probabilities().chunks_exact(width));
