@@ -244,7 +244,7 @@ impl Drop for Journal {
     /// Closing the file is not enough: a process that is being started has it open, too, until it runs its program.
     fn drop(&mut self) {
         // Nothing could be done about an error, and the lock ends with the last who has the file open.
-        let _ = self.file.unlock();
+        drop(self.file.unlock());
     }
 }
 
