@@ -55,7 +55,7 @@ impl Default for Settings {
             rule: Rule::Newton,
             learning_rate: 1.0,
             decay: 0.02,
-            top_k: 32,
+            top_k: 24,
             max_step_norm: 8.0,
             max_norm: 64.0,
             backtracks: 6,

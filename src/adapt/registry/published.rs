@@ -1,4 +1,6 @@
 //! One value that many read while a writer replaces it.
+use crossbeam_utils::CachePadded;
+
 use super::primitives::{Arc, AtomicU64, Mutex, Ordering, PoisonError, RwLock, TryLockError, yield_now};
 
 /// Slots, of which one is current: a reader has to stand still inside one for as long as it takes to go
@@ -19,12 +21,13 @@ pub(super) struct Slot<T> {
 /// not current, then stores the word: readers see the old value or the new one, whole. A reader that comes
 /// to a slot already given to a later version sees so and reads the word again. Each slot has a lock, held
 /// while a pointer is copied; readers take it shared, and a writer never waits for one, but takes
-/// another slot.
+/// another slot. What readers write to (the lock of the current slot) lies on no line of the cache that a writer
+/// needs before it is done.
 pub struct Published<T> {
     /// Version above, slot below.
     current: AtomicU64,
-    pub(super) slots: Box<[RwLock<Slot<T>>]>,
-    writer: Mutex<()>,
+    pub(super) slots: Box<[CachePadded<RwLock<Slot<T>>>]>,
+    writer: CachePadded<Mutex<()>>,
 }
 
 impl<T> std::fmt::Debug for Published<T> {
@@ -43,9 +46,9 @@ impl<T> Published<T> {
     /// Returns one of fewer slots, at least two.
     pub(super) fn with_slots(value: T, slots: usize) -> Self {
         let value = Arc::new(value);
-        let slot = |at: usize| RwLock::new(Slot { version: u64::from(at == 0), value: Arc::clone(&value) });
-        let slots = (0..slots.clamp(2, SLOTS)).map(slot).collect();
-        Self { slots, current: AtomicU64::new(1 << SLOT_BITS), writer: Mutex::new(()) }
+        let slot = |at: usize| Slot { version: u64::from(at == 0), value: Arc::clone(&value) };
+        let slots = (0..slots.clamp(2, SLOTS)).map(|at| CachePadded::new(RwLock::new(slot(at)))).collect();
+        Self { slots, current: AtomicU64::new(1 << SLOT_BITS), writer: CachePadded::new(Mutex::new(())) }
     }
 
     /// Returns the version that is current now.

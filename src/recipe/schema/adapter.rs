@@ -149,5 +149,5 @@ fn default_micro_decay() -> f64 {
 }
 
 fn default_micro_top_k() -> u32 {
-    32
+    24
 }
