@@ -297,14 +297,15 @@ struct Twenty {
     b_ratio: Option<f64>,
 }
 
-/// PEFT's own losses over 20 steps from the same start on other sequences: `scripts/compare-peft --golden`.
+/// PEFT's own losses over 20 steps from the same start on two other sequences of 33 tokens:
+/// `scripts/compare-peft --length 33 --batch 2 --exact-loss --golden`.
 fn assert_twenty_steps_are_pefts(run: &Twenty) {
     let Some(path) = crate::llama_cpp::smollm2() else { return };
     let weights = Weights::open(&path).unwrap();
     let ids: Vec<u32> = serde_json::from_str(include_str!("golden/peft/other_ids.json")).unwrap();
     let losses: Vec<f64> = serde_json::from_str(run.losses).unwrap();
-    assert_eq!((ids.len(), losses.len()), (260, 20));
-    let batches = [ids.chunks(65).map(|tokens| Scored { tokens, prompt: 0 }).collect::<Vec<_>>()];
+    assert_eq!((ids.len(), losses.len()), (66, 20));
+    let batches = [ids.chunks(33).map(|tokens| Scored { tokens, prompt: 0 }).collect::<Vec<_>>()];
     let schedule = Schedule { shape: Shape::Constant { warmup: 0 }, peak: 1.0e-3, total: 0 };
     let rule = Rule::AdamW(AdamW::default());
     let settings = Settings { schedule, rule, weight_decay: 0.0, max_grad_norm: None, b_ratio: run.b_ratio };
@@ -315,7 +316,7 @@ fn assert_twenty_steps_are_pefts(run: &Twenty) {
     }
     for (step, expected) in losses.iter().enumerate() {
         let loss = trainer.step(&batches).unwrap().loss;
-        assert!((loss - expected).abs() <= 1.0e-3 * expected, "step {step}: loss {loss} for {expected}");
+        assert!((loss - expected).abs() <= 2.0e-5 * expected, "step {step}: loss {loss} for {expected}");
     }
 }
 
