@@ -2,8 +2,8 @@
 use ruvlab::{
     adapt::optim::global_norm,
     engine::{
-        self, Adapter, Autograd, Device, EngineKind, Gradients, Labels, Noted, Scored, Target, Tier, Trainable,
-        Trainee, TraineeSettings,
+        self, Adapter, Autograd, Device, EngineKind, Gradients, Labels, LowRank, Magnitudes, Noted, Scored, Target,
+        Tier, Trainable, Trainee, TraineeSettings,
     },
     model::{
         source::locate::{Fetch, Locator},
@@ -93,6 +93,69 @@ fn losses_gradients_and_flows_are_those_of_our_kernels() {
             }
         }
     }
+}
+
+/// Magnitudes, their gradients and what comes of other values: after each `set`, norms are renewed.
+#[test]
+fn decomposed_changes_learn_as_on_our_kernels() {
+    let (long, short) = (tokens(75, 1), tokens(24, 2));
+    let sequences = [Scored { tokens: &long, prompt: 0 }, Scored { tokens: &short, prompt: 7 }];
+    let near = |own: &[f32], right: &[f32]| {
+        let difference: Vec<f32> = own.iter().zip(right).map(|(a, b)| a - b).collect();
+        assert_eq!(own.len(), right.len());
+        global_norm([difference.as_slice()]) <= 1.0e-4 * global_norm([right])
+    };
+    let differentiate = |trainee: &dyn Trainable| {
+        let (mut gradients, mut magnitudes) = (Gradients::new(), Magnitudes::new());
+        let loss = trainee.accumulate_all(&sequences, Labels::Data, 0.5, &mut gradients, &mut magnitudes).unwrap();
+        (loss, gradients, magnitudes)
+    };
+    for name in MODELS {
+        let weights = weights(name);
+        let mut adapter = adapter(&weights, &Target::ALL, 3, 0.05);
+        let held = TraineeSettings { widen: true, recompute: false };
+        let mut kernels = Trainee::load(&weights, &adapter, held).unwrap();
+        let norms = kernels.decompose().unwrap();
+        for (place, norms) in &norms {
+            let magnitude = norms.iter().enumerate().map(|(at, norm)| norm * (1.0 + 0.2 * (at as f32).sin()));
+            adapter.get_mut(place).unwrap().magnitude = Some(magnitude.collect());
+        }
+        let (plain, ..) = differentiate(&kernels);
+        adapter.iter().for_each(|(place, change)| kernels.set_all(*place, change).unwrap());
+        let (loss, gradients, of_magnitudes) = differentiate(&kernels);
+        assert!((loss - plain).abs() > 1.0e-3 * plain, "{name}: {loss} and {plain}");
+        let moved = moved(&adapter, &gradients, 1.0e-3);
+        moved.iter().for_each(|(place, change)| kernels.set_all(*place, change).unwrap());
+        let (moved_loss, ..) = differentiate(&kernels);
+        for device in devices() {
+            for recompute in [false, true] {
+                let held = TraineeSettings { widen: !recompute, recompute };
+                let name = format!("{name} {}", device.name());
+                let mut begun = Autograd::load(&weights, &without_magnitudes(&adapter), held, device).unwrap();
+                for (place, own) in begun.decompose().unwrap() {
+                    assert!(near(&own, &norms[&place]), "{name} {place}");
+                }
+                assert!(begun.decompose().unwrap().is_empty(), "all are by now");
+                let mut autograd = Autograd::load(&weights, &adapter, held, device).unwrap();
+                let (own_loss, own, own_magnitudes) = differentiate(&autograd);
+                assert!((own_loss - loss).abs() <= 1.0e-5 * loss, "{name}: {own_loss} for {loss}");
+                assert!(apart(&own, &gradients) <= 1.0e-4, "{name}: {}", apart(&own, &gradients));
+                assert_eq!(own_magnitudes.len(), of_magnitudes.len());
+                for (place, right) in &of_magnitudes {
+                    assert!(near(&own_magnitudes[place], right), "{name} {place}");
+                }
+                moved.iter().for_each(|(place, change)| autograd.set_all(*place, change).unwrap());
+                let (own_loss, ..) = differentiate(&autograd);
+                assert!((own_loss - moved_loss).abs() <= 1.0e-5 * moved_loss, "{name}: {own_loss} for {moved_loss}");
+                let (place, change) = adapter.iter().next().unwrap();
+                assert!(autograd.set_magnitude(*place, &change.magnitude.as_ref().unwrap()[1..]).is_err());
+            }
+        }
+    }
+}
+
+fn without_magnitudes(adapter: &Adapter) -> Adapter {
+    adapter.iter().map(|(place, change)| (*place, LowRank { magnitude: None, ..change.clone() })).collect()
 }
 
 #[test]

@@ -13,7 +13,7 @@ use ruvlab::{
     exit,
     model::weights::Weights,
     plan::LaunchSpec,
-    recipe::schema::AdapterType,
+    recipe::schema::{AdapterType, KernelSet},
     workload::{self, LaunchError},
 };
 use serde_json::{Value, json};
@@ -65,6 +65,32 @@ fn values(samples: &[Sample]) -> BTreeMap<(String, Option<u64>), (u64, u64)> {
     let timed = ["train_tok_s", "train_peak_bytes"];
     let kept = samples.iter().filter(|sample| !timed.contains(&sample.metric.as_str()));
     kept.map(|sample| ((sample.metric.clone(), sample.step), (sample.value.to_bits(), sample.n))).collect()
+}
+
+/// Losses, norms and rates of a training on candle are those of our kernels, decomposed or not; what they
+/// round differently shows in the last digits.
+#[test]
+fn candle_trains_as_our_kernels_do() {
+    for kind in [AdapterType::Lora, AdapterType::Dora] {
+        let samples_of = |set: KernelSet| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut spec = spec(&json!({}), &data(), &folder.path().join("candidate"));
+            spec.cell.kernel_set = set;
+            spec.cell.recipe.adapter.as_mut().unwrap().kind = kind;
+            let (samples, result) = run(&spec);
+            result.unwrap();
+            values(&samples)
+        };
+        let (own, right) = (samples_of(KernelSet::Candle), samples_of(KernelSet::Auto));
+        assert_eq!(own.keys().collect::<Vec<_>>(), right.keys().collect::<Vec<_>>());
+        assert_ne!(own, right, "two engines, two ways to round");
+        for ((metric, step), (value, n)) in &own {
+            let (expected, of) = right[&(metric.clone(), *step)];
+            let (value, expected) = (f64::from_bits(*value), f64::from_bits(expected));
+            let what = format!("{metric} {step:?}: {value} for {expected}");
+            assert!((value - expected).abs() <= 1.0e-3 * expected.abs() && *n == of, "{what}");
+        }
+    }
 }
 
 const FOLDER: &str = "candidate/train-french.train";

@@ -152,15 +152,6 @@ impl Trainee {
         Ok(magnitude.to_vec())
     }
 
-    /// Puts other magnitudes in the place of a change's own; places that do not learn are left out.
-    ///
-    /// # Errors
-    ///
-    /// If they are more or fewer, or the change is not a decomposed one.
-    pub fn set_magnitude(&mut self, place: Place, magnitude: &[f32]) -> Result<(), EngineError> {
-        self.pairs.get_mut(&place).map_or(Ok(()), |pair| pair.set_magnitude(magnitude))
-    }
-
     /// Returns the matrices that a place is among, with their changes.
     fn changed(&self, place: Place) -> Option<Changed<'_>> {
         let group = match (self.model.layers.get(place.layer), place.target) {

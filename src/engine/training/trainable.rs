@@ -72,14 +72,21 @@ pub trait Trainable: Send + Sync {
         self.accumulate_of(sequences, Labels::Data, weight, gradients)
     }
 
+    /// Puts other magnitudes in the place of a change's own; places that do not learn are left out.
+    ///
+    /// # Errors
+    ///
+    /// If they are more or fewer, or the change is not a decomposed one.
+    fn set_magnitude(&mut self, place: Place, magnitude: &[f32]) -> Result<(), EngineError>;
+
     /// Puts other values in the place of all of a change's own, with its magnitudes.
     ///
     /// # Errors
     ///
-    /// As [`Self::set`], and if it has magnitudes and they cannot learn here.
+    /// As [`Self::set`] and [`Self::set_magnitude`].
     fn set_all(&mut self, place: Place, change: &LowRank) -> Result<(), EngineError> {
-        if change.magnitude.is_some() {
-            return Err(not_here("train decomposed changes (DoRA)"));
+        if let Some(magnitude) = &change.magnitude {
+            self.set_magnitude(place, magnitude)?;
         }
         self.set(place, &change.a, &change.b)
     }
@@ -89,10 +96,8 @@ pub trait Trainable: Send + Sync {
     ///
     /// # Errors
     ///
-    /// If the weights cannot be read, or magnitudes cannot learn here.
-    fn decompose(&mut self) -> Result<Magnitudes, EngineError> {
-        Err(not_here("train decomposed changes (DoRA)"))
-    }
+    /// If the weights cannot be read.
+    fn decompose(&mut self) -> Result<Magnitudes, EngineError>;
 
     /// Sets what changes do not read while gradients are computed, from now on; nothing is dropped where there
     /// is only a loss.
@@ -101,7 +106,8 @@ pub trait Trainable: Send + Sync {
     ///
     /// If something is to be dropped, and cannot be here.
     fn set_dropout(&mut self, dropout: Option<Dropout>) -> Result<(), EngineError> {
-        dropout.map_or(Ok(()), |_| Err(not_here("drop inputs of changes")))
+        let what = || "drop inputs of changes".to_owned();
+        dropout.map_or(Ok(()), |_| Err(EngineError::Unsupported { engine: "candle", what: what() }))
     }
 
     /// Returns how likely each of these tokens is at every scored position, as natural logarithms,
@@ -130,10 +136,6 @@ pub trait Trainable: Send + Sync {
     fn take_flows(&mut self) -> Result<BTreeMap<Place, Flow>, EngineError>;
 }
 
-fn not_here(what: &str) -> EngineError {
-    EngineError::Unsupported { engine: "candle", what: what.to_owned() }
-}
-
 /// Returns the model with these changes, which are what learns, on the engine that `kind` trains with: candle's
 /// own gradients for [`EngineKind::Candle`], our kernels for all others. Of the reference models, which
 /// have no backward pass, the fastest kernels of this processor are taken.
@@ -150,9 +152,6 @@ pub fn trainee(
     threads: Option<NonZeroUsize>,
 ) -> Result<Box<dyn Trainable>, EngineError> {
     let tier = match kind {
-        EngineKind::Candle if adapter.values().any(|change| change.magnitude.is_some()) => {
-            return Err(not_here("train decomposed changes (DoRA)"));
-        }
         EngineKind::Candle => return Ok(Box::new(Autograd::load(weights, adapter, settings, device)?)),
         EngineKind::Native(tier) => Some(tier),
         EngineKind::Reference => None,
@@ -193,11 +192,8 @@ impl Trainable for Trainee {
         loss
     }
 
-    fn set_all(&mut self, place: Place, change: &LowRank) -> Result<(), EngineError> {
-        if let Some(magnitude) = &change.magnitude {
-            self.set_magnitude(place, magnitude)?;
-        }
-        self.set(place, &change.a, &change.b)
+    fn set_magnitude(&mut self, place: Place, magnitude: &[f32]) -> Result<(), EngineError> {
+        self.pairs.get_mut(&place).map_or(Ok(()), |pair| pair.set_magnitude(magnitude))
     }
 
     fn decompose(&mut self) -> Result<Magnitudes, EngineError> {

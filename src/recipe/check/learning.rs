@@ -133,10 +133,16 @@ fn check_trainings(recipe: &Recipe, report: &mut Report<'_>) {
             let at = format!("{path}.eval");
             report.error(&[&at, &path], "needs", "`eval` must name one thing to score", one);
         }
-        if matches!(recipe.kernels.set, KernelSet::Reference | KernelSet::Candle) {
-            let message = "training runs on ruvlab's own kernels only";
-            let hint = "take `kernels.set` out, or one of ruvlab's own such as `auto`";
+        if recipe.kernels.set == KernelSet::Reference {
+            let message = "the `reference` models have no backward pass, and cannot train";
+            let hint = "take `kernels.set` out, or set it to `auto` or `candle`";
             report.error(&["kernels.set", &path], "unsupported-training", message, hint);
+        }
+        let drops = recipe.adapter.as_ref().is_some_and(|adapter| adapter.lora_dropout > 0.0);
+        if drops && recipe.kernels.set == KernelSet::Candle {
+            let message = "`candle` trains without dropout";
+            let hint = "take it out, or set `kernels.set` to `auto`";
+            report.error(&["adapter.lora_dropout"], "unsupported-training", message, hint);
         }
     }
 }

@@ -4,9 +4,12 @@
 //! changes nothing of it. So all of a batch is one product each, and nothing is cached.
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var};
 
-use super::operations::{Turn, gate, mask, multiply, norm, softmax};
+use super::{
+    change::Change,
+    operations::{Turn, gate, mask, multiply, norm, softmax},
+};
 use crate::{
     engine::{
         EngineError,
@@ -21,15 +24,6 @@ use crate::{
     model::decoder::{Executor, Step},
 };
 
-/// A change that learns.
-pub(super) struct Pair {
-    /// `[r, I]`.
-    pub(super) a: Var,
-    /// `[O, r]`.
-    pub(super) b: Var,
-    pub(super) scale: f64,
-}
-
 /// Where the gradient of a changed product can be read: its input `[N, I]`, and zeros `[N, O]` that were
 /// added to it.
 pub(super) struct Tap {
@@ -41,7 +35,7 @@ pub(super) struct Tap {
 /// Runs layers of a step.
 pub(super) struct Learner<'a> {
     model: &'a Model,
-    pairs: &'a BTreeMap<Place, Pair>,
+    changes: &'a BTreeMap<Place, Change>,
     /// Tokens of every sequence.
     length: usize,
     /// One for each of the model's kinds of layers, and so the masks.
@@ -54,23 +48,25 @@ pub(super) struct Learner<'a> {
 impl<'a> Learner<'a> {
     pub(super) fn new(
         model: &'a Model,
-        pairs: &'a BTreeMap<Place, Pair>,
+        changes: &'a BTreeMap<Place, Change>,
         step: &Step,
         length: usize,
         taps: bool,
     ) -> Result<Self> {
+        let dtype = model.output_norm.dtype();
         let turn = |kind: &LayerKind| {
             let (cos, sin) = kind.frequencies.rotations(&step.positions);
             let shape = (step.positions.len(), 1, kind.frequencies.values.len());
-            let tensor = |values: Vec<f32>| Tensor::from_vec(values, shape, &model.device);
+            let tensor = |values: Vec<f32>| Tensor::from_vec(values, shape, &model.device)?.to_dtype(dtype);
             Ok(Turn { cos: tensor(cos)?, sin: tensor(sin)?, layout: kind.layout })
         };
+        let mask_of = |kind: &LayerKind| mask(length, kind.window, &model.device)?.to_dtype(dtype);
         Ok(Self {
             model,
-            pairs,
+            changes,
             length,
             turns: model.kinds.iter().map(turn).collect::<Result<_>>()?,
-            masks: model.kinds.iter().map(|kind| mask(length, kind.window, &model.device)).collect::<Result<_>>()?,
+            masks: model.kinds.iter().map(mask_of).collect::<Result<_>>()?,
             taps: taps.then(Vec::new),
         })
     }
@@ -91,16 +87,16 @@ impl<'a> Learner<'a> {
         }
     }
 
-    /// Returns the product of a place's own matrix with its change, if there is one: `y + s (x Aᵀ) Bᵀ`.
+    /// Returns the product of a place's own matrix with its change, if there is one.
     fn change(&mut self, place: Place, x: &Tensor, product: Tensor) -> Result<Tensor> {
-        let Some(Pair { a, b, scale }) = self.pairs.get(&place) else { return Ok(product) };
-        let change = x.matmul(&a.t()?)?.matmul(&b.t()?)?;
-        let changed = (product + (change * *scale)?)?;
-        let Some(taps) = &mut self.taps else { return Ok(changed) };
-        let zeros = Var::zeros(changed.shape(), DType::F32, changed.device())?;
-        let tapped = (changed + zeros.as_tensor())?;
-        taps.push(Tap { place, input: x.detach(), zeros });
-        Ok(tapped)
+        let Some(change) = self.changes.get(&place) else { return Ok(product) };
+        let mut whole = change.add_to(&product, x)?;
+        if let Some(taps) = &mut self.taps {
+            let zeros = Var::zeros(whole.shape(), whole.dtype(), whole.device())?;
+            whole = (whole + zeros.as_tensor())?;
+            taps.push(Tap { place, input: x.detach(), zeros });
+        }
+        change.bring(whole)
     }
 
     fn multiply(&mut self, place: Place, matrix: &Linear, x: &Tensor) -> Result<Tensor> {

@@ -7,10 +7,14 @@
 //! checkpointing, arXiv 1604.06174). What a step makes stays on the device until its end, so nothing
 //! waits for the device in between; labels drawn from the model are the exception.
 mod batch;
+mod change;
 mod executor;
 mod flows;
 mod operations;
 mod score;
+mod sums;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -35,20 +39,19 @@ use crate::{
     },
 };
 use batch::Batch;
-use executor::{Learner, Pair, Tap};
+use change::Change;
+use executor::{Learner, Tap};
 use flows::Flows;
 use operations::log_sum_exp;
+use sums::{Sums, to_host, total};
 
 /// A frozen model with adapters that learn, on a device of candle's.
 pub struct Autograd {
     model: Model,
-    pairs: BTreeMap<Place, Pair>,
+    changes: BTreeMap<Place, Change>,
     settings: TraineeSettings,
     flows: Mutex<Flows>,
 }
-
-/// Gradients of A and B, on the device.
-type Sums = BTreeMap<Place, (Tensor, Tensor)>;
 
 impl Autograd {
     /// Returns the model with these changes, which are what learns, on a device.
@@ -67,35 +70,24 @@ impl Autograd {
         if settings.widen {
             widen(&mut model)?;
         }
-        let mut pairs = BTreeMap::new();
+        let mut changes = BTreeMap::new();
         for (place, change) in adapter {
-            let (out, width) = place.target.shape(&model.spec);
-            let var = |values: &[f32], shape| Var::from_slice(values, shape, &model.device);
-            let (a, b) = (var(&change.a, (change.rank, width))?, var(&change.b, (out, change.rank))?);
-            pairs.insert(*place, Pair { a, b, scale: change.scale.into() });
+            let mut own = Change::new(change, place.target.shape(&model.spec), &model.device)?;
+            if let Some(magnitude) = &change.magnitude {
+                own.decompose(&model.matrix(*place)?)?;
+                own.set_magnitude(magnitude)?;
+            }
+            changes.insert(*place, own);
         }
-        Ok(Self { model, pairs, settings, flows: Mutex::default() })
+        Ok(Self { model, changes, settings, flows: Mutex::default() })
     }
 
     fn learner(&self, batch: &Batch, taps: bool) -> Result<Learner<'_>> {
-        Learner::new(&self.model, &self.pairs, &batch.step, batch.length, taps)
+        Learner::new(&self.model, &self.changes, &batch.step, batch.length, taps)
     }
 
     fn noted(&self) -> Option<Noted> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner).noted
-    }
-
-    /// Adds what a part's graph found for the changes in it.
-    fn collect(&self, layer: usize, found: &GradStore, sums: &mut Sums) -> Result<()> {
-        for (place, pair) in self.pairs.iter().filter(|(place, _)| place.layer == layer) {
-            let (Some(a), Some(b)) = (found.get(pair.a.as_tensor()), found.get(pair.b.as_tensor())) else { continue };
-            let (a, b) = match sums.remove(place) {
-                None => (a.clone(), b.clone()),
-                Some((a_sum, b_sum)) => ((a_sum + a)?, (b_sum + b)?),
-            };
-            sums.insert(*place, (a, b));
-        }
-        Ok(())
     }
 
     /// Notes what passed the changes in a part; `real` are the rows that stand for tokens, all where it is
@@ -111,47 +103,24 @@ impl Autograd {
         }
         Ok(())
     }
-}
 
-impl Trainable for Autograd {
-    fn spec(&self) -> &ModelSpec {
-        &self.model.spec
+    /// Returns the losses of all scored positions, `[positions]` in parts.
+    fn losses(&self, batch: &Batch) -> std::result::Result<Vec<Tensor>, EngineError> {
+        let mut learner = self.learner(batch, false)?;
+        let hidden = self.top(&mut learner, batch)?;
+        Ok(self.score(&mut learner, batch, &hidden, None)?.0)
     }
 
-    fn set(&mut self, place: Place, a: &[f32], b: &[f32]) -> std::result::Result<(), EngineError> {
-        let Some(pair) = self.pairs.get(&place) else { return Ok(()) };
-        let own = (pair.a.elem_count(), pair.b.elem_count());
-        if (a.len(), b.len()) != own {
-            let message = format!("{} and {} values for {} and {}", a.len(), b.len(), own.0, own.1);
-            return Err(EngineError::Adapter(message));
-        }
-        for (var, values) in [(&pair.a, a), (&pair.b, b)] {
-            var.set(&Tensor::from_slice(values, var.shape(), var.device())?)?;
-        }
-        Ok(())
-    }
-
-    fn loss(&self, sequences: &[Scored<'_>]) -> std::result::Result<f64, EngineError> {
-        let batch = Batch::new(sequences, &self.model)?;
-        let mut learner = self.learner(&batch, false)?;
-        let hidden = self.top(&mut learner, &batch)?;
-        let (losses, _) = self.score(&mut learner, &batch, &hidden, None)?;
-        Ok(total(&losses)?)
-    }
-
-    fn accumulate_all(
+    /// Returns what [`Self::losses`] does, of these labels, and the gradients of `weight` times their sum.
+    fn differentiate(
         &self,
-        sequences: &[Scored<'_>],
+        batch: &Batch,
         labels: Labels<'_>,
         weight: f64,
-        gradients: &mut Gradients,
-        // It has no decomposed changes.
-        _magnitudes: &mut Magnitudes,
-    ) -> std::result::Result<f64, EngineError> {
-        let batch = Batch::new(sequences, &self.model)?;
+    ) -> std::result::Result<(Vec<Tensor>, Sums), EngineError> {
         let layers = self.model.spec.layers;
-        let lowest = self.pairs.keys().map(|place| place.layer).min().unwrap_or(layers);
-        let mut learner = self.learner(&batch, self.noted().is_some())?;
+        let lowest = self.changes.keys().map(|place| place.layer).min().unwrap_or(layers);
+        let mut learner = self.learner(batch, self.noted().is_some())?;
         let mut hidden = learner.embed(&batch.step)?;
         // What each layer took in, a leaf where something below learns, and its graph.
         let mut passed = Vec::with_capacity(layers);
@@ -165,8 +134,8 @@ impl Trainable for Autograd {
             }
         }
         let top = if lowest < layers { Var::from_tensor(&hidden)?.into_inner() } else { hidden };
-        let mut sums = Sums::new();
-        let (losses, mut grad) = self.score(&mut learner, &batch, &top, Some((weight, labels, &mut sums)))?;
+        let mut sums = Sums::default();
+        let (losses, mut grad) = self.score(&mut learner, batch, &top, Some((weight, labels, &mut sums)))?;
         for layer in (lowest..layers).rev() {
             let (Some((input, output)), Some(above)) = (passed.pop(), grad.take()) else { break };
             let (output, taps) = match output {
@@ -174,11 +143,52 @@ impl Trainable for Autograd {
                 None => (walk_layer(&mut learner, layer, input.clone(), &batch.step)?, learner.take_taps()),
             };
             let found = (output * &above)?.sum_all()?.backward()?;
-            self.collect(layer, &found, &mut sums)?;
+            sums.collect(&self.changes, layer, &found)?;
             self.note(taps, &found, batch.real.as_ref())?;
             grad = found.get(&input).cloned();
         }
-        add(gradients, sums)?;
+        Ok((losses, sums))
+    }
+}
+
+impl Trainable for Autograd {
+    fn spec(&self) -> &ModelSpec {
+        &self.model.spec
+    }
+
+    fn set(&mut self, place: Place, a: &[f32], b: &[f32]) -> std::result::Result<(), EngineError> {
+        let Some(change) = self.changes.get_mut(&place) else { return Ok(()) };
+        change.set(a, b)?;
+        if change.decomposed.is_some() {
+            change.renew(&self.model.matrix(place)?)?;
+        }
+        Ok(())
+    }
+
+    fn set_magnitude(&mut self, place: Place, magnitude: &[f32]) -> std::result::Result<(), EngineError> {
+        self.changes.get(&place).map_or(Ok(()), |change| change.set_magnitude(magnitude))
+    }
+
+    fn decompose(&mut self) -> std::result::Result<Magnitudes, EngineError> {
+        let plain = self.changes.iter_mut().filter(|(_, change)| change.decomposed.is_none());
+        plain.map(|(place, change)| Ok((*place, change.decompose(&self.model.matrix(*place)?)?))).collect()
+    }
+
+    fn loss(&self, sequences: &[Scored<'_>]) -> std::result::Result<f64, EngineError> {
+        let batch = Batch::new(sequences, &self.model)?;
+        Ok(total(&self.losses(&batch)?)?)
+    }
+
+    fn accumulate_all(
+        &self,
+        sequences: &[Scored<'_>],
+        labels: Labels<'_>,
+        weight: f64,
+        gradients: &mut Gradients,
+        magnitudes: &mut Magnitudes,
+    ) -> std::result::Result<f64, EngineError> {
+        let (losses, sums) = self.differentiate(&Batch::new(sequences, &self.model)?, labels, weight)?;
+        sums.add_to(gradients, magnitudes)?;
         Ok(total(&losses)?)
     }
 
@@ -206,43 +216,8 @@ impl Trainable for Autograd {
 
     fn take_flows(&mut self) -> std::result::Result<BTreeMap<Place, Flow>, EngineError> {
         let flows = self.flows.get_mut().unwrap_or_else(PoisonError::into_inner);
-        Ok(flows.take(&self.model.spec, self.pairs.keys())?)
+        Ok(flows.take(&self.model.spec, self.changes.keys())?)
     }
-}
-
-/// Returns the sum of losses, each of which is a row.
-fn total(losses: &[Tensor]) -> Result<f64> {
-    Ok(to_host(losses)?.iter().flatten().map(|loss| f64::from(*loss)).sum())
-}
-
-/// Adds gradients that were made on the device.
-fn add(gradients: &mut Gradients, sums: Sums) -> Result<()> {
-    let tensors: Vec<Tensor> = sums.values().flat_map(|(a, b)| [a.clone(), b.clone()]).collect();
-    let mut values = to_host(&tensors)?.into_iter();
-    for place in sums.into_keys() {
-        let (Some(a), Some(b)) = (values.next(), values.next()) else { break };
-        let own = gradients.entry(place).or_insert_with(|| (vec![0.0; a.len()], vec![0.0; b.len()]));
-        for (sum, more) in [(&mut own.0, a), (&mut own.1, b)] {
-            sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
-        }
-    }
-    Ok(())
-}
-
-/// Returns the values of several tensors in one copy: each copy waits for the device.
-fn to_host(tensors: &[Tensor]) -> Result<Vec<Vec<f32>>> {
-    let flat = tensors.iter().map(Tensor::flatten_all).collect::<Result<Vec<_>>>()?;
-    if flat.is_empty() {
-        return Ok(Vec::new());
-    }
-    let all = Tensor::cat(&flat, 0)?.to_vec1::<f32>()?;
-    let mut rest = all.as_slice();
-    let split = |tensor: &Tensor| {
-        let (own, after) = rest.split_at(tensor.elem_count());
-        rest = after;
-        own.to_vec()
-    };
-    Ok(tensors.iter().map(split).collect())
 }
 
 /// Widens all matrices but the embedding.

@@ -4,10 +4,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Autograd, Sums,
+    Autograd,
     batch::Batch,
     executor::Learner,
     operations::{log_sum_exp, softmax},
+    sums::Sums,
 };
 use crate::{
     engine::{EngineError, Labels, Scored, TopLogits},
@@ -100,7 +101,7 @@ impl Autograd {
             let taps = learner.take_taps();
             let Some((weight, _, sums)) = &mut wanted else { continue };
             let found = (losses.sum_all()? * *weight)?.backward()?;
-            self.collect(spec.layers, &found, sums)?;
+            sums.collect(&self.changes, spec.layers, &found)?;
             self.note(taps, &found, None)?;
             if let Some(more) = found.get(top) {
                 grad = Some(match grad {
