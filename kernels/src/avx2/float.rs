@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use super::{
     gemv::FETCHED,
     matmul::fetch,
-    vectors::{floats, halves, load_sums, store_sums, upper_halves},
+    vectors::{floats, halves, load_sums, store_floats, store_sums, upper_halves},
 };
 use crate::{
     activations::ActivationRows,
@@ -127,15 +127,20 @@ pub(crate) fn narrow<const F: u8, const BYTES: usize>(
     }
 }
 
-/// Two groups, widened: `[column][group][row]`.
-type Panel = [[[f32; ROWS]; 2]; FLOAT_COLUMNS];
+/// Tokens whose sums wait beside each other while panel after panel is added: in the output, their rows lie so far
+/// apart that one pushes the other out of the near cache.
+const WAITING: usize = 32 * TOKENS;
 
-/// Adds a panel's products to the sums of `T` tokens.
+/// Columns of a group of eight rows, in f32.
+type Column = [u8; 4 * ROWS];
+
+/// Adds the products of some columns of two groups to the sums of `T` tokens.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn multiply<const T: usize>(panel: &[[[f32; ROWS]; 2]], x: [&[f32]; T], sums: &mut [[[f32; ROWS]; 2]; T]) {
+fn multiply<const T: usize>(panel: [&[Column]; 2], x: [&[f32]; T], sums: &mut [[[f32; ROWS]; 2]; T]) {
     let mut partial = [[_mm256_setzero_ps(); 2]; T];
-    for (index, weights) in panel.iter().enumerate() {
-        let weights = [load_sums(&weights[0]), load_sums(&weights[1])];
+    for (index, (one, other)) in panel[0].iter().zip(panel[1]).enumerate() {
+        let weights = [column::<F32>(one, 0), column::<F32>(other, 0)];
         for t in 0..T {
             let x = _mm256_set1_ps(x[t][index]);
             partial[t][0] = _mm256_fmadd_ps(weights[0], x, partial[t][0]);
@@ -150,48 +155,67 @@ fn multiply<const T: usize>(panel: &[[[f32; ROWS]; 2]], x: [&[f32]; T], sums: &m
     }
 }
 
+/// Adds the products of a panel, columns `from` on, to the sums of the tokens from `first` on, `T` of them.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn tokens<const T: usize>(
-    panel: &[[[f32; ROWS]; 2]],
+    panel: [&[Column]; 2],
     activations: ActivationRows<'_>,
-    (from, first, group): (usize, usize, usize),
-    tile: &mut Tile<'_>,
+    (from, first): (usize, usize),
+    sums: &mut [[[f32; ROWS]; 2]],
 ) {
-    let mut sums = [[[0.0; ROWS]; 2]; T];
-    if from > 0 {
-        for (t, sums) in sums.iter_mut().enumerate() {
-            tile.get(first + t, group, sums);
-        }
-    }
-    multiply(panel, activations.floats_of(first, from..from + panel.len()), &mut sums);
-    for (t, sums) in sums.iter().enumerate() {
-        tile.put(first + t, group, sums);
+    if let Some(sums) = sums.first_chunk_mut::<T>() {
+        multiply(panel, activations.floats_of(first, from..from + panel[0].len()), sums);
     }
 }
 
-/// Writes the products of all groups and tokens: for many tokens, 16 rows are widened once.
+/// Returns some columns of a group in f32: where they are, or widened into `room`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widened<'a, const F: u8>(
+    group: &'a [u8],
+    (from, count): (usize, usize),
+    room: &'a mut [Column; FLOAT_COLUMNS],
+) -> &'a [Column] {
+    if F == F32 {
+        return &group.as_chunks().0[from..from + count];
+    }
+    for (at, room) in room[..count].iter_mut().enumerate() {
+        store_floats(room, column::<F>(group, from + at));
+    }
+    &room[..count]
+}
+
+/// Writes the products of all groups and tokens: for many tokens, 16 rows are widened once for [`WAITING`] of them.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) fn gemm<const F: u8>(weights: WeightGroups<'_>, activations: ActivationRows<'_>, tile: &mut Tile<'_>) {
     let size = Layout::of(weights.format).group(weights.columns);
-    let mut panel: Panel = [[[0.0; ROWS]; 2]; FLOAT_COLUMNS];
+    let mut rooms = [[[0; 4 * ROWS]; FLOAT_COLUMNS]; 2];
+    let mut all = [[[0.0; ROWS]; 2]; WAITING];
     for (index, groups) in weights.bytes.chunks(2 * size).enumerate() {
-        for from in (0..weights.columns).step_by(FLOAT_COLUMNS) {
-            let panel = &mut panel[..FLOAT_COLUMNS.min(weights.columns - from)];
-            for (half, group) in groups.chunks_exact(size).enumerate() {
-                for (at, panel) in panel.iter_mut().enumerate() {
-                    store_sums(&mut panel[half], column::<F>(group, from + at));
+        let (one, other) = groups.split_at(size);
+        // The last may have no neighbour: what comes of it twice, the tile has no place for.
+        let other = if other.is_empty() { one } else { other };
+        for start in (0..activations.rows).step_by(WAITING) {
+            let waiting = &mut all[..WAITING.min(activations.rows - start)];
+            waiting.fill([[0.0; ROWS]; 2]);
+            for from in (0..weights.columns).step_by(FLOAT_COLUMNS) {
+                let columns = (from, FLOAT_COLUMNS.min(weights.columns - from));
+                let [room, next] = &mut rooms;
+                let panel = [widened::<F>(one, columns, room), widened::<F>(other, columns, next)];
+                for (at, sums) in waiting.chunks_mut(TOKENS).enumerate() {
+                    let at = (from, start + at * TOKENS);
+                    match sums.len() {
+                        1 => tokens::<1>(panel, activations, at, sums),
+                        2 => tokens::<2>(panel, activations, at, sums),
+                        3 => tokens::<3>(panel, activations, at, sums),
+                        4 => tokens::<4>(panel, activations, at, sums),
+                        5 => tokens::<5>(panel, activations, at, sums),
+                        _ => tokens::<6>(panel, activations, at, sums),
+                    }
                 }
             }
-            for first in (0..activations.rows).step_by(TOKENS) {
-                let at = (from, first, 2 * index);
-                match activations.rows - first {
-                    1 => tokens::<1>(panel, activations, at, tile),
-                    2 => tokens::<2>(panel, activations, at, tile),
-                    3 => tokens::<3>(panel, activations, at, tile),
-                    4 => tokens::<4>(panel, activations, at, tile),
-                    5 => tokens::<5>(panel, activations, at, tile),
-                    _ => tokens::<6>(panel, activations, at, tile),
-                }
+            for (t, sums) in waiting.iter().enumerate() {
+                tile.put(start + t, 2 * index, sums);
             }
         }
     }

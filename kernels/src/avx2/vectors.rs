@@ -100,6 +100,14 @@ pub(crate) fn store_sums(to: &mut [f32; ROWS], sums: __m256) {
     unsafe { _mm256_storeu_ps(to.as_mut_ptr(), sums) };
 }
 
+/// Writes eight numbers as their bytes, which [`floats`] reads.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn store_floats(to: &mut [u8; 4 * ROWS], x: __m256) {
+    // SAFETY: 32 writable bytes, and `storeu` needs no alignment.
+    unsafe { _mm256_storeu_ps(to.as_mut_ptr().cast(), x) };
+}
+
 /// Returns the sum of the eight numbers.
 #[inline]
 #[target_feature(enable = "avx2")]

@@ -122,6 +122,8 @@ fn shapes(format: Format) -> Vec<(usize, usize, usize)> {
     // More than any tier unpacks at once, so that sums go on where a panel before left them.
     let deep = if format.block_values() == 256 { 1792 } else { 1568 };
     shapes.extend([5, 8, 13].map(|tokens| (40, deep, tokens)));
+    // More tokens than any tier's sums wait for beside each other.
+    shapes.push((23, columns[columns.len() - 2], 199));
     shapes
 }
 

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{
-    low_rank::{axpy, transposed},
+    low_rank::{Columns, axpy, transposed},
     workers::Workers,
 };
 use crate::model::{decoder::Segment, spec::ModelSpec};
@@ -54,8 +54,9 @@ impl Attention<'_> {
 
     /// Returns a head, `[T, D]`: queries first, then keys, then values.
     fn head(self, all: &[f32], rows: &Range<usize>, head: usize) -> Vec<f32> {
-        let d = self.spec.head_dim;
-        rows.clone().flat_map(|row| &all[row * self.width() + head * d..][..d]).copied().collect()
+        let (d, stride) = (self.spec.head_dim, self.width());
+        let values = &all[rows.start * stride..rows.end * stride];
+        Columns { values, stride, first: head * d, width: d }.copied()
     }
 
     /// Leaves the weights of a query, and the slopes where scores are bent, and returns which tokens it sees.

@@ -133,8 +133,7 @@ impl Flow {
             }
         }
         if !self.product.is_empty() {
-            let delta: Vec<f32> = (0..delta.rows()).flat_map(|row| delta.row(row)).copied().collect();
-            workers.add(&mut self.product, &workers.outer(&delta, x, 1.0, self.outputs.len()));
+            workers.add(&mut self.product, &workers.outer(&delta.copied(), x, 1.0, self.outputs.len()));
         }
     }
 }
@@ -155,6 +154,11 @@ impl Changed<'_> {
             let place = Place { layer: self.layer, target: *target };
             Some((place, self.pairs.get(&place)?, rows.clone()))
         })
+    }
+
+    /// Returns the columns of outputs, or their gradients, that are a part's.
+    fn part<'x>(&self, values: &'x [f32], rows: &Range<usize>) -> Columns<'x> {
+        Columns { values, stride: self.group.outputs, first: rows.start, width: rows.len() }
     }
 
     /// Returns what the change of a place reads.
@@ -212,8 +216,7 @@ impl Changed<'_> {
             self.workers.widen(place_in, &narrow, &pair.b, pair.scale, pair.rank);
             let mut whole = Vec::new();
             if let Some(Dora { magnitude, norms, .. }) = &pair.dora {
-                let part = |row: &[f32]| row[rows.clone()].to_vec();
-                whole = out.chunks_exact(self.group.outputs).flat_map(part).collect();
+                whole = self.part(&out, &rows).copied();
                 self.workers.rows(&mut out, self.group.outputs, |_, row| {
                     let factors = magnitude.iter().zip(norms);
                     row[rows.clone()].iter_mut().zip(factors).for_each(|(y, (m, norm))| *y *= m / norm);
@@ -241,7 +244,7 @@ impl Changed<'_> {
             let Some(narrow) = narrows.iter().find(|narrow| narrow.target == place.target) else { continue };
             let narrow = &narrow.values;
             let (rank, scale) = (pair.rank, pair.scale);
-            let part = Columns { values: grad, stride: self.group.outputs, first: rows.start, width: rows.len() };
+            let part = self.part(grad, &rows);
             if let Some(flow) = &pair.flow {
                 let mut flow = flow.lock().unwrap_or_else(PoisonError::into_inner);
                 flow.add(workers, Columns::all(x, self.group.inputs), part);

@@ -133,7 +133,7 @@ impl<'a> Learner<'a> {
     pub(super) fn backward(
         &self,
         index: usize,
-        tape: &Tape,
+        tape: Tape,
         grad: &[f32],
         wants_input: bool,
         sums: &mut Sums,
@@ -158,7 +158,7 @@ impl<'a> Learner<'a> {
             return Ok(None);
         };
         let f = spec.intermediate_size;
-        let mut both = tape.both.clone();
+        let mut both = tape.both;
         workers.rows(&mut both, 2 * f, |row, both| {
             let mut room = vec![0.0; f];
             gate_back(workers.kernels, spec.activation, both, &gated[row * f..][..f], &mut room);

@@ -26,6 +26,13 @@ impl<'a> Columns<'a> {
     pub(super) fn rows(&self) -> usize {
         self.values.len() / self.stride
     }
+
+    /// Returns them without what lies between.
+    pub(super) fn copied(self) -> Vec<f32> {
+        let mut out = Vec::with_capacity(self.rows() * self.width);
+        (0..self.rows()).for_each(|row| out.extend_from_slice(self.row(row)));
+        out
+    }
 }
 
 /// Adds `factor * y` to `x`.
@@ -41,8 +48,7 @@ impl Workers {
         if x.width == x.stride {
             return Ok(self.multiply(&matrix, x.values, n));
         }
-        let part: Vec<f32> = (0..n).flat_map(|row| x.row(row)).copied().collect();
-        Ok(self.multiply(&matrix, &part, n))
+        Ok(self.multiply(&matrix, &x.copied(), n))
     }
 
     /// Adds `factor * c M` to some columns of `out`, `[N, r]` and `[r, W]` to `[N, W]`.
@@ -84,5 +90,9 @@ impl Workers {
 /// Returns the transpose of `[rows, columns]`.
 pub(super) fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
     let rows = values.len().checked_div(columns).unwrap_or(0);
-    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+    let mut out = vec![0.0; values.len()];
+    for (column, out) in out.chunks_exact_mut(rows.max(1)).enumerate() {
+        out.iter_mut().zip(values.chunks_exact(columns)).for_each(|(out, row)| *out = row[column]);
+    }
+    out
 }

@@ -213,7 +213,7 @@ impl Trainee {
                 walk_layer(&mut learner, layer, tape.input, &step)?;
                 tape = std::mem::take(&mut learner.tape);
             }
-            match learner.backward(layer, &tape, &grad, layer > lowest, sums)? {
+            match learner.backward(layer, tape, &grad, layer > lowest, sums)? {
                 Some(below) => grad = below,
                 None => break,
             }
@@ -275,7 +275,7 @@ impl Trainee {
         let most = (LOGIT_BYTES / 4 / v).max(16);
         for (at, scored) in scored.chunks(most).enumerate() {
             head.dropout = dropout.map(|dropout| (dropout, at * most));
-            let rows: Vec<f32> = scored.iter().flat_map(|(row, _)| &normed[row * e..][..e]).copied().collect();
+            let rows = rows_of(normed, scored, e);
             let mut narrows = Vec::new();
             let mut logits = head.forward(&rows, &mut narrows)?;
             let mut losses = vec![0.0; scored.len()];
@@ -302,6 +302,13 @@ impl Trainee {
         }
         Ok((loss, grad))
     }
+}
+
+/// Returns the rows of these positions, `[positions, width]`.
+fn rows_of(all: &[f32], scored: &[(usize, usize)], width: usize) -> Vec<f32> {
+    let mut rows = Vec::with_capacity(scored.len() * width);
+    scored.iter().for_each(|(row, _)| rows.extend_from_slice(&all[row * width..][..width]));
+    rows
 }
 
 /// Returns the rows that predict a scored token, and that token.

@@ -1,5 +1,5 @@
 //! What the model says at scored positions, read and not learned from.
-use super::{LOGIT_BYTES, Scored, Trainee, changes::Changed, predicting};
+use super::{LOGIT_BYTES, Scored, Trainee, changes::Changed, predicting, rows_of};
 use crate::engine::EngineError;
 
 /// The greatest logits of one position, and whose they are.
@@ -38,7 +38,7 @@ impl Trainee {
             Changed { group: &self.model.output, layer: spec.layers, pairs: &self.pairs, workers, dropout: None };
         let mut out = Vec::new();
         for scored in predicting(sequences).chunks((LOGIT_BYTES / 4 / v).max(16)) {
-            let rows: Vec<f32> = scored.iter().flat_map(|(row, _)| &normed[row * e..][..e]).copied().collect();
+            let rows = rows_of(&normed, scored, e);
             let mut logits = head.forward(&rows, &mut Vec::new())?;
             let mut read_rows = vec![T::default(); scored.len()];
             workers.each(logits.chunks_exact_mut(v).zip(&mut read_rows), |(logits, out)| {
