@@ -8,10 +8,7 @@ use arms::{ARMS, Arms, CHANGES, Scored};
 pub(super) use speed::run as run_speed;
 pub(super) use stream::Stream;
 
-use super::{
-    launch::{LaunchError, Loaded},
-    recorder::Recorder,
-};
+use super::{error::LaunchError, opened::Loaded, recorder::Recorder};
 use crate::{
     adapt::micro_lora::{Directions, MicroLoraError, Rule, Settings},
     engine::{Chunk, LogitRows},

@@ -5,7 +5,8 @@ mod lesson;
 mod order;
 
 use super::{
-    launch::{LaunchError, open_tokenizer, open_weights},
+    error::LaunchError,
+    opened::{open_tokenizer, open_weights},
     recorder::Recorder,
 };
 use crate::{

@@ -2,7 +2,8 @@
 use std::slice;
 
 use super::{
-    launch::{LaunchError, Loaded},
+    error::LaunchError,
+    opened::Loaded,
     prompt::{Prompts, derive_seed},
     recorder::Recorder,
 };

@@ -7,7 +7,8 @@
 //! position at a time, so does the other, and what is left is the difference that was asked for.
 use super::{
     decode::quantile,
-    launch::{LaunchError, Loaded, engine_kind, load_engine, open_weights},
+    error::LaunchError,
+    opened::{Loaded, engine_kind, load_engine, open_weights},
     perplexity::SCORED_AT_ONCE,
     recorder::Recorder,
     windows::{Window, Windows},

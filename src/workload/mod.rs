@@ -2,9 +2,11 @@
 mod adapt;
 mod continual;
 mod decode;
+mod error;
 mod kl_divergence;
 mod kv_pressure;
 mod launch;
+mod opened;
 mod perplexity;
 mod prefill;
 mod prompt;
@@ -14,4 +16,5 @@ mod train;
 mod verify;
 mod windows;
 
-pub use launch::{LaunchError, launch};
+pub use error::LaunchError;
+pub use launch::launch;

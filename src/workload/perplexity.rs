@@ -4,7 +4,8 @@ use std::f64::consts::LN_2;
 use ruvlab_kernels::log_sum_exp_f32;
 
 use super::{
-    launch::{LaunchError, Loaded},
+    error::LaunchError,
+    opened::Loaded,
     recorder::Recorder,
     windows::{Window, Windows},
 };

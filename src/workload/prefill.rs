@@ -1,9 +1,5 @@
 //! Prefill: how fast prompts are processed.
-use super::{
-    launch::{LaunchError, Loaded},
-    prompt::Prompts,
-    recorder::Recorder,
-};
+use super::{error::LaunchError, opened::Loaded, prompt::Prompts, recorder::Recorder};
 use crate::{
     clock::Stopwatch,
     engine::{Chunk, LogitRows},

@@ -2,7 +2,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::launch::{LaunchError, open_text};
+use super::{error::LaunchError, opened::open_text};
 use crate::{
     model::tokenizer::{Tokenizer, TokenizerError},
     plan::Cell,

@@ -19,12 +19,7 @@ use results::Results;
 pub(super) use speed::run as run_speed;
 use texts::{DRIFT, DRIFT_FROM, OTHERS, Pair, Texts, pair};
 
-use super::{
-    launch::{LaunchError, Loaded},
-    prompt::derive_seed,
-    recorder::Recorder,
-    train::file_name,
-};
+use super::{error::LaunchError, opened::Loaded, prompt::derive_seed, recorder::Recorder, train::file_name};
 use crate::{
     adapt::micro_lora::Request,
     event::LearningRequest,

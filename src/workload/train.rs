@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    launch::{LaunchError, load_trainee, open_text, open_tokenizer, open_weights},
+    error::LaunchError,
+    opened::{load_trainee, open_text, open_tokenizer, open_weights},
     recorder::Recorder,
 };
 use crate::{

@@ -7,7 +7,8 @@
 //! The set under test runs as many sequences side by side as the largest batch of the recipe, and the
 //! worst of them counts: products for one token and for several are other code.
 use super::{
-    launch::{LaunchError, engine_kind, load_engine, open_text, open_tokenizer, open_weights},
+    error::LaunchError,
+    opened::{engine_kind, load_engine, open_text, open_tokenizer, open_weights},
     prompt::SOURCE,
     recorder::Recorder,
 };

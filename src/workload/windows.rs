@@ -2,7 +2,7 @@
 //! and cut into windows of `n_ctx` tokens side by side. Of each window, positions from `n_ctx / 2` to
 //! the last but one score the token after them. Where the model wants a BOS token, it takes the
 //! place of each window's first token.
-use super::launch::{LaunchError, open_text};
+use super::{error::LaunchError, opened::open_text};
 use crate::{model::tokenizer::Tokenizer, plan::Cell};
 
 /// The windows of a text.

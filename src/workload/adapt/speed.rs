@@ -12,7 +12,8 @@ use crate::{
     recipe::schema::Adapt,
     workload::{
         decode::{quantile, sampling},
-        launch::{LaunchError, Loaded},
+        error::LaunchError,
+        opened::Loaded,
         prompt::{Prompts, derive_seed},
         recorder::Recorder,
     },

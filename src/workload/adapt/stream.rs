@@ -6,10 +6,7 @@ use crate::{
     model::tokenizer::Tokenizer,
     plan::Cell,
     recipe::schema::{Adapt, RequestOrder},
-    workload::{
-        launch::{LaunchError, open_text},
-        prompt::derive_seed,
-    },
+    workload::{error::LaunchError, opened::open_text, prompt::derive_seed},
 };
 
 /// Requests: stretches of texts side by side, each in a context of its own that begins as the model wants.

@@ -1,9 +1,6 @@
 //! One arm's way through the tasks.
 use super::{
-    super::{
-        launch::{LaunchError, load_trainee},
-        recorder::Recorder,
-    },
+    super::{error::LaunchError, opened::load_trainee, recorder::Recorder},
     arm::Arm,
     lesson::{Lesson, Test},
 };

@@ -1,5 +1,5 @@
 //! A recipe's tasks in tokens.
-use super::super::launch::{LaunchError, open_text};
+use super::super::{error::LaunchError, opened::open_text};
 use crate::{
     adapt::{
         continual::{Choices, Question},

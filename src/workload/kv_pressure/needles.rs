@@ -1,10 +1,6 @@
 //! Facts planted in texts, and whether they are found: what a policy loses that perplexity hardly shows.
 use super::{
-    super::{
-        launch::{LaunchError, Loaded},
-        recorder::Recorder,
-        windows::Windows,
-    },
+    super::{error::LaunchError, opened::Loaded, recorder::Recorder, windows::Windows},
     drive::{Request, Stepped, drive},
 };
 use crate::{

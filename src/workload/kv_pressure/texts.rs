@@ -1,8 +1,9 @@
 //! The untimed part: what a limited cache predicts, held against one without limit.
 use super::{
     super::{
+        error::LaunchError,
         kl_divergence::{Totals, score},
-        launch::{LaunchError, Loaded, engine_kind, load_engine, open_weights},
+        opened::{Loaded, engine_kind, load_engine, open_weights},
         recorder::Recorder,
         windows::Windows,
     },

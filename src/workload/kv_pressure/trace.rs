@@ -5,7 +5,8 @@ use rand_chacha::ChaCha8Rng;
 use super::{
     super::{
         decode::quantile,
-        launch::{LaunchError, Loaded},
+        error::LaunchError,
+        opened::Loaded,
         prompt::{Prompts, derive_seed},
         recorder::Recorder,
     },

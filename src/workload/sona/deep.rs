@@ -12,7 +12,8 @@ use crate::{
     recipe::schema::{SonaDeep, SonaStream},
     sona::{Deep, DeepSettings, General, Sona, When},
     workload::{
-        launch::{LaunchError, load_trainee, open_weights},
+        error::LaunchError,
+        opened::{load_trainee, open_weights},
         prompt::derive_seed,
     },
 };

@@ -13,11 +13,7 @@ use crate::{
     plan::Cell,
     recipe::schema::{Sona as Section, SonaStream},
     sona::{BackgroundSettings, CacheSettings, MemorySettings, Passage, Sona, SonaSettings},
-    workload::{
-        adapt::settings,
-        launch::{LaunchError, Loaded},
-        prompt::derive_seed,
-    },
+    workload::{adapt::settings, error::LaunchError, opened::Loaded, prompt::derive_seed},
 };
 
 /// What the loops may publish.

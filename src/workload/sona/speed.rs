@@ -10,7 +10,8 @@ use crate::{
     sona::{Answering, Feedback, Sona, SonaError},
     workload::{
         decode::{quantile, sampling},
-        launch::{LaunchError, Loaded},
+        error::LaunchError,
+        opened::Loaded,
         prompt::derive_seed,
         recorder::Recorder,
     },

@@ -2,10 +2,7 @@
 use crate::{
     plan::Cell,
     recipe::schema::SonaStream,
-    workload::{
-        adapt::Stream,
-        launch::{LaunchError, Loaded},
-    },
+    workload::{adapt::Stream, error::LaunchError, opened::Loaded},
 };
 
 /// What requests of the general text are for, in order: the directions of micro adapters and what they may cost, what
