@@ -1,4 +1,6 @@
 //! The weights of a model as candle tensors.
+use std::slice;
+
 use candle_core::Tensor;
 
 use super::linear::{Embedding, Linear};
@@ -46,6 +48,21 @@ pub(super) struct Layer {
     pub(super) post_feed_forward_norm: Option<Tensor>,
     /// Its place in [`Model::kinds`].
     pub(super) kind: usize,
+}
+
+impl Layer {
+    /// Returns all its matrices.
+    pub(super) fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let projections = match &mut self.projections {
+            Projections::Separate(matrices) => matrices.as_mut_slice(),
+            Projections::Fused(matrix) => slice::from_mut(matrix),
+        };
+        let gated = match &mut self.gated {
+            Gated::Separate { gate, up } => vec![gate, up],
+            Gated::Fused(matrix) => vec![matrix],
+        };
+        projections.iter_mut().chain(gated).chain([&mut self.attention_output, &mut self.down])
+    }
 }
 
 /// The weights of a model.

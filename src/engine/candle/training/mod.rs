@@ -25,7 +25,7 @@ use candle_core::{Result, Tensor, Var, backprop::GradStore};
 
 use super::{
     linear::Linear,
-    weights::{Gated, Model, Projections},
+    weights::{Layer, Model},
 };
 use crate::{
     engine::{
@@ -226,17 +226,6 @@ fn widen(model: &mut Model) -> Result<()> {
         *linear = Linear::Dense(linear.dense()?);
         Ok(())
     };
-    for layer in &mut model.layers {
-        match &mut layer.projections {
-            Projections::Separate(matrices) => matrices.iter_mut().try_for_each(widen)?,
-            Projections::Fused(matrix) => widen(matrix)?,
-        }
-        match &mut layer.gated {
-            Gated::Separate { gate, up } => [gate, up].into_iter().try_for_each(widen)?,
-            Gated::Fused(matrix) => widen(matrix)?,
-        }
-        widen(&mut layer.attention_output)?;
-        widen(&mut layer.down)?;
-    }
+    model.layers.iter_mut().flat_map(Layer::matrices_mut).try_for_each(widen)?;
     widen(&mut model.output)
 }
