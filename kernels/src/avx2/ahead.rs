@@ -5,8 +5,9 @@ use crate::attention::Cached;
 
 const LINE: usize = 64;
 
-/// Cache lines that are asked for a few at a time. A core awaits only some at once: where more are asked for
-/// together, whatever is to be read after them waits too, and then memory has nothing to do until the next.
+/// Cache lines that are asked for a few at a time, into the second cache. The first awaits only some two dozen at
+/// once, so that what is brought there comes no faster than 64 bytes x 24 / latency; and where more are asked for
+/// together, whatever is to be read after them waits too.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
     next: *const u8,
@@ -31,7 +32,7 @@ impl Ahead {
         let count = self.a_step.min(self.left);
         for _ in 0..count {
             // SAFETY: a hint, which reads nothing and which all x86-64 have.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.next.cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.next.cast()) };
             self.next = self.next.wrapping_add(LINE);
         }
         self.left -= count;
