@@ -1,20 +1,16 @@
 //! Adapters of the engines against matrices they are merged into, and against each other.
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::Path,
-    sync::{Arc, Mutex},
-};
+mod batches;
+mod choices;
+
+use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
 
 use ruvlab::{
-    adapt::compose::{Arrow, Method, compose},
     engine::{self, Adapter, Chunk, EngineError, EngineKind, LanguageModel, LogitRows, LowRank, Place, Target},
     model::{
         spec::ModelSpec,
         weights::{TensorType, Weights},
     },
 };
-use ruvlab_kernels::Pool;
 
 use super::logits::{heldout, load_exact, logits, native, pico};
 
@@ -232,184 +228,6 @@ fn a_model_with_an_adapter_is_driven_like_one_without() {
         let chunk = Chunk { sequence: admitted.sequence, tokens: &tokens[..20], logits: LogitRows::All };
         assert_eq!(adapted.step(&[chunk]).unwrap()[0].row(19), right[19], "{kind:?}");
         adapted.attach(admitted.sequence, None).unwrap();
-    }
-}
-
-/// Returns whether the sequences of a batch give, to the last bit, what each gives alone.
-fn assert_together_as_alone(of: &[Option<&Arc<Adapter>>]) {
-    let weights = pico();
-    let tokens = &heldout(&weights)[..100];
-    let parts: Vec<&[u32]> = (0..of.len()).map(|i| &tokens[i * 7..i * 7 + 20 + i]).collect();
-    for kind in native() {
-        let mut engine = load_exact(kind, &weights, 3);
-        let sizes = |part: &[u32]| [part.len() - 5, 1, 1, 1, 2];
-        let alone: Vec<_> = of
-            .iter()
-            .zip(&parts)
-            .map(|(adapter, part)| with_adapter(engine.as_mut(), *adapter, part, &sizes(part)))
-            .collect();
-        for (i, (adapter, part)) in of.iter().zip(&parts).enumerate().filter(|(_, (adapter, _))| adapter.is_none()) {
-            let never = logits(load_exact(kind, &weights, 3).as_mut(), part, &sizes(part));
-            assert!(alone[i] == never, "{kind:?}: sequence {i}, without an adapter {adapter:?}");
-        }
-        let open = |adapter: &Option<&Arc<Adapter>>| {
-            let sequence = engine.open().unwrap();
-            engine.attach(sequence, adapter.cloned()).unwrap();
-            sequence
-        };
-        let sequences: Vec<u32> = of.iter().map(open).collect();
-        let mut together = vec![Vec::new(); of.len()];
-        for step in 0..5 {
-            let chunk = |i: usize| {
-                let sizes = sizes(parts[i]);
-                let start: usize = sizes[..step].iter().sum();
-                Chunk { sequence: sequences[i], tokens: &parts[i][start..start + sizes[step]], logits: LogitRows::All }
-            };
-            let chunks: Vec<_> = (0..of.len()).map(chunk).collect();
-            for (rows, logits) in together.iter_mut().zip(engine.step(&chunks).unwrap()) {
-                rows.extend((0..logits.rows).map(|row| logits.row(row).to_vec()));
-            }
-        }
-        for (i, (together, alone)) in together.iter().zip(&alone).enumerate() {
-            assert!(together == alone, "{kind:?}: sequence {i}");
-        }
-    }
-}
-
-/// Rows of one step with two adapters and without one, few and many of them, on packed blocks.
-#[test]
-fn sequences_with_different_adapters_give_what_each_gives_alone() {
-    let adapters = [3, 4].map(|seed| Arc::new(adapter(pico().spec(), seed, seed as usize)));
-    assert_together_as_alone(&[Some(&adapters[0]), None, Some(&adapters[1]), Some(&adapters[0]), None]);
-}
-
-/// Eight requests of one batch, each with an adapter of its own, of several ranks.
-#[test]
-fn eight_adapters_in_a_batch_give_what_each_gives_alone() {
-    let adapters: Vec<_> = (10..18).map(|seed| Arc::new(adapter(pico().spec(), seed, 1 + seed as usize % 4))).collect();
-    let of: Vec<Option<&Arc<Adapter>>> = adapters.iter().map(Some).collect();
-    assert_eq!(of.len(), 8);
-    assert_together_as_alone(&of);
-}
-
-/// However many threads share a step, and where one does the work of all since the step is taken inside a job of
-/// theirs, the logits are the same.
-#[test]
-fn an_adapter_gives_the_same_with_any_number_of_threads() {
-    let weights = pico();
-    let adapter = Arc::new(adapter(weights.spec(), 7, 9));
-    let tokens = &heldout(&weights)[..24];
-    for kind in native() {
-        let run = |threads: usize| {
-            with_adapter(load_exact(kind, &weights, threads).as_mut(), Some(&adapter), tokens, &[18, 1, 1, 4])
-        };
-        let right = run(1);
-        for threads in [2, 3, 5] {
-            assert!(run(threads) == right, "{kind:?}: {threads} threads");
-        }
-        let found = Mutex::new(Vec::new());
-        Pool::new(2).unwrap().run(&|worker| {
-            if worker == 1 {
-                *found.lock().unwrap() = run(3);
-            }
-        });
-        assert!(found.into_inner().unwrap() == right, "{kind:?}: inside a job");
-    }
-}
-
-/// Returns each engine that takes mixtures, with weights that it computes smoothly with: beside blocks candle rounds
-/// activations to 8 bits, and the last bit of a sum, which is another one on other processors, decides which way.
-fn smooth() -> impl Iterator<Item = (EngineKind, Weights)> {
-    let weights = |kind| if kind == EngineKind::Candle { pico().requantized(TensorType::F32).unwrap() } else { pico() };
-    capable().map(move |kind| (kind, weights(kind)))
-}
-
-/// Returns the logits of a model whose tokens choose among adapters.
-fn with_choice(kind: EngineKind, weights: &Weights, arrow: &Arrow, tokens: &[u32], sizes: &[usize]) -> Vec<Vec<f32>> {
-    let mut engine = engine::mixed(load_exact(kind, weights, 2), Arc::new(arrow.mixture().unwrap())).unwrap();
-    logits(engine.as_mut(), tokens, sizes)
-}
-
-/// Where there is one adapter to choose, it is what every token chooses.
-#[test]
-fn one_adapter_to_choose_is_that_adapter() {
-    let weights = pico();
-    let tokens = &heldout(&weights)[..40];
-    let one = Arc::new(adapter(weights.spec(), 6, 3));
-    let arrow = Arrow::new(&[(1.0, &one)], 2, 1.0).unwrap();
-    for (kind, weights) in smooth() {
-        let mut engine = load_exact(kind, &weights, 2);
-        for sizes in [&[40][..], &[20, 3, 1, 1, 15]] {
-            let right = with_adapter(engine.as_mut(), Some(&one), tokens, sizes);
-            let found = with_choice(kind, &weights, &arrow, tokens, sizes);
-            if kind == EngineKind::Candle {
-                assert!(relative(&right, &found) <= 1e-5, "{}", relative(&right, &found));
-            } else {
-                assert!(found == right, "{kind:?}");
-            }
-        }
-    }
-}
-
-/// Tokens choose for themselves: what comes out is neither adapter, nor both, and the same however many rows a
-/// step has.
-#[test]
-fn tokens_that_choose_change_what_comes_out() {
-    let weights = pico();
-    let tokens = &heldout(&weights)[..40];
-    let two = [6, 7].map(|seed| adapter(weights.spec(), seed, 3));
-    let weighted = [(1.0, &two[0]), (1.0, &two[1])];
-    let both = compose(&weighted, &Method::Cat).unwrap();
-    let others = [two[0].clone(), two[1].clone(), both].map(Arc::new);
-    for (kind, weights) in smooth() {
-        let mut engine = load_exact(kind, &weights, 2);
-        for top_k in [1, 2] {
-            let arrow = Arrow::new(&weighted, top_k, 1.0).unwrap();
-            let found = with_choice(kind, &weights, &arrow, tokens, &[40]);
-            for other in &others {
-                let apart = relative(&found, &with_adapter(engine.as_mut(), Some(other), tokens, &[40]));
-                assert!(apart >= 1e-3, "{kind:?}, {top_k}: {apart:e}");
-            }
-        }
-        // Shares that scores hardly move, so that neither does rounding.
-        let arrow = Arrow::new(&weighted, 2, 100.0).unwrap();
-        let [found, few] =
-            [&[40][..], &[20, 3, 1, 1, 15]].map(|sizes| with_choice(kind, &weights, &arrow, tokens, sizes));
-        assert!(relative(&found, &few) <= 1e-3, "{kind:?}: {}", relative(&found, &few));
-    }
-    let mut engine = engine::load(EngineKind::Reference, &weights, None).unwrap();
-    let sequence = engine.open().unwrap();
-    let mixture = Arc::new(Arrow::new(&weighted, 1, 1.0).unwrap().mixture().unwrap());
-    assert!(matches!(engine.attach_mixture(sequence, mixture), Err(EngineError::Unsupported { .. })));
-}
-
-/// At the head, whose inputs an engine shows: each row is what the router's own definition makes of it.
-#[test]
-fn every_token_gets_what_its_choice_adds() {
-    let weights = pico();
-    let spec = weights.spec();
-    let tokens = &heldout(&weights)[..40];
-    let place = Place { layer: spec.layers, target: Target::Head };
-    let two = [6, 7].map(|seed| Adapter::from([(place, adapter(spec, seed, 3)[&place].clone())]));
-    let arrow = Arrow::new(&[(1.0, &two[0]), (0.7, &two[1])], 1, 0.5).unwrap();
-    for kind in native() {
-        let mut engine = load_exact(kind, &weights, 2);
-        engine.keep_hidden(true).unwrap();
-        let mut right = logits(engine.as_mut(), tokens, &[40]);
-        let inputs: Vec<Vec<f32>> = engine.hidden().chunks(spec.hidden_size).map(<[f32]>::to_vec).collect();
-        let mut chosen = [0; 2];
-        for (row, x) in right.iter_mut().zip(&inputs) {
-            chosen[arrow.shares(place, x)[0].0] += 1;
-            let LowRank { rank, scale, a, b, .. } = arrow.routed(place, x).unwrap();
-            let dot = |a: &[f32]| scale * a.iter().zip(x).map(|(a, x)| a * x).sum::<f32>();
-            let narrow: Vec<f32> = a.chunks_exact(x.len()).map(dot).collect();
-            for (logit, b) in row.iter_mut().zip(b.chunks_exact(rank)) {
-                *logit += b.iter().zip(&narrow).map(|(b, x)| b * x).sum::<f32>();
-            }
-        }
-        assert!(chosen.iter().all(|count| *count >= 3), "{chosen:?}");
-        let found = with_choice(kind, &weights, &arrow, tokens, &[40]);
-        assert!(relative(&right, &found) <= 1e-4, "{kind:?}: {}", relative(&right, &found));
     }
 }
 
