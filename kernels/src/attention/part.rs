@@ -1,8 +1,11 @@
 //! Parts of a context: what each knows by itself, and how they become one.
 use std::ops::Range;
 
-use super::{AttentionScratch, AttentionShape, KEY_PART, KeyValuePages, walk::Walk};
+use super::{AttentionScratch, AttentionShape, KEY_PART, KeyValuePages, Operand, PANEL, Product, walk::Walk};
 use crate::Kernels;
+
+/// Parts that are merged at once.
+const MERGED: usize = 64;
 
 /// Returns how many numbers hold what a part knows of G heads of D: the weighted sums `[G, D]`, the
 /// largest scores `[G]` those are relative to and the sums of weights `[G]`, rounded up to a multiple
@@ -111,20 +114,40 @@ pub(super) fn merge(kernels: &Kernels, d: usize, parts: &[f32], out: &mut [f32],
         let largest = parts.chunks_exact(length).fold(f32::NEG_INFINITY, |most, part| most.max(state(part).0));
         let mut sum = 0.0;
         out.fill(0.0);
-        for part in parts.chunks_exact(length) {
-            let (own, total) = state(part);
-            // Where nothing was seen, both are 0 whatever the factor; infinities would make it NaN.
-            let factor = if own == largest || total == 0.0 { 1.0 } else { (own - largest).exp() };
-            sum += total * factor;
-            for (out, x) in out.iter_mut().zip(&part[head * d..][..d]) {
-                *out += factor * x;
+        for some in parts.chunks(MERGED * length) {
+            let mut factors = [0.0; MERGED];
+            let factors = &mut factors[..some.len() / length];
+            // Where nothing was seen at all they stay 0: the difference of infinities would be NaN.
+            if largest > f32::NEG_INFINITY {
+                for (factor, part) in factors.iter_mut().zip(some.chunks_exact(length)) {
+                    *factor = state(part).0;
+                }
+                (kernels.softmax.exponentials)(factors, largest);
             }
+            for (factor, part) in factors.iter().zip(some.chunks_exact(length)) {
+                sum += factor * state(part).1;
+            }
+            add_rows(kernels, factors, &some[head * d..], length, out);
         }
         if let Some(saved) = &mut log_sum_exps {
             saved[head] = log_sum_exp(largest, sum);
         }
         if sum != 0.0 {
             kernels.scale(out, 1.0 / sum);
+        }
+    }
+}
+
+/// Adds rows times their factors; rows are `stride` apart.
+fn add_rows(kernels: &Kernels, factors: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+    let (k, n) = (factors.len(), out.len());
+    if n.is_multiple_of(PANEL) {
+        let (factors, rows) = (Operand { values: factors, stride: k }, Operand { values: rows, stride });
+        return (kernels.attention.multiply)(factors, rows, out, Product { m: 1, n, k, stride: n, accumulate: true });
+    }
+    for (factor, row) in factors.iter().zip(rows.chunks(stride)) {
+        for (out, x) in out.iter_mut().zip(row) {
+            *out += factor * x;
         }
     }
 }
