@@ -1,5 +1,9 @@
 //! Texts by name: the ones built in, and files.
-use std::{borrow::Cow, fs, io};
+use std::{
+    borrow::Cow,
+    fs::{self, File},
+    io::{self, Read},
+};
 
 /// Texts larger than this are refused: they are read whole.
 const MAX_BYTES: u64 = 1 << 30;
@@ -53,13 +57,23 @@ pub enum TextError {
         #[source]
         error: io::Error,
     },
+    /// It is no file: what comes out of a pipe comes once, and each launch reads the text anew.
+    #[error(
+        "the text {path} is no regular file, and every launch reads it again: write it to a file first, and name that"
+    )]
+    NotAFile {
+        /// Where it was looked for.
+        path: String,
+    },
     /// The file is too large to read whole.
-    #[error("the text {path} has {bytes} bytes, more than the {MAX_BYTES} that are read whole")]
+    #[error("the text {path} has {bytes} bytes or more, and {most} at most are read whole: take a part of it")]
     TooLarge {
         /// The file.
         path: String,
-        /// Its size.
+        /// Its size, as far as it was read.
         bytes: u64,
+        /// The most that is read.
+        most: u64,
     },
     /// The file is not text.
     #[error("the text {path} is not UTF-8 at byte {at}; convert it first (iconv -t UTF-8)")]
@@ -80,25 +94,35 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 ///
 /// # Errors
 ///
-/// If there is no such text, or the file cannot be read, is too large or is not UTF-8.
+/// If there is no such text, or the file cannot be read, is no regular file, is too large or is not UTF-8.
 pub fn load(source: &str) -> Result<Text, TextError> {
     let content = if source.starts_with("builtin:") {
         let text = BUILTIN.iter().find(|(name, _)| *name == source).map(|(_, text)| *text);
         Cow::Borrowed(text.ok_or_else(|| TextError::UnknownBuiltin { name: source.to_owned() })?)
     } else {
-        Cow::Owned(read(source)?)
+        Cow::Owned(read(source, MAX_BYTES)?)
     };
     let hash = blake3::hash(content.as_bytes()).to_hex().to_string();
     Ok(Text { name: source.to_owned(), content, hash })
 }
 
-fn read(path: &str) -> Result<String, TextError> {
+fn read(path: &str, most: u64) -> Result<String, TextError> {
     let unreadable = |error| TextError::Unreadable { path: path.to_owned(), error };
-    let bytes = fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > MAX_BYTES {
-        return Err(TextError::TooLarge { path: path.to_owned(), bytes });
+    // Asked before it is opened, which would wait for who writes into a pipe.
+    let found = fs::metadata(path).map_err(unreadable)?;
+    if !found.is_file() {
+        return Err(TextError::NotAFile { path: path.to_owned() });
     }
-    String::from_utf8(fs::read(path).map_err(unreadable)?)
+    let mut content = Vec::new();
+    if found.len() <= most {
+        // A file may say too little of itself, or grow.
+        File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut content)).map_err(unreadable)?;
+    }
+    let bytes = found.len().max(content.len() as u64);
+    if bytes > most {
+        return Err(TextError::TooLarge { path: path.to_owned(), bytes, most });
+    }
+    String::from_utf8(content)
         .map_err(|error| TextError::NotUtf8 { path: path.to_owned(), at: error.utf8_error().valid_up_to() })
 }
 
@@ -129,5 +153,22 @@ mod tests {
         let message = load(path.to_str().unwrap()).unwrap_err().to_string();
         assert!(message.contains("byte 3"), "{message}");
         assert!(load("/no/such/file").unwrap_err().to_string().contains("/no/such/file"));
+    }
+
+    #[test]
+    fn what_is_no_file_or_too_large_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in [folder.path().to_str().unwrap(), "/dev/null"] {
+            let message = load(path).unwrap_err().to_string();
+            assert!(message.contains(path) && message.contains("write it to a file first"), "{message}");
+        }
+        let path = folder.path().join("five.txt");
+        fs::write(&path, "bytes").unwrap();
+        let path = path.to_str().unwrap();
+        assert_eq!(read(path, 5).unwrap(), "bytes");
+        assert!(matches!(read(path, 4), Err(TextError::TooLarge { bytes: 5, most: 4, .. })));
+        // A file that says it has no bytes, and has some.
+        #[cfg(target_os = "linux")]
+        assert!(matches!(read("/proc/self/maps", 16), Err(TextError::TooLarge { bytes: 17, .. })));
     }
 }

@@ -37,7 +37,8 @@ pub enum EngineError {
         /// What was asked.
         what: String,
     },
-    /// The cache has no room, and nothing that may go. Every sequence is as long as it was.
+    /// The cache has no room, and nothing that may go. Every sequence is as long as it was, less what a policy that
+    /// evicts dropped for this step.
     #[error(
         "the cache needs {needed_bytes} bytes more and {free_bytes} of its budget of {budget_bytes} are free: raise kv_cache.budget, run fewer or shorter sequences, or choose a kv_cache.pressure policy that makes room"
     )]

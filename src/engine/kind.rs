@@ -1,7 +1,7 @@
 //! Which engines there are, and what each can do.
 use ruvlab_kernels::Tier;
 
-use super::{EngineError, native, reference};
+use super::{EngineError, candle, native, reference};
 use crate::model::spec::ModelSpec;
 
 /// The engines there are.
@@ -41,6 +41,16 @@ impl EngineKind {
         match self {
             Self::Reference => reference::longest_context(spec),
             Self::Candle | Self::Native(_) => spec.context_length,
+        }
+    }
+
+    /// Returns the most tokens the engine computes at once, however long a chunk is; none where it takes a chunk whole.
+    #[must_use]
+    pub fn most_rows(self) -> Option<usize> {
+        match self {
+            Self::Reference => None,
+            Self::Candle => Some(candle::STEP_ROWS),
+            Self::Native(_) => Some(native::STEP_ROWS),
         }
     }
 

@@ -54,4 +54,11 @@ impl Settings {
     pub fn unlimited(&self) -> Self {
         Self { cache_bytes: None, pressure: None, share_prefixes: false, ..self.clone() }
     }
+
+    /// Returns the same with cached keys and values of 16 bits at least.
+    #[must_use]
+    pub fn with_wide_cache(self) -> Self {
+        let wide = |kind| if kind == CacheType::F32 { CacheType::F32 } else { CacheType::F16 };
+        Self { key_type: wide(self.key_type), value_type: wide(self.value_type), ..self }
+    }
 }

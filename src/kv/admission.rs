@@ -8,13 +8,8 @@ use super::{
 impl PagedCache {
     pub(super) fn full(&mut self, needed: usize, free_bytes: u64) -> CacheError {
         let used = self.pool.used() as u64;
-        self.transitions.push(Transition {
-            kind: TransitionKind::Refused,
-            pages: 0,
-            before_bytes: used,
-            after_bytes: used,
-            duration_ns: 0,
-        });
+        let kind = TransitionKind::Refused;
+        self.note(Transition { kind, pages: 0, before_bytes: used, after_bytes: used, duration_ns: 0 });
         let budget_bytes = self.settings.budget_bytes.unwrap_or(u64::MAX);
         CacheError::Full { needed_bytes: needed as u64, free_bytes, budget_bytes }
     }
@@ -27,9 +22,14 @@ impl PagedCache {
         let (needed, taken) = if is_alone {
             (worst(tokens), self.tables.values().filter_map(|table| table.reserved).map(worst).sum::<usize>())
         } else {
-            // Beside policies that make room, no more begin once there is none.
+            // Beside policies that make room, no more begin once there is none. One alone always does, and what is
+            // kept for its prefix only goes for it.
+            if self.tables.is_empty() {
+                return Ok(None);
+            }
             let high = self.settings.policy.as_ref().map_or(1.0, |policy| policy.high_watermark);
-            (1, self.pool.used() + (budget as f64 * (1.0 - high)) as usize)
+            let reserve = budget as usize - (budget as f64 * high) as usize;
+            (1, self.pool.used() - self.pool.idle_bytes() + reserve)
         };
         if needed as u64 > budget.saturating_sub(taken as u64) {
             return Err(self.full(needed, budget.saturating_sub(taken as u64)));
@@ -54,7 +54,8 @@ impl PagedCache {
         let reserved = self.admit(tokens)?;
         let root = self.root(adapter);
         let (chain, last_used) = (root.map(Chain::new), self.step);
-        let mut table = Table { pages: Vec::new(), length: 0, dropped: 0, last_used, reserved, root, chain };
+        let (pages, behind) = (Vec::new(), Vec::new());
+        let mut table = Table { pages, length: 0, dropped: 0, behind, last_used, reserved, root, chain };
         if let Some(chain) = &mut table.chain {
             let page_tokens = self.settings.shape.page_tokens;
             for tokens in prompt[..prompt.len().saturating_sub(1)].chunks_exact(page_tokens) {
@@ -82,11 +83,12 @@ impl PagedCache {
             Some(tokens) => self.admit(*tokens)?,
             None => None,
         };
-        let Table { pages, length, dropped, last_used, root, chain, .. } = self.table(parent)?;
+        let Table { pages, length, dropped, behind, last_used, root, chain, .. } = self.table(parent)?;
         let table = Table {
             pages: pages.clone(),
             length: *length,
             dropped: *dropped,
+            behind: behind.clone(),
             last_used: *last_used,
             reserved,
             root: *root,

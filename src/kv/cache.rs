@@ -1,5 +1,5 @@
 //! The cache of an engine: sequences, their pages, and room for more.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use ruvlab_kernels::Kernels;
 
@@ -28,6 +28,9 @@ pub struct CacheSettings {
     pub prefix_root: Option<PrefixKey>,
 }
 
+/// Transitions that are kept for whoever asks for them.
+pub const MOST_TRANSITIONS: usize = 1 << 16;
+
 /// How keys are rotated to later positions.
 pub trait Rotation {
     /// Rotates keys `[n, D]` of a layer as if each came `by` positions later.
@@ -39,7 +42,7 @@ pub struct PagedCache {
     pub(super) pool: Pool,
     pub(super) tables: BTreeMap<u32, Table>,
     pub(super) settings: CacheSettings,
-    pub(super) transitions: Vec<Transition>,
+    transitions: VecDeque<Transition>,
     /// Rows each sequence of the coming step adds.
     demand: Vec<(u32, usize)>,
     pub(super) step: u64,
@@ -64,7 +67,7 @@ impl PagedCache {
             }
         }
         let pool = Pool::new(kernels, settings.shape, spill);
-        Ok(Self { pool, tables: BTreeMap::new(), settings, transitions: Vec::new(), demand: Vec::new(), step: 0 })
+        Ok(Self { pool, tables: BTreeMap::new(), settings, transitions: VecDeque::new(), demand: Vec::new(), step: 0 })
     }
 
     pub(super) fn has(&self, stage: Stage) -> bool {
@@ -91,16 +94,23 @@ impl PagedCache {
     }
 
     /// Returns the most rows a step should add, so that a policy can make room between two of them: a
-    /// quarter of what the budget holds.
+    /// quarter of what the budget holds, and no more than the context has room for beside what is never
+    /// evicted.
     #[must_use]
     pub fn most_rows(&self) -> usize {
-        let CacheSettings { shape, types, budget_bytes, policy, .. } = &self.settings;
-        let (Some(budget), Some(policy)) = (budget_bytes, policy) else { return usize::MAX };
-        if policy.stages == [Stage::Reject] {
-            return usize::MAX;
+        let CacheSettings { shape, types, budget_bytes, policy, context_length, .. } = &self.settings;
+        let (Some(policy), page_tokens) = (policy, shape.page_tokens) else { return usize::MAX };
+        let mut most = usize::MAX;
+        if let Some(budget) = budget_bytes.filter(|_| policy.stages != [Stage::Reject]) {
+            let pages = budget as usize / shape.bytes(*types).max(1);
+            most = (pages / 4).max(1) * page_tokens;
         }
-        let pages = *budget as usize / shape.bytes(*types).max(1);
-        (pages / 4).max(1) * shape.page_tokens
+        if self.evicts() {
+            // Whole pages are evicted: one token less than a page may stay beside sinks and window.
+            let kept = policy.sinks.next_multiple_of(page_tokens) + policy.window + page_tokens - 1;
+            most = most.min(context_length.saturating_sub(kept).max(1));
+        }
+        most
     }
 
     pub(super) fn free_bytes(&self, budget: u64) -> u64 {
@@ -131,8 +141,8 @@ impl PagedCache {
     ///
     /// # Errors
     ///
-    /// If there is no room and nothing that may go. Sequences are then as long as they were, unless
-    /// the policy evicts; what is cold may be narrower or in the file.
+    /// If there is no room and nothing that may go. Sequences are then as long as they were, less what
+    /// the policy evicted; what is cold may be narrower or in the file.
     pub fn prepare(
         &mut self,
         rows: impl Iterator<Item = (u32, usize)>,
@@ -166,17 +176,7 @@ impl PagedCache {
         if self.need(demand)? == 0 {
             return Ok(());
         }
-        self.relieve(demand, rotation)?;
-        // Evicting changes what is needed.
-        let need = self.need(demand)?;
-        if let Some(budget) = self.settings.budget_bytes {
-            while need as u64 > self.free_bytes(budget) && self.pool.forget() {}
-            if need as u64 > self.free_bytes(budget) {
-                let free = self.free_bytes(budget);
-                return Err(self.full(need, free));
-            }
-        }
-        self.restore(demand)?;
+        self.bring(demand, rotation)?;
         let types = self.settings.types;
         for (id, rows) in demand {
             self.own_last(*id)?;
@@ -187,6 +187,21 @@ impl PagedCache {
             }
         }
         Ok(())
+    }
+
+    /// Sees that all pages of a step's sequences are in memory, and that there is room for what it adds.
+    pub(super) fn bring(&mut self, demand: &[(u32, usize)], rotation: &dyn Rotation) -> Result<(), CacheError> {
+        self.relieve(demand, rotation)?;
+        // Evicting changes what is needed.
+        let need = self.need(demand)?;
+        if let Some(budget) = self.settings.budget_bytes {
+            while need as u64 > self.free_bytes(budget) && self.pool.forget() {}
+            if need as u64 > self.free_bytes(budget) {
+                let free = self.free_bytes(budget);
+                return Err(self.full(need, free));
+            }
+        }
+        self.restore(demand)
     }
 
     /// Returns the bytes in memory that a step needs more: new pages, copies of shared ones, and those
@@ -282,7 +297,8 @@ impl PagedCache {
         Ok(())
     }
 
-    /// Takes a sequence back to its first tokens: `tokens` in all, those that were evicted included.
+    /// Takes a sequence back to its first tokens: those at positions before `tokens`, evicted ones counted. Where
+    /// these are the last, they are forgotten: what comes next follows what is there.
     ///
     /// # Errors
     ///
@@ -290,8 +306,14 @@ impl PagedCache {
     pub fn truncate(&mut self, id: u32, tokens: usize) -> Result<(), CacheError> {
         let shape = self.settings.shape;
         let table = self.table_mut(id)?;
-        let length = tokens.saturating_sub(table.dropped).min(table.length);
+        let of_page = |page: usize| {
+            let start = page * shape.page_tokens;
+            let position = start + table.dropped - table.behind.get(page).copied().unwrap_or(0);
+            tokens.saturating_sub(position).min(shape.page_tokens.min(table.length - start))
+        };
+        let length = (0..shape.pages(table.length)).map(of_page).sum::<usize>();
         let mut gone = table.pages.split_off(shape.pages(length).min(table.pages.len()));
+        table.close_end();
         if length < table.length {
             table.length = length;
             table.chain = None;
@@ -324,9 +346,17 @@ impl PagedCache {
         }
     }
 
-    /// Returns what was done under pressure since the last call.
+    /// Returns what was done under pressure since the last call, the latest [`MOST_TRANSITIONS`] of it.
     pub fn take_transitions(&mut self) -> Vec<Transition> {
-        std::mem::take(&mut self.transitions)
+        self.transitions.drain(..).collect()
+    }
+
+    /// Takes note of what was done, whether anybody asks for it or not.
+    pub(super) fn note(&mut self, transition: Transition) {
+        if self.transitions.len() == MOST_TRANSITIONS {
+            self.transitions.pop_front();
+        }
+        self.transitions.push_back(transition);
     }
 
     /// Adds the weight that attention gave the tokens of a sequence's page.

@@ -7,6 +7,7 @@
 mod admission;
 mod cache;
 mod error;
+mod eviction;
 mod head;
 mod kind;
 mod numbers;
@@ -21,7 +22,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use cache::{CacheSettings, PagedCache, Rotation};
+pub use cache::{CacheSettings, MOST_TRANSITIONS, PagedCache, Rotation};
 pub use error::CacheError;
 pub use head::CachedHead;
 pub use kind::{CacheType, CacheTypes};

@@ -5,10 +5,12 @@ use super::{CacheType, CacheTypes};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Drops whole pages between the sinks and the window, the longest sequence's oldest first, and
-    /// closes the gap: what is before it is rotated on (Xiao et al., arXiv 2309.17453).
+    /// closes the gap as soon as there is room for it: what is before it is rotated on (Xiao et al., arXiv
+    /// 2309.17453).
     Evict,
     /// Drops the whole pages outside sinks and window that attention gave least weight (Zhang et al.,
-    /// arXiv 2306.14048).
+    /// arXiv 2306.14048). What is left keeps its position until that would leave the context; then all
+    /// gaps are closed.
     EvictLight,
     /// Stores pages in the type of their age.
     Quantize,

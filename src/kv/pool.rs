@@ -170,6 +170,11 @@ impl Pool {
         true
     }
 
+    /// Returns the bytes of the pages that are kept for their prefix alone.
+    pub(super) fn idle_bytes(&self) -> usize {
+        self.idle.values().map(|id| self.bytes(*id).0).sum()
+    }
+
     pub(super) fn references(&self, id: PageId) -> u32 {
         self.slot(id).references
     }

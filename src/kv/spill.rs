@@ -1,10 +1,9 @@
 //! Pages in a file.
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    path::Path,
 };
 
 use super::{CacheError, CacheTypes};
@@ -17,47 +16,22 @@ pub(super) struct Spilled {
     hash: [u8; 32],
 }
 
-/// A file of pages, locked while its process lives and gone with the cache. What a crash left is
-/// unlocked, and removed by the next.
+/// A file of pages, without a name: nobody else can open it, and the system removes it with the process, whatever
+/// ends that.
 pub(super) struct SpillFile {
     file: File,
-    path: PathBuf,
+    /// Bytes from the first to the last that is taken.
     end: u64,
     most: u64,
     used: u64,
-    /// Free places, by their size.
-    free: BTreeMap<usize, Vec<u64>>,
-}
-
-const PREFIX: &str = "ruvlab-spill-";
-
-/// Removes the files of processes that are gone; returns how many.
-fn sweep(folder: &Path) -> io::Result<usize> {
-    let mut removed = 0;
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let is_ours = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PREFIX));
-        // What cannot be opened is someone else's.
-        let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else { continue };
-        if is_ours && file.try_lock().is_ok() && fs::remove_file(&path).is_ok() {
-            removed += 1;
-        }
-    }
-    Ok(removed)
+    /// The lengths of free ranges before the end, by their offsets; no two of them touch.
+    free: BTreeMap<u64, u64>,
 }
 
 impl SpillFile {
-    /// Returns a new, empty file in a folder of its own kind below `folder`.
+    /// Returns a new, empty file on the file system of a folder.
     pub(super) fn create(folder: &Path, most: u64) -> io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let folder = folder.join("ruvlab-spill");
-        fs::create_dir_all(&folder)?;
-        sweep(&folder)?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("{PREFIX}{}-{number}.pages", std::process::id()));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        file.lock()?;
-        Ok(Self { file, path, end: 0, most, used: 0, free: BTreeMap::new() })
+        Ok(Self { file: tempfile::tempfile_in(folder)?, end: 0, most, used: 0, free: BTreeMap::new() })
     }
 
     /// Returns the bytes of it that are taken.
@@ -66,24 +40,28 @@ impl SpillFile {
         self.used
     }
 
-    /// Returns whether so many bytes can be written.
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.free.get(&bytes).is_some_and(|places| !places.is_empty()) || self.end + bytes as u64 <= self.most
+    /// Returns where so many bytes can be written: the first range they fit, or the end.
+    fn place(&self, bytes: u64) -> Option<u64> {
+        let found = self.free.iter().find(|(_, length)| **length >= bytes).map(|(offset, _)| *offset);
+        found.or_else(|| (self.end + bytes <= self.most).then_some(self.end))
     }
 
-    /// Returns where a page was written; none where that would take more than the file may have.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.place(bytes as u64).is_some()
+    }
+
+    /// Returns where a page was written; none where that would take more than the file may have. A write that fails
+    /// takes nothing.
     pub(super) fn write(&mut self, bytes: &[u8], types: CacheTypes) -> Result<Option<Spilled>, CacheError> {
         let length = bytes.len() as u64;
-        let offset = match self.free.get_mut(&bytes.len()).and_then(Vec::pop) {
-            Some(offset) => offset,
-            None if self.end + length > self.most => return Ok(None),
-            None => {
-                self.end += length;
-                self.end - length
-            }
-        };
+        let Some(offset) = self.place(length) else { return Ok(None) };
         self.file.seek(SeekFrom::Start(offset))?;
         self.file.write_all(bytes)?;
+        match self.free.remove(&offset) {
+            Some(all) if all > length => drop(self.free.insert(offset + length, all - length)),
+            Some(_) => {}
+            None => self.end += length,
+        }
         self.used += length;
         Ok(Some(Spilled { offset, bytes: bytes.len(), types, hash: *blake3::hash(bytes).as_bytes() }))
     }
@@ -97,50 +75,83 @@ impl SpillFile {
     }
 
     pub(super) fn free(&mut self, page: &Spilled) {
+        let (mut start, mut end) = (page.offset, page.offset + page.bytes as u64);
         self.used -= page.bytes as u64;
-        self.free.entry(page.bytes).or_default().push(page.offset);
-    }
-}
-
-impl Drop for SpillFile {
-    fn drop(&mut self) {
-        // What cannot be removed is unlocked by now, and removed by the next to come.
-        drop(fs::remove_file(&self.path));
+        if let Some(length) = self.free.remove(&end) {
+            end += length;
+        }
+        let before = self.free.range(..start).next_back().map(|(offset, length)| (*offset, offset + length));
+        if let Some((offset, _)) = before.filter(|(_, end)| *end == start) {
+            self.free.remove(&offset);
+            start = offset;
+        }
+        if end == self.end {
+            self.end = start;
+        } else {
+            self.free.insert(start, end - start);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    fn write(file: &mut SpillFile, fill: u8, bytes: usize) -> Option<Spilled> {
+        file.write(&vec![fill; bytes], CacheTypes::default()).unwrap()
+    }
 
     #[test]
     fn pages_come_back_places_are_used_again_and_the_limit_holds() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = SpillFile::create(folder.path(), 30).unwrap();
-        let types = CacheTypes::default();
-        let first = file.write(&[1; 10], types).unwrap().unwrap();
-        let second = file.write(&[2; 20], types).unwrap().unwrap();
-        assert!(file.write(&[3; 10], types).unwrap().is_none(), "more than the file may have");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a name that a crash would leave");
+        let first = write(&mut file, 1, 10).unwrap();
+        let second = write(&mut file, 2, 20).unwrap();
+        assert!(write(&mut file, 3, 10).is_none(), "more than the file may have");
         assert_eq!(file.read(&first).unwrap(), [1; 10]);
         file.free(&first);
-        let third = file.write(&[3; 10], types).unwrap().unwrap();
+        let third = write(&mut file, 3, 10).unwrap();
         assert_eq!((third.offset, file.used(), file.read(&second).unwrap()), (first.offset, 30, vec![2; 20]));
-        fs::write(&file.path, [0; 30]).unwrap();
+        file.file.seek(SeekFrom::Start(0)).unwrap();
+        file.file.write_all(&[0; 30]).unwrap();
         assert!(matches!(file.read(&third), Err(CacheError::Damaged)));
     }
 
     #[test]
-    fn what_a_crash_left_is_removed_and_what_is_in_use_is_not() {
+    fn what_is_free_holds_pages_of_any_size() {
         let folder = tempfile::tempdir().unwrap();
-        let living = SpillFile::create(folder.path(), 1).unwrap();
-        let left = folder.path().join("ruvlab-spill").join("ruvlab-spill-1-0.pages");
-        let other = left.with_file_name("notes.txt");
-        fs::write(&left, "x").unwrap();
-        fs::write(&other, "x").unwrap();
-        let next = SpillFile::create(folder.path(), 1).unwrap();
-        assert!(!left.exists() && other.exists() && living.path.exists() && next.path.exists());
-        let path = next.path.clone();
-        drop(next);
-        assert!(!path.exists());
+        let mut file = SpillFile::create(folder.path(), 40).unwrap();
+        let [a, b, c, d] = [1, 2, 3, 4].map(|fill| write(&mut file, fill, 10).unwrap());
+        // Narrower pages go where a wide one was, and a wide one where neighbours were.
+        file.free(&b);
+        let [e, f] = [5, 6].map(|fill| write(&mut file, fill, 5).unwrap());
+        assert!(write(&mut file, 7, 1).is_none());
+        file.free(&e);
+        file.free(&c);
+        file.free(&f);
+        let wide = write(&mut file, 8, 20).unwrap();
+        assert_eq!((wide.offset, file.read(&wide).unwrap()), (10, vec![8; 20]));
+        assert_eq!((file.read(&a).unwrap(), file.read(&d).unwrap()), (vec![1; 10], vec![4; 10]));
+        for page in [&a, &wide, &d] {
+            file.free(page);
+        }
+        assert_eq!((file.used(), file.end, file.free.len()), (0, 0, 0));
+        assert!(write(&mut file, 9, 40).is_some());
+    }
+
+    #[test]
+    fn a_write_that_fails_takes_no_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("read-only");
+        fs::write(&path, "").unwrap();
+        let file = File::open(&path).unwrap();
+        let mut file = SpillFile { file, end: 0, most: 30, used: 0, free: BTreeMap::new() };
+        for _ in 0..4 {
+            assert!(matches!(file.write(&[1; 10], CacheTypes::default()), Err(CacheError::Spill(_))));
+        }
+        assert!((file.used(), file.end) == (0, 0) && file.has_room(30));
     }
 }

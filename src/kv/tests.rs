@@ -1,4 +1,7 @@
 //! The cache against a naive model of it, under random operations.
+mod eviction;
+mod sharing;
+
 use std::collections::BTreeMap;
 
 use rand::{Rng, SeedableRng};
@@ -75,16 +78,30 @@ impl Bench {
         (!ids.is_empty()).then(|| ids[self.random.random_range(0..ids.len())])
     }
 
-    /// Lets the model lose what the cache says it evicted: always the first page after the sinks.
-    fn follow_evictions(&mut self) {
-        for (id, model) in &mut self.model {
+    /// Makes room for rows of a sequence, and lets the model lose what the cache says it evicted: the first page after
+    /// the sinks, or where the lightest go the pages that are missing.
+    fn prepare(&mut self, id: u32, rows: usize) -> Result<(), CacheError> {
+        let pages = |cache: &PagedCache, id| cache.table(id).unwrap().pages.clone();
+        let before: Vec<_> = self.model.keys().map(|id| pages(&self.cache, *id)).collect();
+        let result = self.cache.prepare([(id, rows)].into_iter(), &Adding);
+        for ((id, model), before) in self.model.iter_mut().zip(before) {
             let (length, dropped) = self.cache.length(*id).unwrap();
+            let after = pages(&self.cache, *id);
+            let (mut place, mut before) = (0, before.iter());
             while model.dropped < dropped {
-                model.values.drain(self.sinks..self.sinks + PAGE);
+                if self.cache.weighs() {
+                    while before.next() == after.get(place) {
+                        place += 1;
+                    }
+                } else {
+                    place = self.sinks / PAGE;
+                }
+                model.values.drain(place * PAGE..(place + 1) * PAGE);
                 model.dropped += PAGE;
             }
             assert_eq!(model.values.len(), length);
         }
+        result
     }
 
     fn open(&mut self) {
@@ -115,8 +132,7 @@ impl Bench {
         if count == 0 {
             return;
         }
-        let result = self.cache.prepare([(id, count)].into_iter(), &Adding);
-        self.follow_evictions();
+        let result = self.prepare(id, count);
         if reserves {
             result.as_ref().expect("what was reserved is there");
         }
@@ -137,6 +153,10 @@ impl Bench {
             self.cache.write(id, 0, index, &[x + (index + model.dropped) as f32; D], &[x; D]);
         }
         self.cache.advance(id, &fresh).unwrap();
+        let pages = self.cache.table(id).unwrap().pages.len();
+        for page in 0..pages {
+            self.cache.add_mass(id, page, self.random.random());
+        }
     }
 
     fn fork(&mut self, parent: u32) {
@@ -154,11 +174,17 @@ impl Bench {
 
     fn truncate(&mut self, id: u32) {
         let model = self.model.get_mut(&id).unwrap();
-        let keep = self.random.random_range(0..=model.values.len());
-        self.cache.truncate(id, keep + model.dropped).unwrap();
-        model.values.truncate(keep);
-        // The tokens that were evicted came before all that is kept.
-        model.tokens.truncate(keep + model.dropped);
+        let end = self.random.random_range(model.dropped..=model.values.len() + model.dropped);
+        let behind = self.cache.table(id).unwrap().behind.clone();
+        let position = |index: &usize| index + model.dropped - behind.get(index / PAGE).copied().unwrap_or(0);
+        let kept: Vec<usize> = (0..model.values.len()).filter(|index| position(index) < end).collect();
+        let next = kept.last().map(|last| position(last) + 1);
+        self.cache.truncate(id, end).unwrap();
+        let (length, dropped) = self.cache.length(id).unwrap();
+        assert_eq!((kept.len(), next.unwrap_or(length + dropped)), (length, length + dropped));
+        model.values.truncate(length);
+        model.dropped = dropped;
+        model.tokens.truncate(length + dropped);
     }
 
     /// Compares what is in memory with the model.
@@ -176,7 +202,9 @@ impl Bench {
                 kernels().read_cached(tile.values, &mut values);
                 for (index, x) in model.values.iter().enumerate().skip(at * PAGE).take(PAGE) {
                     let place = index % PAGE * D;
-                    let position = (index + model.dropped) as f32;
+                    // Behind a gap that is open it is where it was.
+                    let behind = table.behind.get(at).copied().unwrap_or(0);
+                    let position = (index + model.dropped - behind) as f32;
                     assert!((values[place] - x).abs() <= 0.4, "sequence {id} token {index}: {} for {x}", values[place]);
                     assert!(
                         (keys[place + D - 1] - x - position).abs() <= 0.4,
@@ -206,8 +234,7 @@ impl Bench {
             76..84 => self.truncate(id),
             84..92 => {
                 // All of a sequence comes back from a file.
-                let result = self.cache.prepare([(id, 0)].into_iter(), &Adding);
-                self.follow_evictions();
+                let result = self.prepare(id, 0);
                 if result.is_ok() {
                     let away = self
                         .cache
@@ -319,27 +346,6 @@ fn pages_take_the_bytes_that_were_predicted_in_every_type() {
     };
     let Err(error) = PagedCache::new(kernels(), odd) else { panic!("80 values are no whole blocks") };
     assert!(error.to_string().contains("80"), "{error}");
-}
-
-#[test]
-fn a_prefix_is_shared_page_by_page_until_room_is_needed() {
-    let mut cache = PagedCache::new(kernels(), settings(WIDE, 6, None)).unwrap();
-    let tokens: Vec<u32> = (0..20).collect();
-    assert_eq!(cache.open(0, &tokens, 20, None).unwrap(), 0);
-    cache.prepare([(0, 20)].into_iter(), &Adding).unwrap();
-    cache.advance(0, &tokens).unwrap();
-    assert_eq!(cache.open(1, &tokens, 20, None).unwrap(), 16);
-    assert_eq!(cache.open(2, &tokens[..16], 20, None).unwrap(), 8, "its last token is to be computed");
-    assert_eq!(cache.open(3, &[&[9], &tokens[1..]].concat(), 20, None).unwrap(), 0);
-    assert_eq!(cache.report().shared_pages, 2);
-    (0..4).for_each(|id| cache.close(id));
-    assert_eq!((cache.report().idle_pages, cache.report().tokens), (2, 0));
-    assert_eq!(cache.open(4, &tokens, 20, None).unwrap(), 16);
-    cache.close(4);
-    cache.open(5, &[], 40, None).unwrap();
-    cache.prepare([(5, 48)].into_iter(), &Adding).unwrap();
-    assert_eq!(cache.report().idle_pages, 0);
-    assert_eq!(cache.open(6, &tokens, 20, None).unwrap(), 0);
 }
 
 /// Where sequences take turns, only what changed since the last turn is written.

@@ -6,6 +6,9 @@ use crate::{recipe::schema::Workload, text};
 /// Bytes of a text that make a token, about.
 const BYTES_PER_TOKEN: u64 = 4;
 
+/// Positions of a window that are scored at once, which bounds the memory of their logits.
+pub(crate) const SCORED_AT_ONCE: u32 = 128;
+
 /// What a workload takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Demand {
@@ -17,8 +20,9 @@ pub(crate) struct Demand {
     pub(crate) prompt_tokens: u32,
     /// Sequences side by side.
     pub(crate) sequences: u32,
-    /// Whether the logits of every position are kept, or only those of the last.
-    pub(crate) keeps_logits: bool,
+    /// Positions of a sequence whose logits are there at once; where a text is read a page at once, a page of the
+    /// recipe's cache takes the place of this.
+    pub(super) scored_at_once: u32,
     /// Engines at once, each with a cache: some workloads compare two.
     pub(crate) engines: u64,
     /// What goes through the model in a launch that is timed, each time.
@@ -60,7 +64,7 @@ const NOTHING: Demand = Demand {
     sequence_tokens: 0,
     prompt_tokens: 0,
     sequences: 1,
-    keeps_logits: false,
+    scored_at_once: 1,
     engines: 1,
     timed: Tokens { together: 0, steps: 0, batch: 0 },
     repetitions: None,
@@ -87,7 +91,8 @@ pub(crate) fn demand(workload: &Workload) -> Demand {
             let batch = u64::from(decode.batch_size);
             Demand {
                 tasks: &[LaunchTask::Speed],
-                sequence_tokens: decode.prompt_tokens.saturating_add(decode.output_tokens),
+                // The last token is never fed back.
+                sequence_tokens: decode.prompt_tokens.saturating_add(decode.output_tokens.saturating_sub(1)),
                 prompt_tokens: decode.prompt_tokens,
                 sequences: decode.batch_size,
                 timed: Tokens {
@@ -108,7 +113,6 @@ pub(crate) fn demand(workload: &Workload) -> Demand {
                 sequence_tokens: trace.longest(),
                 prompt_tokens: trace.prompt_tokens,
                 sequences: trace.concurrency,
-                keeps_logits: true,
                 engines: 2,
                 timed: Tokens {
                     together: requests * u64::from(trace.prompt_tokens),
@@ -128,7 +132,7 @@ pub(crate) fn demand(workload: &Workload) -> Demand {
                 tasks: &[LaunchTask::Quality, LaunchTask::Speed],
                 sequence_tokens: adapt.prompt_tokens.saturating_add(adapt.output_tokens),
                 prompt_tokens: adapt.prompt_tokens,
-                keeps_logits: true,
+                scored_at_once: adapt.prompt_tokens.saturating_add(adapt.output_tokens),
                 // Its timed pairs; what they decode is little beside the stream.
                 timed: Tokens { together: 0, steps: 30 * u64::from(adapt.output_tokens), batch: 1 },
                 quality: Tokens::together(requests * adapt.tokens() as u64),
@@ -141,7 +145,7 @@ pub(crate) fn demand(workload: &Workload) -> Demand {
                 tasks: &[LaunchTask::Quality, LaunchTask::Speed],
                 sequence_tokens: stream.prompt_tokens.saturating_add(stream.output_tokens),
                 prompt_tokens: stream.prompt_tokens,
-                keeps_logits: true,
+                scored_at_once: stream.prompt_tokens.saturating_add(stream.output_tokens),
                 timed: Tokens {
                     together: 0,
                     steps: 2 * u64::from(stream.timed_answers) * u64::from(stream.output_tokens),
@@ -161,7 +165,7 @@ fn scoring(text: &str, n_ctx: u32, chunks: Option<u32>) -> Demand {
         tasks: &[LaunchTask::Quality],
         sequence_tokens: n_ctx,
         prompt_tokens: n_ctx / 2,
-        keeps_logits: true,
+        scored_at_once: SCORED_AT_ONCE.min(n_ctx),
         quality: Tokens::of_text(text, n_ctx, chunks),
         ..NOTHING
     }
@@ -180,6 +184,7 @@ mod tests {
         let decode = Decode { prompt_tokens: 100, output_tokens: 50, batch_size: 4, repetitions: 2 };
         let found = demand(&Workload::Decode(decode));
         assert_eq!((found.timed, found.repetitions), (Tokens { together: 400, steps: 50, batch: 4 }, Some(2)));
+        assert_eq!(found.sequence_tokens, 149);
         let mut scored = Perplexity { chunks: Some(3), ..Perplexity::default() };
         assert_eq!(demand(&Workload::Perplexity(scored.clone())).quality.together, 3 * 512);
         scored.chunks = None;

@@ -2,7 +2,8 @@
 use indexmap::IndexMap;
 
 use crate::{
-    model::weights::Weights,
+    engine::EngineKind,
+    model::{spec::ModelSpec, weights::Weights},
     recipe::{
         Recipe,
         schema::{ModelLoad, Workload},
@@ -18,15 +19,22 @@ const PROCESS_BYTES: u64 = 64 << 20;
 /// Logits that a training has at once.
 const LOGIT_BYTES: u64 = 64 << 20;
 
+/// Copies of the logits of a step at the most: as the engine computes them, with a cap on them, and as it returns them.
+const LOGIT_COPIES: u64 = 3;
+
 /// Returns the tokens of the longest sequence a recipe's workloads make.
 #[must_use]
 pub(super) fn longest_sequence(recipe: &Recipe) -> u32 {
-    recipe.workloads.iter().map(|workload| demand(workload).sequence_tokens).max().unwrap_or(0)
+    let needs = |workload: &Workload| match workload {
+        Workload::KvPressure(trace) => trace.context(&recipe.kv_cache),
+        other => demand(other).sequence_tokens,
+    };
+    recipe.workloads.iter().map(needs).max().unwrap_or(0)
 }
 
 /// Returns an estimate of a launch's memory: the mapped file and the working copies of the weights,
-/// the f32 token embedding of the reference engine (all of its weights, of some models), keys and values in f32, logits and attention
-/// scores of the longest prompt.
+/// the f32 token embedding of the reference engine (all of its weights, of some models), keys and values in f32, and
+/// logits and attention scores, as many as are there at once.
 #[must_use]
 pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity) -> Bytes {
     let spec = weights.spec();
@@ -39,8 +47,8 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
         .map(|workload| {
             let demand = demand(workload);
             let (tokens, batch) = (u64::from(demand.sequence_tokens), u64::from(demand.sequences));
-            let logits = if demand.keeps_logits { tokens * 2 } else { batch } * spec.vocab_size as u64 * 4;
-            let scores = if native { 0 } else { tokens * tokens * spec.heads as u64 * 4 * 2 };
+            let logits = logits(recipe, workload, spec.vocab_size);
+            let scores = scores(engine_kind(recipe.kernels.set), spec, tokens);
             demand.engines * tokens * batch * per_token + logits + scores
         })
         .max()
@@ -63,6 +71,29 @@ pub(super) fn estimate(recipe: &Recipe, weights: &Weights, model: &ModelIdentity
     let training = training(recipe, weights);
     let held = copies * model.weights_bytes + largest + widened + adapter + embedding;
     Bytes(held + working + training + PROCESS_BYTES)
+}
+
+/// Returns the bytes of the logits that a workload has at once.
+fn logits(recipe: &Recipe, workload: &Workload, vocab_size: usize) -> u64 {
+    let demand = demand(workload);
+    let positions = match workload {
+        Workload::KvPressure(_) => recipe.kv_cache.page_tokens,
+        _ => demand.scored_at_once,
+    };
+    LOGIT_COPIES * u64::from(demand.sequences) * u64::from(positions) * (vocab_size * 4) as u64
+}
+
+/// Returns the bytes of the attention scores that an engine has at once of a sequence.
+fn scores(kind: Option<EngineKind>, spec: &ModelSpec, tokens: u64) -> u64 {
+    let rows = kind.and_then(EngineKind::most_rows).map_or(tokens, |most| tokens.min(most as u64));
+    let of_heads = |heads: usize| rows * tokens * (heads * 4) as u64;
+    match kind {
+        // It attends without all scores at once.
+        Some(EngineKind::Native(_)) => 0,
+        // A query head of each key head's group at once: as multiplied, scaled, capped, masked, and as weights.
+        Some(EngineKind::Candle) => 5 * of_heads(spec.kv_heads),
+        Some(EngineKind::Reference) | None => 2 * of_heads(spec.heads),
+    }
 }
 
 /// Returns what a training takes beside the weights as they are stored: what each layer keeps of a
@@ -111,4 +142,45 @@ pub(super) fn beside<'a>(
         Some(alone(recipe.clone(), model, workload)? + theirs - PROCESS_BYTES)
     });
     Bytes(both.max().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::engine::Tier;
+
+    fn recipe(workload: &Value) -> Recipe {
+        serde_json::from_value(json!({
+            "schema": "ruvlab/v1", "name": "x", "model": {"source": "builtin:pico"}, "workloads": [workload],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn logits_are_asked_for_as_many_positions_as_are_scored_at_once() {
+        let rows = |workload: Value| {
+            let recipe = recipe(&workload);
+            logits(&recipe, &recipe.workloads[0], 1000) / (LOGIT_COPIES * 4000)
+        };
+        for n_ctx in [512, 32_768] {
+            assert_eq!(rows(json!({"perplexity": {"n_ctx": n_ctx}})), 128);
+            assert_eq!(rows(json!({"kl_divergence": {"n_ctx": n_ctx, "reference": {"format": "f32"}}})), 128);
+            // A page of 32 tokens of each text.
+            assert_eq!(rows(json!({"kv_pressure": {"n_ctx": n_ctx, "concurrency": 4}})), 4 * 32);
+        }
+        assert_eq!(rows(json!({"perplexity": {"n_ctx": 64}})), 64);
+        assert_eq!(rows(json!({"decode": {"prompt_tokens": 4096, "batch_size": 8}})), 8);
+    }
+
+    #[test]
+    fn attention_scores_are_asked_for_as_many_rows_as_an_engine_takes_at_once() {
+        let pico = Weights::open("builtin:pico").unwrap();
+        let of = |kind: EngineKind, tokens: u64| scores(Some(kind), pico.spec(), tokens);
+        assert_eq!(of(EngineKind::Candle, 32_768), 64 * of(EngineKind::Candle, 512));
+        assert_eq!(of(EngineKind::Candle, 512), 4 * of(EngineKind::Candle, 256));
+        assert_eq!(of(EngineKind::Reference, 32_768), 64 * 64 * of(EngineKind::Reference, 512));
+        assert_eq!(of(EngineKind::Native(Tier::Scalar), 32_768), 0);
+    }
 }

@@ -29,7 +29,7 @@ use crate::{
 
 pub use adapter::{beginning, prepare};
 pub use attachment::Attachment;
-pub(crate) use demand::demand;
+pub(crate) use demand::{SCORED_AT_ONCE, demand};
 pub use identity::{auto_set, device, engine_kind, engine_settings, rope_change, set_name, storage_type};
 pub use launch::{LaunchSpec, LaunchTask, PROTOCOL};
 pub use learning::{schedule, target, training_settings};

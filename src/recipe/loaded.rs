@@ -181,6 +181,8 @@ impl Loaded {
                 }
             }
         }
+        // What some cells read is there for them.
+        found.retain(|(problem, _, times)| problem.code != "no-effect" || problem.is_error() || *times == points.len());
         let located = found.into_iter().map(|(problem, point, times)| {
             if times == points.len() {
                 return problem;

@@ -50,7 +50,7 @@ pub(super) fn run(
             .collect();
         let encode = |loaded: &Loaded, text: &String| prompts.encode(&loaded.tokenizer, text, prompt_tokens as usize);
         let answers =
-            recorder.metered(|| answer(loaded, &label, &texts, encode, &mut samplers, output_tokens as usize))?;
+            recorder.metered(|_| answer(loaded, &label, &texts, encode, &mut samplers, output_tokens as usize))?;
         report(&answers, prompt_tokens, recorder);
         if cell.recipe.measure.token_trace {
             trace(&answers, prompt_tokens, recorder);

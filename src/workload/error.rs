@@ -57,7 +57,9 @@ pub enum LaunchError {
         name: String,
     },
     /// Less text than the workload needs.
-    #[error("the text {name} has {found} tokens, {needed} are needed")]
+    #[error(
+        "the text {name} has {found} tokens, {needed} are needed: take a longer text, or shorter or fewer windows of it"
+    )]
     TextTooShort {
         /// The text.
         name: String,
@@ -104,15 +106,15 @@ pub enum LaunchError {
         /// Tokens there is room for.
         context_length: usize,
     },
-    /// A budget that holds not even one sequence.
+    /// A budget that does not hold what it was to hold, not even alone.
     #[error(
-        "{workload}: the cache's budget of {budget_bytes} bytes holds no text of {n_ctx} tokens, not even alone: raise kv_cache.budget"
+        "{workload}: the cache's budget of {budget_bytes} bytes, with its policy, does not hold {what}, even alone: raise kv_cache.budget, or make them shorter"
     )]
     NothingFits {
         /// Its label.
         workload: String,
-        /// Tokens of a text.
-        n_ctx: u32,
+        /// How many of what.
+        what: String,
         /// The budget.
         budget_bytes: u64,
     },

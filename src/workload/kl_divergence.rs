@@ -9,14 +9,13 @@ use super::{
     decode::quantile,
     error::LaunchError,
     opened::{Loaded, engine_kind, load_engine, open_weights},
-    perplexity::SCORED_AT_ONCE,
     recorder::Recorder,
     windows::{Window, Windows},
 };
 use crate::{
     engine::{Chunk, EngineError, EngineKind, LanguageModel, LogitRows, Logits, SequenceId},
     event::{Phase, TokenScore},
-    plan::{self, Cell},
+    plan::{self, Cell, SCORED_AT_ONCE},
     recipe::schema::KlDivergence,
 };
 
@@ -75,7 +74,7 @@ impl<'a> Pair<'a> {
         if ours != found {
             return Err(LaunchError::Vocabulary { workload: label.to_owned(), ours, found });
         }
-        let at_once = if kinds.into_iter().any(scores_singly) { 1 } else { SCORED_AT_ONCE };
+        let at_once = if kinds.into_iter().any(scores_singly) { 1 } else { SCORED_AT_ONCE as usize };
         Ok(Self { candidate, reference, at_once })
     }
 

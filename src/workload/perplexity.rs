@@ -12,12 +12,9 @@ use super::{
 use crate::{
     engine::{Chunk, LogitRows},
     event::Phase,
-    plan::Cell,
+    plan::{Cell, SCORED_AT_ONCE},
     recipe::schema::Perplexity,
 };
-
-/// Positions scored at once, which bounds the memory of their logits.
-pub(super) const SCORED_AT_ONCE: usize = 128;
 
 pub(super) fn run(
     perplexity: &Perplexity,
@@ -54,7 +51,8 @@ fn score(loaded: &mut Loaded, window: Window<'_>, label: &str) -> Result<f64, La
     let sequence = engine.open()?;
     engine.step(&[Chunk { sequence, tokens: &context, logits: LogitRows::Last }])?;
     let mut sum = 0.0;
-    for (tokens, targets) in scoring.chunks(SCORED_AT_ONCE).zip(window.targets().chunks(SCORED_AT_ONCE)) {
+    let at_once = SCORED_AT_ONCE as usize;
+    for (tokens, targets) in scoring.chunks(at_once).zip(window.targets().chunks(at_once)) {
         let logits = engine.step(&[Chunk { sequence, tokens, logits: LogitRows::All }])?;
         for (row, target) in targets.iter().enumerate() {
             sum += negative_log_likelihood(logits[0].row(row), *target as usize);

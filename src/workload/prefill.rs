@@ -29,7 +29,7 @@ pub(super) fn run(
                 prompts.encode(&loaded.tokenizer, &text, length)
             })
             .collect::<Result<Vec<_>, LaunchError>>()?;
-        let seconds = recorder.metered(|| time(loaded, &tokens, context_depth as usize))?;
+        let seconds = recorder.metered(|_| time(loaded, &tokens, context_depth as usize))?;
         let count = u64::from(prompt_tokens) * u64::from(batch_size);
         recorder.once("prefill_tok_s", Phase::Prefill, count as f64 / seconds, count);
     }

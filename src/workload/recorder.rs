@@ -21,14 +21,15 @@ pub(super) struct Recorder<'a> {
     rep: u32,
     warmup: bool,
     last_progress_ns: Option<u64>,
-    energy: Result<f64, String>,
+    /// Of what was metered so far.
+    energy: Option<Result<f64, String>>,
 }
 
 impl<'a> Recorder<'a> {
     pub(super) fn new(launch: u32, sink: &'a mut dyn Sink) -> Self {
         let clock = Stopwatch::start();
         let workload = String::new();
-        Self { launch, clock, sink, workload, rep: 0, warmup: false, last_progress_ns: None, energy: Ok(0.0) }
+        Self { launch, clock, sink, workload, rep: 0, warmup: false, last_progress_ns: None, energy: None }
     }
 
     /// What is recorded from now on belongs to this workload.
@@ -166,20 +167,22 @@ impl<'a> Recorder<'a> {
     }
 
     /// Runs one repetition and adds its energy to the launch's, unless it warms up.
-    pub(super) fn metered<T>(&mut self, run: impl FnOnce() -> T) -> T {
-        if self.warmup || self.energy.is_err() {
-            return run();
+    pub(super) fn metered<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> T {
+        if self.warmup {
+            return run(self);
         }
         let before = EnergyReading::now();
-        let result = run();
+        let result = run(self);
         let used = before.and_then(|before| Ok(EnergyReading::now()?.joules_since(&before)));
-        self.energy = self.energy.clone().and_then(|joules| Ok(joules + used?));
+        let earlier = self.energy.take().unwrap_or(Ok(0.0));
+        self.energy = Some(earlier.and_then(|joules| Ok(joules + used?)));
         result
     }
 
     /// Records the energy of all repetitions, or once why there is none.
     pub(super) fn finish_energy(&mut self) {
-        match self.energy.clone() {
+        let nothing = || Err("it is measured of prefill, decode and kv_pressure, which this recipe lacks".to_owned());
+        match self.energy.take().unwrap_or_else(nothing) {
             Ok(joules) => self.once("energy_j", Phase::Process, joules, 1),
             Err(reason) => self.unavailable("energy_j", reason),
         }

@@ -35,6 +35,15 @@ impl Windows {
         Ok(Self { tokens, n_ctx, count, bos })
     }
 
+    /// Checks that the text has as many windows as were asked for.
+    pub(super) fn all_of(&self, asked: u32, text: &str) -> Result<(), LaunchError> {
+        if self.count as u64 >= u64::from(asked) {
+            return Ok(());
+        }
+        let (found, needed) = (self.tokens.len(), self.n_ctx * asked as usize);
+        Err(LaunchError::TextTooShort { name: text.to_owned(), found, needed })
+    }
+
     pub(super) fn count(&self) -> u64 {
         self.count as u64
     }

@@ -218,6 +218,27 @@ fn an_evicting_cache_goes_on_beyond_its_context() {
     assert_eq!(kinds(engine.as_mut()), BTreeSet::from(["evicted"]));
 }
 
+/// However much the budget holds, a step has to leave room for what is never evicted.
+#[test]
+fn a_prompt_longer_than_the_context_goes_through_an_evicting_cache() {
+    let weights = pico();
+    let tokens = &heldout(&weights)[..800];
+    for (stage, kind) in [(Stage::Evict, "evicted"), (Stage::EvictLight, "evicted_light")] {
+        let settings = Settings {
+            context_length: Some(192),
+            cache_bytes: Some(64 * page_bytes(&weights)),
+            pressure: Some(policy(&[stage])),
+            ..Settings::default()
+        };
+        let mut engine = load(&weights, &settings);
+        let sequence = engine.open().unwrap();
+        let found = feed(engine.as_mut(), sequence, tokens).unwrap();
+        assert!(found.iter().all(|logit| logit.is_finite()));
+        assert_eq!(kinds(engine.as_mut()), BTreeSet::from([kind]));
+        assert!(engine.cache_report().unwrap().tokens <= 192);
+    }
+}
+
 /// Both drop pages; `h2o` keeps those that attention went to, wherever they are.
 #[test]
 fn heavy_hitters_are_other_pages_than_the_newest() {

@@ -31,7 +31,7 @@ use weights::Model;
 const NAME: &str = "candle";
 
 /// Rows computed at once.
-const STEP_ROWS: usize = 512;
+pub(super) const STEP_ROWS: usize = 512;
 
 /// The engine.
 pub(super) struct Candle {

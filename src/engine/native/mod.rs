@@ -6,7 +6,8 @@
 //! round needs is in buffers that are kept, so a token allocates nothing but the logits it returns
 //! and, once in a page of tokens, room for keys and values. Each result
 //! is computed from its own row in an order of its own, so logits do not depend on the number of
-//! threads, nor, but for rounding where a step of more than 512 rows is cut, on what else is in it.
+//! threads, nor, but for rounding where a step is cut (after 512 rows, or earlier where a policy for a full cache
+//! makes room between two), on what else is in it.
 mod adapters;
 mod executor;
 mod low_rank;
@@ -39,7 +40,7 @@ use products::Team;
 use run::Wanted;
 
 /// Rows computed at once.
-const STEP_ROWS: usize = 512;
+pub(super) const STEP_ROWS: usize = 512;
 
 /// Tokens of a page where nothing else is asked for.
 const PAGE_TOKENS: usize = 32;

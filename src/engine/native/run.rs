@@ -71,7 +71,8 @@ impl Logits {
 }
 
 impl Native {
-    /// Appends the chunks to their sequences; an error takes all of them back to where they were.
+    /// Appends the chunks to their sequences; an error takes all of them back to where they were, less what was
+    /// evicted meanwhile.
     pub(super) fn append(&mut self, batch: &[Chunk<'_>], mut wanted: Wanted<'_>) -> Result<(), EngineError> {
         let context_length = if self.cache.evicts() { usize::MAX } else { self.context_length };
         self.sequences.check(batch, self.model.spec.vocab_size, context_length)?;

@@ -14,7 +14,7 @@ pub(super) const METRICS: &[Metric] = &[
         Higher,
         Launch,
         Some(0.03),
-        "tokens of all answers of a trace divided by the time from its first step to its last, waiting, reading prompts and beginning again included",
+        "tokens of all answers of a trace divided by the time from its first step to its last, waiting, reading prompts and beginning again included; not measured where a request was given up",
     ),
     metric(
         "step_ms",
@@ -32,7 +32,7 @@ pub(super) const METRICS: &[Metric] = &[
         Lower,
         Launch,
         None,
-        "median time of the steps of a trace that read no prompt and before which the cache did something under pressure",
+        "median of the gaps between neighbouring output tokens in which the cache did something under pressure",
     ),
     metric(
         "kv_used_bytes",
@@ -59,7 +59,7 @@ pub(super) const METRICS: &[Metric] = &[
         Lower,
         Launch,
         None,
-        "time a trace waited for what the cache did under pressure: evicting, narrowing, writing to its file and reading back; with a step, before that step",
+        "time a trace waited for what the cache did under pressure: evicting, narrowing, writing to its file and reading back; with a step, since the step before",
     ),
     metric(
         "kv_transitions",
@@ -68,7 +68,7 @@ pub(super) const METRICS: &[Metric] = &[
         Neutral,
         Launch,
         None,
-        "how often the cache did something under pressure during a trace",
+        "how often the cache made room or brought something back during a trace",
     ),
     metric(
         "kv_refused",
@@ -104,7 +104,7 @@ pub(super) const METRICS: &[Metric] = &[
         Lower,
         Deterministic,
         None,
-        "mean of KL(unlimited cache || cell) over a stretch of positions of all texts, a sixteenth of a text each; the step is the first position, from 1",
+        "mean of KL(unlimited cache of 16 bits or more || cell) over a stretch of positions of all texts, a sixteenth of a text each; the step is the first position, from 1",
     ),
     metric(
         "nll_at_position",

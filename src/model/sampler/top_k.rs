@@ -103,7 +103,7 @@ impl TopK {
     /// worth to know before most of them are put in their places for nothing: of k stretches, the greatest are not
     /// below.
     fn bound(&self, logits: &[f32]) -> f32 {
-        let stretch = (logits.len() / STRETCHES).next_multiple_of(LANES).max(2 * LANES);
+        let stretch = logits.len().div_ceil(STRETCHES).next_multiple_of(LANES).max(2 * LANES);
         let stretches = logits.len().div_ceil(stretch);
         if self.entries.len() == self.k || !(2..=stretches / 4).contains(&self.k) {
             return f32::NEG_INFINITY;
@@ -228,6 +228,16 @@ mod tests {
             }
             all[count / 2] = f32::NAN;
             assert_eq!(TopK::of(&all, 32).entries(), Err(SamplerError::NotFinite { token: count / 2 }));
+        }
+    }
+
+    /// Of whatever length, there are no more stretches than places for them: of real vocabularies, too.
+    #[test]
+    fn of_a_few_more_than_fill_the_stretches_the_greatest_are_the_head_of_all_sorted() {
+        for count in [8_191, 8_192, 8_193, 8_447, 8_448, 12_289, 65_537, 262_145, 262_208, 262_399, 262_400] {
+            for logits in [vec![0.0; count], logits(count, count as u64)] {
+                assert_eq!(TopK::of(&logits, 40).entries().unwrap(), sorted(&logits, 40), "{count}");
+            }
         }
     }
 

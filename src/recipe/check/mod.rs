@@ -1,6 +1,7 @@
 //! Rules between keys that need no weights. All run, so all problems show at once; each names the
 //! key to look at and the way out.
 mod continual;
+mod kv_cache;
 mod learning;
 mod matrix;
 mod run;
@@ -31,6 +32,12 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
+    /// Returns whether something is written at a path.
+    fn was_given(&self, path: &str) -> bool {
+        let path = KeyPath::parse(path).unwrap_or_default();
+        path.get(self.given).is_some_and(|value| !value.is_null())
+    }
+
     /// Adds an error at the first of `paths` that was written, or else at the first.
     fn error(&mut self, paths: &[&str], code: &str, message: impl Into<String>, hint: &str) {
         let parsed: Vec<_> = paths.iter().map(|path| KeyPath::parse(path).unwrap_or_default()).collect();
@@ -116,10 +123,28 @@ mod tests {
     #[test]
     fn policies_have_what_they_need_and_nothing_they_ignore() {
         let cache = |more: Value| json!({"kv_cache": {"budget": "1GiB", "pressure": more}});
-        let tiers = json!([{"tokens": 64, "type_k": "f16", "type_v": "f16"}, {"type_k": "q8_0", "type_v": "q4_0"}]);
+        let tier = |tokens: u32| json!({"tokens": tokens, "type_k": "f16", "type_v": "f16"});
+        let tiers = json!([tier(256), {"type_k": "q8_0", "type_v": "q4_0"}]);
         assert_eq!(codes(&cache(json!({"policy": "quantize", "tiers": tiers, "low_watermark": 0.5}))), [""; 0]);
+        let young = json!([tier(64), {"type_k": "q8_0", "type_v": "q4_0"}]);
+        assert_eq!(codes(&cache(json!({"policy": "quantize", "tiers": young}))), ["no-effect"]);
+        assert_eq!(codes(&cache(json!({"policy": "quantize", "tiers": young, "window": 64}))), [""; 0]);
+        let wider = json!([{"tokens": 256, "type_k": "q8_0", "type_v": "q8_0"}, {"type_k": "f16", "type_v": "q4_0"}]);
+        assert_eq!(codes(&cache(json!({"policy": "quantize", "tiers": wider}))), ["no-effect"]);
+        for unread in [
+            json!({"policy": "spill", "window": 64}),
+            json!({"policy": "spill", "sinks": 4}),
+            json!({"policy": "reject", "high_watermark": 0.9}),
+            json!({"policy": "evict", "spill_limit": "1GiB"}),
+        ] {
+            assert_eq!(codes(&cache(unread.clone())), ["no-effect"], "{unread}");
+        }
+        let all = json!({"policy": "hybrid", "stages": ["quantize", "spill", "reject"], "window": 64, "sinks": 4,
+            "high_watermark": 0.9, "spill_limit": "1GiB"});
+        assert_eq!(codes(&cache(all)), [""; 0]);
+        assert_eq!(codes(&json!({"kv_cache": {"prefix_sharing": true}})), ["needs"]);
         assert_eq!(codes(&cache(json!({"policy": "evict", "tiers": tiers}))), ["pressure"]);
-        let endless = json!([{"tokens": 64, "type_k": "f16", "type_v": "f16"}]);
+        let endless = json!([tier(256)]);
         assert_eq!(codes(&cache(json!({"policy": "quantize", "tiers": endless}))), ["pressure"]);
         assert_eq!(codes(&cache(json!({"policy": "spill", "low_watermark": 0.9}))), ["pressure"]);
         assert_eq!(codes(&json!({"kv_cache": {"page_tokens": 24}})), ["page-tokens"]);
@@ -128,13 +153,23 @@ mod tests {
         assert_eq!(codes(&narrow), ["pressure"]);
         let workload = json!({"workloads": [{"kv_pressure": {}}]});
         assert_eq!(codes(&workload), ["needs"]);
+        // A request that loses tokens may outgrow the context, a text may not.
+        let outgrown = |policy: &str, n_ctx: u32| {
+            let mut given = cache(json!({"policy": policy}));
+            given["model"] = json!({"source": "builtin:pico", "context_length": 512});
+            given["workloads"] = json!([{"kv_pressure": {"prompt_tokens": 800, "n_ctx": n_ctx}}]);
+            codes(&given)
+        };
+        assert_eq!(outgrown("spill", 512), ["context-length"]);
+        assert_eq!((outgrown("evict", 512), outgrown("h2o", 513)), (vec![], vec!["context-length".to_owned()]));
     }
 
     #[test]
     fn limits_are_inclusive() {
         let given = |context: u32| json!({"model": {"source": "builtin:pico", "context_length": context}});
-        assert_eq!(codes(&given(192)), [""; 0]);
-        assert_eq!(codes(&given(191)), ["context-length"]);
+        // The last of 128 + 64 tokens is never fed back.
+        assert_eq!(codes(&given(191)), [""; 0]);
+        assert_eq!(codes(&given(190)), ["context-length"]);
         assert_eq!(codes(&json!({"kv_cache": {"budget": "2048B"}})), [""; 0]);
         assert_eq!(codes(&json!({"kv_cache": {"budget": "2047B"}})), ["budget"]);
         let schedule = |floor: f64| json!({"training": {"learning_rate": 1e-3, "max_steps": 10, "lr_scheduler": {"type": "cosine", "min_lr": floor}}});

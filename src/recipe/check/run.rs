@@ -1,17 +1,12 @@
-//! Rules of what runs: workloads, context, cache, positions, launches.
-use super::Report;
+//! Rules of what runs: workloads, context, positions, launches.
+use super::{Report, kv_cache};
 use crate::recipe::schema::{
-    Adapt, Decode, KlDivergence, KvPressure, Perplexity, Prefill, Pressure, PressurePolicy, Recipe, RopeScaling,
-    SonaStream, Workload,
+    Adapt, Decode, KlDivergence, KvPressure, Perplexity, Prefill, Recipe, RopeScaling, SonaStream, Workload,
 };
-
-/// Bytes of cache a token takes in the smallest model there could be: one layer, one head of 64,
-/// keys and values of 4 bits.
-const SMALLEST_TOKEN_BYTES: u64 = 64;
 
 pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
     check_workloads(recipe, report);
-    check_kv_cache(recipe, report);
+    kv_cache::check(recipe, report);
     check_rope(recipe, report);
     let launches = &recipe.measure.launches;
     if launches.min > launches.max {
@@ -66,8 +61,11 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
                 (u64::from(*prompt_tokens), words, format!("{path}.prefill.prompt_tokens"))
             }
             Workload::Decode(Decode { prompt_tokens, output_tokens, .. }) => {
-                let tokens = u64::from(*prompt_tokens) + u64::from(*output_tokens);
-                let words = format!("{prompt_tokens} prompt and {output_tokens} output tokens are {tokens}, more than");
+                // The last token is never fed back.
+                let tokens = (u64::from(*prompt_tokens) + u64::from(*output_tokens)).saturating_sub(1);
+                let words = format!(
+                    "{prompt_tokens} prompt and {output_tokens} output tokens need a context of {tokens}, more than"
+                );
                 (tokens, words, format!("{path}.decode.output_tokens"))
             }
             Workload::Perplexity(Perplexity { n_ctx, .. }) => {
@@ -86,14 +84,15 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
             }
             Workload::KvPressure(pressure) => {
                 let KvPressure { prompt_tokens, output_tokens, n_ctx, .. } = pressure;
-                check_kv_pressure(pressure, &path, recipe, report);
-                let tokens = u64::from(pressure.longest());
-                let words = format!(
-                    "requests of {prompt_tokens} and {output_tokens} tokens, half as many again at most, or texts of {n_ctx}, are longer than"
-                );
-                // Where tokens are evicted, a sequence may outgrow the context.
-                let evicts = recipe.kv_cache.pressure.as_ref().is_some_and(evicts);
-                (if evicts { 0 } else { tokens }, words, format!("{path}.kv_pressure.prompt_tokens"))
+                kv_cache::check_workload(pressure, &path, recipe, report);
+                let tokens = u64::from(pressure.context(&recipe.kv_cache));
+                let (words, key) = if tokens == u64::from(*n_ctx) {
+                    (format!("texts of {n_ctx} tokens are longer than"), "n_ctx")
+                } else {
+                    let requests = format!("requests of {prompt_tokens} and {output_tokens} tokens");
+                    (format!("{requests}, half as many again at most, are longer than"), "prompt_tokens")
+                };
+                (tokens, words, format!("{path}.kv_pressure.{key}"))
             }
             Workload::Train(_) => {
                 let length = recipe.training.as_ref().map_or(0, |training| training.sequence_length);
@@ -121,18 +120,6 @@ fn check_workloads(recipe: &Recipe, report: &mut Report<'_>) {
             let hint = "shorten the workload or raise `model.context_length`";
             report.error(&[&key, &path], "context-length", message, hint);
         }
-    }
-}
-
-fn check_kv_pressure(pressure: &KvPressure, path: &str, recipe: &Recipe, report: &mut Report<'_>) {
-    if recipe.kv_cache.budget.is_none() {
-        let message = "`kv_pressure` drives requests past the budget of the cache, and there is none";
-        report.error(&["kv_cache.budget", path], "needs", message, "add `kv_cache: {budget: 512MiB}`");
-    }
-    if pressure.needles > 0 && pressure.n_ctx < 64 {
-        let message = format!("a text of {} tokens has no room for a fact and a question", pressure.n_ctx);
-        let hint = "raise `n_ctx` to 64 or more, or leave out `needles`";
-        report.error(&[&format!("{path}.kv_pressure.needles"), path], "needs", message, hint);
     }
 }
 
@@ -170,97 +157,6 @@ fn check_domain_names(texts: &[String], domains: &str, path: &str, report: &mut 
             let hint = "results are stored by that name; rename one file";
             report.error(&[&format!("{domains}[{index}]"), path], "duplicate-name", message, hint);
         }
-    }
-}
-
-fn check_kv_cache(recipe: &Recipe, report: &mut Report<'_>) {
-    let cache = &recipe.kv_cache;
-    if let Some(budget) = cache.budget {
-        let page = u64::from(cache.page_tokens) * SMALLEST_TOKEN_BYTES;
-        if budget.0 < page {
-            let message = format!("a budget of {budget} does not hold one page of {} tokens", cache.page_tokens);
-            let hint = format!("even the smallest model needs {SMALLEST_TOKEN_BYTES} bytes a token; raise the budget");
-            report.error(&["kv_cache.budget"], "budget", message, &hint);
-        }
-    }
-    if !cache.page_tokens.is_power_of_two() {
-        let message = format!("pages of {} tokens: the kernels walk pages of 8, 16, 32 or 64", cache.page_tokens);
-        report.error(&["kv_cache.page_tokens"], "page-tokens", message, "32 is a good number");
-    }
-    let Some(pressure) = &cache.pressure else { return };
-    if cache.budget.is_none() {
-        let message = "`kv_cache.pressure` acts when a budget runs out, and there is none";
-        report.error(&["kv_cache.pressure"], "needs", message, "add `budget: 512MiB` to `kv_cache`");
-    }
-    check_stages(pressure, report);
-    check_tiers(pressure, report);
-    if let Some(low) = pressure.low_watermark.filter(|low| *low > pressure.high_watermark) {
-        let message = format!("`low_watermark` is {low}, above `high_watermark`, {}", pressure.high_watermark);
-        let hint = "a policy begins at the high one and stops at the low one";
-        report.error(&["kv_cache.pressure.low_watermark"], "pressure", message, hint);
-    }
-    let kept = pressure.sinks.saturating_add(pressure.window).saturating_add(2 * cache.page_tokens);
-    if let Some(context) = recipe.model.context_length.filter(|context| evicts(pressure) && kept > *context) {
-        let message = format!(
-            "{} sinks and a window of {} leave nothing to evict in a context of {context}",
-            pressure.sinks, pressure.window
-        );
-        let hint = "make `window` smaller, two pages smaller than the context at least";
-        report.error(&["kv_cache.pressure.window"], "pressure", message, hint);
-    }
-}
-
-fn evicts(pressure: &Pressure) -> bool {
-    pressure.steps().iter().any(|step| matches!(step, PressurePolicy::Evict | PressurePolicy::H2o))
-}
-
-/// Checks that tiers grow older and narrower and are used.
-fn check_tiers(pressure: &Pressure, report: &mut Report<'_>) {
-    let tiers = &pressure.tiers;
-    if !tiers.is_empty() && !pressure.steps().contains(&PressurePolicy::Quantize) {
-        let message = "only `quantize` has `tiers`";
-        let hint = "leave them out, or choose `policy: quantize`";
-        report.error(&["kv_cache.pressure.tiers"], "pressure", message, hint);
-    }
-    for (index, tier) in tiers.iter().enumerate() {
-        let is_last = index + 1 == tiers.len();
-        if tier.tokens.is_none() != is_last {
-            let path = format!("kv_cache.pressure.tiers[{index}]");
-            let message = "all tiers but the last have a number of `tokens`, and the last holds the rest";
-            report.error(
-                &[&path],
-                "pressure",
-                message,
-                "for example `[{tokens: 256, type_k: f16, type_v: f16}, {type_k: q8_0, type_v: q8_0}]`",
-            );
-        }
-    }
-}
-
-fn check_stages(pressure: &Pressure, report: &mut Report<'_>) {
-    let stages = &pressure.stages;
-    match pressure.policy {
-        PressurePolicy::Hybrid if stages.is_empty() => {
-            let message = "a `hybrid` policy tries several policies, and `stages` names none";
-            report.error(&["kv_cache.pressure.policy"], "needs", message, "add `stages: [quantize, evict]`");
-        }
-        PressurePolicy::Hybrid => {
-            for (index, _) in stages.iter().enumerate().filter(|(_, stage)| **stage == PressurePolicy::Hybrid) {
-                let path = format!("kv_cache.pressure.stages[{index}]");
-                let message = format!("stage {} is `hybrid` itself, which would never end", index + 1);
-                report.error(&[&path], "pressure", message, "name the policies it should try");
-            }
-        }
-        _ if !stages.is_empty() => {
-            let message = "only a `hybrid` policy has `stages`";
-            report.error(
-                &["kv_cache.pressure.stages"],
-                "pressure",
-                message,
-                "leave them out, or choose `policy: hybrid`",
-            );
-        }
-        _ => {}
     }
 }
 

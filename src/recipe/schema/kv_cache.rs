@@ -20,7 +20,7 @@ pub struct KvCache {
     /// What happens when the budget runs out.
     pub pressure: Option<Pressure>,
     /// Whether sequences share the whole pages they begin with; pages stay for those to come as long
-    /// as there is room.
+    /// as there is room in the budget.
     pub prefix_sharing: bool,
     /// Takes keys of 4 bits on models below 3 billion parameters too, where they do much harm.
     pub force: bool,
@@ -40,8 +40,8 @@ impl Default for KvCache {
     }
 }
 
-/// A type of cached keys or values, in llama.cpp's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+/// A type of cached keys or values, in llama.cpp's names, the widest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names are llama.cpp's")]
 pub enum KvType {
@@ -120,6 +120,12 @@ fn default_spill_limit() -> Bytes {
 }
 
 impl Pressure {
+    /// Returns whether sequences lose tokens, and so may outgrow the context.
+    #[must_use]
+    pub fn evicts(&self) -> bool {
+        self.steps().iter().any(|step| matches!(step, PressurePolicy::Evict | PressurePolicy::H2o))
+    }
+
     /// Returns what is done, in order: the stages of `hybrid`, or the policy itself.
     #[must_use]
     pub fn steps(&self) -> &[PressurePolicy] {
@@ -133,13 +139,13 @@ impl Pressure {
 pub enum PressurePolicy {
     /// Drops tokens between the sinks and the recent window.
     Evict,
-    /// Drops the tokens that attention used least (H2O, arXiv 2306.14048).
+    /// Drops the pages that attention used least (H2O, arXiv 2306.14048).
     H2o,
     /// Stores cold pages in a narrower type.
     Quantize,
     /// Refuses new sequences that could not finish; in a `hybrid`, all new ones above the watermark.
     Reject,
-    /// Moves cold pages to a file.
+    /// Moves pages of sequences that are not in the coming step to a file.
     Spill,
     /// Several of these, one after the other.
     Hybrid,

@@ -12,7 +12,8 @@ use crate::units::Percent;
 pub struct Measure {
     /// Process launches of each cell: the replicates of every statistic.
     pub launches: Launches,
-    /// Repetitions at the start of each workload that do not count.
+    /// Repetitions at the start of each workload that do not count. A trace of `kv_pressure` runs once, without:
+    /// how its cache fills is what it measures.
     #[schemars(range(max = 1000))]
     pub warmup: u32,
     /// What separates two launches.
@@ -84,7 +85,7 @@ pub struct Baseline {
     /// The stored baseline `baseline check` takes when none is named.
     pub name: Option<String>,
     /// A cell of this very matrix to compare all others with after a run, by its axis values:
-    /// `{kernels.set: reference}`.
+    /// `{kernels.set: reference}`. Axes that it does not name, and the seed, are those of the cell it is compared with.
     pub cell: BTreeMap<String, serde_json::Value>,
     /// Thresholds by metric; a worse change fails the gate. Without any, the metrics of the
     /// workloads are held to their default thresholds.

@@ -14,7 +14,7 @@ pub use sona::{SonaControl, SonaStream};
 pub use train::{Train, TrainEval, TrainSource};
 
 use super::{
-    Recipe,
+    KvCache, Pressure, Recipe,
     model::{Device, KernelSet, QuantizationFormat},
 };
 
@@ -150,7 +150,8 @@ pub struct KvPressure {
     /// Requests in all.
     #[schemars(range(min = 1, max = 100_000))]
     pub requests: u32,
-    /// The most requests at once, and the texts scored side by side.
+    /// The most requests at once, and the texts scored side by side, against a cache without limit and of 16 bits at
+    /// least.
     #[schemars(range(min = 1, max = 1024))]
     pub concurrency: u32,
     /// Tokens of a prompt on average: each has between half and one and a half times as many.
@@ -185,11 +186,18 @@ impl Default for KvPressure {
 }
 
 impl KvPressure {
-    /// Returns the tokens of the longest request.
+    /// Returns the tokens of the longest request or text.
     #[must_use]
     pub fn longest(&self) -> u32 {
         let most = |mean: u32| mean.saturating_add(mean / 2);
         most(self.prompt_tokens).saturating_add(most(self.output_tokens)).max(self.n_ctx)
+    }
+
+    /// Returns the context it needs: a request that loses tokens may outgrow it, a text may not, because it is
+    /// scored with a cache without limit too.
+    #[must_use]
+    pub fn context(&self, cache: &KvCache) -> u32 {
+        if cache.pressure.as_ref().is_some_and(Pressure::evicts) { self.n_ctx } else { self.longest() }
     }
 }
 

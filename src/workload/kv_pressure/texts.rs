@@ -8,7 +8,7 @@ use super::{
         windows::Windows,
     },
     drive::{Request, Stepped, drive},
-    needles,
+    needles, nothing_fits,
 };
 use crate::{
     engine::{Chunk, EngineError, LanguageModel, LogitRows, Logits, SequenceId},
@@ -20,7 +20,7 @@ use crate::{
 /// Parts of a text that have a value each.
 const STRETCHES: usize = 16;
 
-/// The cache without limit, fed the same tokens in the same pieces.
+/// The cache without limit and with keys and values of 16 bits at least, fed the same tokens in the same pieces.
 struct Unlimited {
     engine: Box<dyn LanguageModel>,
     /// Of each request, and how many tokens it was given.
@@ -28,8 +28,8 @@ struct Unlimited {
 }
 
 impl Unlimited {
-    fn step(&mut self, sequence: SequenceId, tokens: &[u32]) -> Result<Logits, EngineError> {
-        let logits = self.engine.step(&[Chunk { sequence, tokens, logits: LogitRows::All }])?;
+    fn step(&mut self, sequence: SequenceId, tokens: &[u32], logits: LogitRows) -> Result<Logits, EngineError> {
+        let logits = self.engine.step(&[Chunk { sequence, tokens, logits }])?;
         // A step answers every chunk it is given.
         logits.into_iter().next().ok_or(EngineError::EmptyChunk)
     }
@@ -46,9 +46,9 @@ impl Unlimited {
             }
         };
         if done < start {
-            self.step(sequence, &all[done..start])?;
+            self.step(sequence, &all[done..start], LogitRows::Last)?;
         }
-        let logits = self.step(sequence, &all[start..start + length])?;
+        let logits = self.step(sequence, &all[start..start + length], LogitRows::All)?;
         self.sequences[request] = Some((sequence, start + length));
         if start + length == all.len() {
             self.engine.close(sequence);
@@ -66,6 +66,7 @@ pub(in crate::workload) fn run(
 ) -> Result<(), LaunchError> {
     let label = recorder.workload().to_owned();
     let windows = Windows::new(cell, &loaded.tokenizer, &pressure.text, pressure.n_ctx, Some(pressure.concurrency))?;
+    windows.all_of(pressure.concurrency, &pressure.text)?;
     // A page at once: rows of a page see each other as they are written, and what is older as it is kept.
     let piece = cell.recipe.kv_cache.page_tokens as usize;
     let (requests, targets): (Vec<Request>, Vec<Vec<u32>>) = windows
@@ -76,7 +77,7 @@ pub(in crate::workload) fn run(
         })
         .unzip();
     let weights = open_weights(cell)?;
-    let settings = plan::engine_settings(cell).unlimited();
+    let settings = plan::engine_settings(cell).unlimited().with_wide_cache();
     let engine = load_engine(cell, engine_kind(cell.kernel_set)?, &weights, &settings)?;
     let mut unlimited = Unlimited { engine, sequences: vec![None; requests.len()] };
     let mut scores: Vec<Vec<Option<TokenScore>>> = targets.iter().map(|targets| vec![None; targets.len()]).collect();
@@ -102,9 +103,9 @@ pub(in crate::workload) fn run(
             Ok(())
         },
     )?;
-    if fate.finished == 0 {
-        let budget_bytes = loaded.engine.cache_report().and_then(|report| report.budget_bytes).unwrap_or(0);
-        return Err(LaunchError::NothingFits { workload: label, n_ctx: pressure.n_ctx, budget_bytes });
+    if fate.dropped > 0 {
+        let what = format!("{} of {} texts of {} tokens", fate.dropped, requests.len(), pressure.n_ctx);
+        return Err(nothing_fits(&label, what, loaded));
     }
     report(cell, &scores, &label, recorder)?;
     if pressure.needles > 0 {

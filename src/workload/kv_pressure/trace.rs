@@ -11,10 +11,65 @@ use super::{
         recorder::Recorder,
     },
     drive::{Request, Stepped, drive},
+    nothing_fits,
 };
-use crate::{clock::Stopwatch, engine::LogitRows, event::Phase, plan::Cell, recipe::schema::KvPressure};
+use crate::{
+    clock::Stopwatch, engine::LogitRows, event::Phase, kv::TransitionKind, plan::Cell, recipe::schema::KvPressure,
+};
 
 const MS: f64 = 1e-6;
+
+/// The tokens of an answer that came so far.
+#[derive(Clone, Copy, Default)]
+struct Answer {
+    tokens: usize,
+    /// When the last came, and in which step.
+    last_ns: u64,
+    last_step: u64,
+}
+
+/// What was seen of the answers of a trace.
+struct Answers {
+    all: Vec<Answer>,
+    /// Tokens of those that came to their end.
+    finished: usize,
+    /// Gaps between neighbouring tokens, in ms.
+    gaps: Vec<f64>,
+    /// Those in which the cache did something under pressure.
+    near: Vec<f64>,
+    /// The last step before which it did.
+    last_act: Option<u64>,
+}
+
+impl Answers {
+    fn new(requests: usize) -> Self {
+        let all = vec![Answer::default(); requests];
+        Self { all, finished: 0, gaps: Vec::new(), near: Vec::new(), last_act: None }
+    }
+
+    /// Takes note of a step's tokens. What is computed once more after a request began again is no new token.
+    fn step(&mut self, requests: &[Request], step: &Stepped<'_>, now_ns: u64) {
+        for part in step.parts {
+            let (request, answer) = (&requests[part.request], &mut self.all[part.request]);
+            let end = part.start + part.length;
+            let tokens = (end + 1).saturating_sub(request.prompt);
+            if tokens <= answer.tokens {
+                continue;
+            }
+            if answer.tokens > 0 {
+                let gap = (now_ns - answer.last_ns) as f64 * MS;
+                self.gaps.push(gap);
+                if self.last_act.is_some_and(|act| act > answer.last_step) {
+                    self.near.push(gap);
+                }
+            }
+            *answer = Answer { tokens, last_ns: now_ns, last_step: step.number };
+            if end == request.tokens.len() {
+                self.finished += tokens;
+            }
+        }
+    }
+}
 
 /// Returns requests whose lengths and texts the seed draws.
 fn requests(
@@ -44,17 +99,15 @@ pub(in crate::workload) fn run(
     recorder: &mut Recorder<'_>,
 ) -> Result<(), LaunchError> {
     let requests = requests(pressure, cell, prompts, loaded)?;
-    let answers: usize = requests.iter().map(|request| request.tokens.len() + 1 - request.prompt).sum();
     let total: usize = requests.iter().map(|request| request.tokens.len()).sum();
-    let (mut gaps, mut near) = (Vec::new(), Vec::new());
+    let mut answers = Answers::new(requests.len());
     let (mut stalled, mut acts, mut peak, mut done) = (0, 0, 0, 0);
-    let stopwatch = Stopwatch::start();
-    let fate = drive(
-        loaded.engine.as_mut(),
-        &requests,
-        pressure.concurrency as usize,
-        LogitRows::Last,
-        |step: Stepped<'_>| -> Result<(), LaunchError> {
+    let (fate, seconds) = recorder.metered(|recorder| {
+        let stopwatch = Stopwatch::start();
+        // What it takes to record is nobody's time.
+        let mut recording_ns = 0;
+        let watch = |step: Stepped<'_>| -> Result<(), LaunchError> {
+            let now_ns = stopwatch.elapsed_ns() - recording_ns;
             done += step.parts.iter().map(|part| part.length).sum::<usize>();
             recorder.progress(done.min(total) as u64, total as u64);
             let ms = step.duration_ns as f64 * MS;
@@ -68,34 +121,33 @@ pub(in crate::workload) fn run(
             );
             recorder.at_step("step_ms", Phase::Decode, ms, tokens, step.number);
             peak = step.report.used_bytes.max(peak);
-            let mut stall = 0;
+            let (mut stall, mut count) = (0, 0);
             for transition in step.transitions {
                 recorder.transition(step.number, *transition);
-                stall += transition.duration_ns;
-                acts += 1;
-            }
-            if !step.transitions.is_empty() {
-                recorder.at_step(
-                    "kv_stall_ms",
-                    Phase::Decode,
-                    stall as f64 * MS,
-                    step.transitions.len() as u64,
-                    step.number,
-                );
-            }
-            stalled += stall;
-            // Where a prompt is read too, answers wait for it and not for the cache.
-            if step.parts.iter().all(|part| part.length == 1) {
-                gaps.push(ms);
-                if !step.transitions.is_empty() {
-                    near.push(ms);
+                // Who is refused waits for others to end, and nobody waits for that.
+                if transition.kind != TransitionKind::Refused {
+                    (stall, count) = (stall + transition.duration_ns, count + 1);
                 }
             }
+            if count > 0 {
+                recorder.at_step("kv_stall_ms", Phase::Decode, stall as f64 * MS, count, step.number);
+                answers.last_act = Some(step.number);
+            }
+            (stalled, acts) = (stalled + stall, acts + count);
+            answers.step(&requests, &step, now_ns);
+            recording_ns = stopwatch.elapsed_ns() - now_ns;
             Ok(())
-        },
-    )?;
-    let seconds = stopwatch.elapsed().as_secs_f64();
+        };
+        let fate = drive(loaded.engine.as_mut(), &requests, pressure.concurrency as usize, LogitRows::Last, watch);
+        fate.map(|fate| (fate, (stopwatch.elapsed_ns() - recording_ns) as f64 * 1e-9))
+    })?;
     recorder.progress(total as u64, total as u64);
+    if fate.finished == 0 {
+        let shortest = requests.iter().map(|request| request.tokens.len()).min().unwrap_or(0);
+        let what = format!("any of its requests, of {shortest} tokens and more");
+        return Err(nothing_fits(recorder.workload(), what, loaded));
+    }
+    let Answers { finished, mut gaps, mut near, .. } = answers;
     gaps.sort_unstable_by(f64::total_cmp);
     near.sort_unstable_by(f64::total_cmp);
     let n = gaps.len() as u64;
@@ -107,7 +159,15 @@ pub(in crate::workload) fn run(
     if !near.is_empty() {
         recorder.once("transition_itl_p50_ms", Phase::Decode, quantile(&near, 0.5), near.len() as u64);
     }
-    recorder.once("trace_tok_s", Phase::Decode, answers as f64 / seconds, answers as u64);
+    if fate.dropped == 0 {
+        recorder.once("trace_tok_s", Phase::Decode, finished as f64 / seconds, finished as u64);
+    } else {
+        let reason = format!(
+            "{} of {} requests were given up, because the cache could not hold them even alone: a trace without them is another",
+            fate.dropped, pressure.requests
+        );
+        recorder.unavailable("trace_tok_s", reason);
+    }
     recorder.once("kv_peak_bytes", Phase::Decode, peak as f64, 1);
     recorder.once("kv_stall_ms", Phase::Decode, stalled as f64 * MS, acts);
     recorder.once("kv_transitions", Phase::Decode, acts as f64, acts);
@@ -117,4 +177,27 @@ pub(in crate::workload) fn run(
         recorder.once(metric, Phase::Decode, count as f64, u64::from(pressure.requests));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::drive::Part, *};
+
+    #[test]
+    fn a_gap_is_from_one_new_token_to_the_next_whatever_came_between() {
+        let requests = [Request { tokens: vec![0; 5], prompt: 2, piece: 1 }];
+        let mut answers = Answers::new(1);
+        // Two tokens of the answer; then it begins again, and after three steps there is a third.
+        let steps = [(0, 2, 10), (2, 1, 12), (0, 2, 20), (2, 1, 21), (3, 1, 22), (4, 1, 23)];
+        for (number, (start, length, ms)) in (0..).zip(steps) {
+            if number == 2 {
+                answers.last_act = Some(number);
+            }
+            let parts = [Part { request: 0, start, length }];
+            let (logits, transitions, report) = (&[], &[], Default::default());
+            let step = Stepped { number, parts: &parts, logits, duration_ns: 1, report, transitions };
+            answers.step(&requests, &step, ms * 1_000_000);
+        }
+        assert_eq!((answers.gaps, answers.near, answers.finished), (vec![2.0, 10.0, 1.0], vec![10.0], 4));
+    }
 }

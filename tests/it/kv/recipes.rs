@@ -5,6 +5,7 @@ use ruvlab::{
     event::Event,
     model::source::locate::{Fetch, Locator},
     plan::{self, LaunchTask, PlanError},
+    workload::LaunchError,
 };
 
 use super::{
@@ -23,7 +24,15 @@ fn one_trace_gives_as_many_behaviours_as_policies() {
         "requests": 5, "concurrency": 4, "prompt_tokens": 100, "output_tokens": 60, "n_ctx": 160, "needles": 8,
     }}]);
     let mut seen = Vec::new();
-    for pressure in ["quantize", "evict", "h2o", "reject", "spill", "hybrid", "none"] {
+    for (pressure, wanted) in [
+        ("quantize", &["narrowed"][..]),
+        ("evict", &["evicted"]),
+        ("h2o", &["evicted_light"]),
+        ("reject", &[]),
+        ("spill", &["restored", "spilled"]),
+        ("hybrid", &["narrowed", "restored", "spilled"]),
+        ("none", &[]),
+    ] {
         let mut behaviour = Vec::new();
         for task in [LaunchTask::Speed, LaunchTask::Quality] {
             let mut spec = launch_spec(task, "builtin:pico", "auto", "as_is", &workload);
@@ -52,9 +61,13 @@ fn one_trace_gives_as_many_behaviours_as_policies() {
             if task == LaunchTask::Speed {
                 assert!(value("kv_peak_bytes").unwrap() <= (16 * page_bytes(&weights)) as f64);
                 assert!(value("trace_tok_s").unwrap() > 0.0 && value("kv_dropped").unwrap() <= 0.0);
+                assert_eq!(pressure == "none" || pressure == "reject", value("kv_transitions").unwrap() <= 0.0);
+                assert!(value("itl_p99_ms").unwrap() >= value("itl_p50_ms").unwrap());
                 assert!(!samples(&events, "kv_used_bytes").is_empty());
                 let waits = (value("kv_refused").unwrap() > 0.0, value("kv_preempted").unwrap() > 0.0);
                 println!("{pressure}: {acts:?}, refused and preempted {waits:?}");
+                let own = acts.iter().map(String::as_str).filter(|kind| *kind != "refused");
+                assert_eq!(own.collect::<Vec<_>>(), wanted, "{pressure}");
                 behaviour.push(format!("{acts:?} {waits:?}"));
             } else {
                 let kl = value("kl_mean").unwrap();
@@ -72,6 +85,66 @@ fn one_trace_gives_as_many_behaviours_as_policies() {
         assert!(!seen.contains(&behaviour), "{pressure} does as another does: {behaviour:?}");
         seen.push(behaviour);
     }
+}
+
+/// Returns what a launch on the built-in model said, its cache as given.
+fn launched(
+    task: LaunchTask,
+    workload: &serde_json::Value,
+    cache: serde_json::Value,
+) -> Result<Vec<Event>, LaunchError> {
+    let mut spec = launch_spec(task, "builtin:pico", "auto", "as_is", workload);
+    spec.cell.recipe.kv_cache = serde_json::from_value(cache).unwrap();
+    run(&spec)
+}
+
+/// To give up what does not fit would make a small budget look fast.
+#[test]
+fn a_trace_that_gave_requests_up_has_no_speed() {
+    let page = page_bytes(&pico());
+    let workload = serde_json::json!([{"kv_pressure": {
+        "requests": 6, "concurrency": 2, "prompt_tokens": 80, "output_tokens": 16, "n_ctx": 64,
+    }}]);
+    let with = |pages: u64| {
+        launched(LaunchTask::Speed, &workload, serde_json::json!({"budget": format!("{}B", pages * page)}))
+    };
+    let events = with(3).unwrap();
+    let value = |metric: &str| samples(&events, metric).iter().map(|sample| sample.value).next_back();
+    assert!(value("kv_dropped").is_some_and(|count| (1.0..6.0).contains(&count)), "{:?}", value("kv_dropped"));
+    assert_eq!(value("trace_tok_s"), None);
+    assert!(events.iter().any(|event| matches!(
+        event,
+        Event::Unavailable { metric, reason, .. } if metric == "trace_tok_s" && reason.contains("given up")
+    )));
+    // Energy is measured or is not, and never none.
+    assert!(value("energy_j").is_none_or(|joules| joules > 0.0));
+    let error = with(1).unwrap_err();
+    assert!(
+        matches!(error, LaunchError::NothingFits { .. }) && error.to_string().contains("kv_cache.budget"),
+        "{error}"
+    );
+    let texts = launched(LaunchTask::Quality, &workload, serde_json::json!({"budget": format!("{page}B")}));
+    let error = texts.unwrap_err();
+    assert!(error.to_string().contains("2 of 2 texts of 64 tokens"), "{error}");
+}
+
+/// A cell's own types are part of what its cache costs.
+#[test]
+fn narrow_types_are_held_against_wide_ones() {
+    let workload = serde_json::json!([{"kv_pressure": {
+        "requests": 1, "concurrency": 2, "prompt_tokens": 8, "output_tokens": 4, "n_ctx": 96,
+    }}]);
+    let kl = |kind: &str| {
+        let cache = serde_json::json!({"budget": "64MiB", "type_k": kind, "type_v": kind, "force": true});
+        let events = launched(LaunchTask::Quality, &workload, cache).unwrap();
+        samples(&events, "kl_mean").iter().find(|sample| sample.step.is_none()).unwrap().value
+    };
+    let [f32, f16, q8_0, q4_0] = ["f32", "f16", "q8_0", "q4_0"].map(kl);
+    println!("KL of f32 {f32:e}, f16 {f16:e}, q8_0 {q8_0:e}, q4_0 {q4_0:e}");
+    assert!(
+        f32.abs() <= 0.0 && f16.abs() <= 0.0 && q8_0 > 1e-9 && q4_0 > 4.0 * q8_0,
+        "{f32:e} {f16:e} {q8_0:e} {q4_0:e}"
+    );
 }
 
 #[test]
