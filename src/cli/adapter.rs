@@ -6,18 +6,22 @@ mod list;
 mod merge;
 mod subject;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::{
     adapt::{
-        file::AdapterFileError,
+        file::{self, AdapterFileError},
         peft::{self, PeftError},
         train::{self, Trainer, Update},
     },
-    engine::{Scored, TraineeSettings},
+    engine::{self, Device, EngineKind, Scored, TraineeSettings},
     exit,
     host::Load,
     model::{tokenizer::Tokenizer, weights::Weights},
@@ -33,7 +37,7 @@ use crate::{
 use super::{
     Failure, Format, Global,
     access::{self, Access},
-    resolve,
+    threads,
 };
 
 /// Train low-rank adapters, and look at those there are.
@@ -70,6 +74,9 @@ struct TrainArguments {
     /// Compute activations again in the backward pass instead of keeping them: less memory, more time.
     #[arg(long)]
     recompute: bool,
+    /// Replace the adapter if one is there.
+    #[arg(long)]
+    force: bool,
     /// Change a value of the recipe: `--set training.max_steps=100`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
@@ -151,13 +158,53 @@ fn tokens(weights: &Weights, data: &str) -> Result<Vec<u32>, Failure> {
     tokenizer.encode(&content, false).map_err(wrong)
 }
 
+/// Returns the engine that trains for the recipe's kernel set, as the workload `train` has it, and where it computes.
+fn engine_for(recipe: &Recipe) -> Result<(EngineKind, Device), Failure> {
+    let name = plan::set_name(recipe.kernels.set);
+    let Some(kind) = plan::engine_kind(recipe.kernels.set) else {
+        let hint = "take `auto` or `candle`, and RUVLAB_KERNELS, if it is set, as `ruvlab doctor` lists them";
+        return Err(refuse(&format!("the kernel set `{name}` has no engine to train with"), hint));
+    };
+    if !kind.is_available() {
+        let message = format!("this processor does not run the {name} kernels");
+        let hint = "`auto` takes the fastest it runs";
+        return Err(Failure::new(exit::RESOURCE, "kernels-unavailable", message, Some(hint)));
+    }
+    let device = plan::device(recipe.kernels.device);
+    if device != Device::Cpu && kind != EngineKind::Candle {
+        let message = format!("`{name}` computes on the processor, and not on `{}`", device.name());
+        return Err(refuse(&message, "the kernel set `candle` computes there; or take `kernels.device` out"));
+    }
+    Ok((kind, device))
+}
+
+/// Checks that an adapter can be written to a folder, and makes the folder, before anything is learned for it.
+fn make_room(folder: &Path, force: bool) -> Result<(), Failure> {
+    if !force && !matches!(file::describe(folder), Ok(None)) {
+        let message = format!("there is an adapter in {} already", folder.display());
+        let hint = "add --force to replace it, or name another folder";
+        return Err(Failure::new(exit::USAGE, "output", message, Some(hint)));
+    }
+    let failed = |error| {
+        let message = format!("cannot write to {}: {error}", folder.display());
+        Failure::new(exit::RESOURCE, "output", message, Some("name a folder that can be written with --output"))
+    };
+    fs::create_dir_all(folder).map_err(failed)?;
+    tempfile::tempfile_in(folder).map_err(failed)?;
+    Ok(())
+}
+
 fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
-    let loaded = resolve::load(&arguments.recipe, &arguments.sets)?;
+    let loaded = recipe::load(&arguments.recipe, &arguments.sets)
+        .map_err(|problems| Failure::diagnostics(exit::RECIPE, problems))?;
+    threads::start_with(loaded.recipe.kernels.threads.resolve())?;
+    Printer::stderr().diagnostics(&loaded.warnings);
     let recipe = &loaded.recipe;
     let (adapter, training) = learnable(recipe)?;
     let Some(steps) = training.max_steps else {
         return Err(refuse("the training has no end", "give `training.max_steps`"));
     };
+    let (kind, device) = engine_for(recipe)?;
     let weights = open(recipe, arguments.access, access::folder_of(&arguments.recipe), global.quiet)?;
     let seed = recipe.seeds.first().copied().unwrap_or(0);
     let (begin, scaling) = plan::beginning(adapter, weights.spec(), seed)?;
@@ -172,7 +219,10 @@ fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
     let free = Load::now().memory_available_bytes.unwrap_or(0);
     let recompute = arguments.recompute || training.gradient_checkpointing;
     let held = TraineeSettings { widen: weights.parameters() * 8 <= free / 2, recompute };
-    let mut trainer = Trainer::new(&weights, begin, plan::training_settings(training), held)?;
+    make_room(&arguments.output, arguments.force)?;
+    let count = NonZeroUsize::new(recipe.kernels.threads.resolve().into());
+    let trainee = engine::trainee(kind, device, &weights, &begin, held, count)?;
+    let mut trainer = Trainer::of(trainee, begin, plan::training_settings(training));
     plan::prepare(&mut trainer, adapter, seed)?;
     let (batch, accumulated) = (u64::from(training.batch_size), u64::from(training.gradient_accumulation_steps));
     let out = Printer::stdout();

@@ -144,8 +144,8 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     }
     let host = Host::detect();
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
-    let interrupt = Interrupt::watch_impatiently().map_err(RunError::Signals)?;
-    let mut records = Vec::new();
+    // All are planned before the first is timed: what cannot be run is known at once.
+    let mut planned = Vec::new();
     for &kernels in &arguments.kernels {
         for &threads in &arguments.threads {
             for &test in &tests {
@@ -158,16 +158,27 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
                     adapter: arguments.adapter.clone(),
                     workload: test.workload(arguments.repetitions),
                 };
-                let cell = adhoc.cell(&mut locator)?;
-                let samples = timed_samples(&cell, test, global.quiet, &interrupt)?;
-                let record = record(&host, &cell, test, &samples)
-                    .map_err(|error| Failure::new(exit::UNEXPECTED, "statistics", error.to_string(), None))?;
-                records.push(record);
+                planned.push((test, adhoc.cell(&mut locator)?));
             }
         }
     }
-    show(output, &records)?;
-    Ok(exit::OK)
+    let interrupt = Interrupt::watch_impatiently().map_err(RunError::Signals)?;
+    let mut records = Vec::new();
+    let timed = planned.iter().try_for_each(|(test, cell)| {
+        records.push(time(&host, cell, *test, global.quiet, &interrupt)?);
+        Ok::<_, Failure>(())
+    });
+    // What was timed before another failed, or a signal came, is not lost.
+    if timed.is_ok() || !records.is_empty() {
+        show(output, &records)?;
+    }
+    timed.map(|()| exit::OK)
+}
+
+fn time(host: &Host, cell: &Cell, test: Test, quiet: bool, interrupt: &Interrupt) -> Result<Record, Failure> {
+    let samples = timed_samples(cell, test, quiet, interrupt)?;
+    record(host, cell, test, &samples)
+        .map_err(|error| Failure::new(exit::UNEXPECTED, "statistics", error.to_string(), None))
 }
 
 fn timed_samples(cell: &Cell, test: Test, quiet: bool, interrupt: &Interrupt) -> Result<Vec<Sample>, Failure> {

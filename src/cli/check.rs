@@ -10,8 +10,8 @@ use crate::{
     metrics::{self, SampleRow, stats::CONFIDENCE},
     model::source::locate::{Fetch, Locator},
     plan::{self, Cell, Plan, axes_label},
-    recipe::schema::Workload,
-    report::{self, Gate, GateExit, GateReport, Side, Thresholds, Verdict, charts, tables},
+    recipe::schema::{AxisPoint, KernelSet, Workload},
+    report::{self, Cause, Gate, GateExit, GateReport, Side, Thresholds, Untold, Verdict, charts, tables},
     results::{BaselinePointer, Manifest, RunKind, RunRecord, RunState, Store},
     run::{self, Context, Executables, Interrupt, Observer, Pair, PairRun, RunError},
     ui::{Printer, Progress},
@@ -64,7 +64,7 @@ pub(super) fn execute(global: &Global, store: &Store, arguments: &Arguments) -> 
         Failure::new(exit::BASELINE, "baseline", error.to_string(), Some(&hint))
     })?;
     let pairs = pairs(&plan, &pointer, &name)?;
-    let unmatched = unmatched(&plan, &pointer);
+    let mut rest = Rest { recipe: plan.recipe.clone(), unmatched: unmatched(&plan, &pointer), ..Rest::default() };
     if let Some(path) = arguments.baseline_exe.as_ref().filter(|path| !path.is_file()) {
         let message = format!("{} is no program", path.display());
         return Err(Failure::new(exit::USAGE, "baseline-exe", message, None));
@@ -86,13 +86,51 @@ pub(super) fn execute(global: &Global, store: &Store, arguments: &Arguments) -> 
     for pair in pairs {
         if gate.context.interrupt.signal().is_none() {
             checked.push(gate.check(pair)?);
+        } else {
+            rest.stopped.push(cell_name(&pair.candidate.axes, pair.candidate.kernel_set));
         }
     }
     progress.finish();
-    for label in &unmatched {
+    rest.signal = interrupt.signal();
+    for label in &rest.unmatched {
         Printer::stderr().note(&format!("note: baseline cell `{label}` has no candidate, so nothing is said of it"));
     }
-    conclude(global, store, arguments, &host, &pointer, &checked, (&unmatched, interrupt.signal()))
+    conclude(global, store, arguments, &host, &pointer, &checked, &rest)
+}
+
+/// What the pairs that were checked do not tell.
+#[derive(Default)]
+struct Rest {
+    recipe: String,
+    /// The baseline's cells that the recipe has no cell for any more.
+    unmatched: Vec<String>,
+    /// Cells whose turn did not come.
+    stopped: Vec<String>,
+    signal: Option<i32>,
+}
+
+impl Rest {
+    /// Returns the cells that gates do not tell of, or not all there is.
+    fn untold(&self, checked: &[Checked]) -> Vec<Untold> {
+        let untold = |cell: &str, cause: Cause| Untold { recipe: self.recipe.clone(), cell: cell.to_owned(), cause };
+        let ended = checked.iter().filter_map(|Checked { report: _, manifest, failure }| {
+            let cause = match failure {
+                Some((_, reason)) => Cause::Failed(reason.clone()),
+                None if manifest.state == RunState::Interrupted => Cause::Stopped,
+                None => return None,
+            };
+            Some(untold(&cell_name(&manifest.axes, manifest.kernel_set), cause))
+        });
+        let stopped = self.stopped.iter().map(|cell| untold(cell, Cause::Stopped));
+        let unmatched = self.unmatched.iter().map(|cell| untold(cell, Cause::Unmatched));
+        ended.chain(stopped).chain(unmatched).collect()
+    }
+}
+
+/// Returns what to call a cell, by its kernel set where it has no axes.
+fn cell_name(axes: &AxisPoint, kernel_set: KernelSet) -> String {
+    let label = axes_label(axes);
+    if label.is_empty() { plan::set_name(kernel_set).to_owned() } else { label }
 }
 
 /// Returns the baseline's cells that the recipe has no cell for any more.
@@ -262,16 +300,16 @@ fn conclude(
     host: &Host,
     pointer: &BaselinePointer,
     checked: &[Checked],
-    (unmatched, signal): (&[String], Option<i32>),
+    rest: &Rest,
 ) -> Result<u8, Failure> {
     let reports: Vec<GateReport> = checked.iter().map(|checked| checked.report.clone()).collect();
     let outcome = match report::overall(&reports) {
-        report::Outcome::Pass if !unmatched.is_empty() => report::Outcome::Inconclusive,
+        report::Outcome::Pass if !rest.unmatched.is_empty() => report::Outcome::Inconclusive,
         outcome => outcome,
     };
     let failed = checked.iter().filter_map(|checked| checked.failure.as_ref());
     let codes: Vec<u8> = failed.clone().map(|(code, _)| *code).collect();
-    let code = match signal {
+    let code = match rest.signal {
         Some(signal) => u8::try_from(128 + signal).unwrap_or(exit::UNEXPECTED),
         None if codes.contains(&exit::NUMERICS) => exit::NUMERICS,
         None if codes.len() == checked.len() && codes.iter().all(|code| *code == exit::RESOURCE) => exit::RESOURCE,
@@ -292,7 +330,7 @@ fn conclude(
         }
     }
     if let Some(path) = &arguments.junit {
-        let xml = report::junit(&reports, arguments.strict)
+        let xml = report::junit(&reports, &rest.untold(checked), arguments.strict)
             .map_err(|error| Failure::new(exit::UNEXPECTED, "junit", error.to_string(), None))?;
         std::fs::write(path, xml)?;
     }
@@ -302,7 +340,7 @@ fn conclude(
             "outcome": outcome,
             "exit_code": code,
             "baseline": pointer.name,
-            "unmatched_baseline_cells": unmatched,
+            "unmatched_baseline_cells": rest.unmatched,
             "cells": checked.iter().map(|checked| json!({
                 "axes": checked.manifest.axes,
                 "run_id": checked.manifest.run_id,

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::{
     exit,
+    plan::axes_label,
     report::{self, Comparison, Side, tables},
     results::{RunKind, RunRecord},
     ui::Printer,
@@ -12,6 +13,8 @@ use crate::{
 use super::{Failure, Format, Global, stored};
 
 /// Compare two runs, or two recipes cell by cell: differences with 95 % intervals.
+///
+/// Cells that only one of the two has are listed at the end.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// What is held against: a run, a cell, or a recipe's name.
@@ -33,13 +36,29 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     }
     let comparisons: Vec<Comparison> =
         pairs.iter().map(|(baseline, candidate)| report::compare(&Side::of(baseline), &Side::of(candidate))).collect();
+    let (old, new): (Vec<&RunRecord>, Vec<&RunRecord>) = pairs.iter().copied().unzip();
+    let lonely = [
+        ("baseline", &arguments.baseline, lonely(&baselines, &old)),
+        ("candidate", &arguments.candidate, lonely(&candidates, &new)),
+    ];
     let out = Printer::stdout();
     match global.format {
-        Format::Json => out.json(&json!(comparisons))?,
+        Format::Json => {
+            let mut list: Vec<_> = comparisons.iter().map(|comparison| json!(comparison)).collect();
+            for (side, _, records) in &lonely {
+                list.extend(records.iter().map(|record| lonely_json(side, record)));
+            }
+            out.json(&list)?;
+        }
         Format::Human => {
             for comparison in &comparisons {
                 out.table(&tables::differences_table(comparison))?;
                 out.table(&tables::comparison_table(comparison))?;
+            }
+            for (_, selector, records) in &lonely {
+                for record in records {
+                    out.text(&format!("only in {selector}: {}\n", name(record)))?;
+                }
             }
         }
     }
@@ -60,4 +79,21 @@ fn pair<'a>(baselines: &'a [RunRecord], candidates: &'a [RunRecord]) -> Vec<(&'a
             Some((twin, candidate))
         })
         .collect()
+}
+
+/// Returns the records that have no pair.
+fn lonely<'a>(records: &'a [RunRecord], paired: &[&RunRecord]) -> Vec<&'a RunRecord> {
+    let is_of = |record: &RunRecord, other: &RunRecord| record.manifest.run_id == other.manifest.run_id;
+    records.iter().filter(|record| paired.iter().all(|other| !is_of(record, other))).collect()
+}
+
+/// Returns what to call a cell: its axis values, or its run where it has none.
+fn name(record: &RunRecord) -> String {
+    let label = axes_label(&record.manifest.axes);
+    if label.is_empty() { format!("run {}", record.manifest.run_id) } else { label }
+}
+
+fn lonely_json(side: &str, record: &RunRecord) -> serde_json::Value {
+    let manifest = &record.manifest;
+    json!({"only_in": side, "recipe": manifest.recipe, "axes": manifest.axes, "run_id": manifest.run_id})
 }

@@ -1,4 +1,6 @@
 //! Failures of subcommands, and the exit codes they end with.
+use std::fmt;
+
 use crate::{diag::Diagnostic, exit, plan::PlanError, results::StoreError, run::RunError, ui::Printer};
 
 /// Why a subcommand did not do what it was asked to.
@@ -28,6 +30,13 @@ impl Failure {
     pub fn report(&self) -> u8 {
         Printer::stderr().diagnostics(&self.diagnostics);
         self.code
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let messages: Vec<&str> = self.diagnostics.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
+        f.write_str(&messages.join("; "))
     }
 }
 

@@ -25,6 +25,7 @@ mod schedule;
 mod schema;
 mod show;
 mod stored;
+mod threads;
 mod validate;
 
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
 //! `ruvlab models`
-use std::{fs, path::PathBuf, time::SystemTime};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::SystemTime};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -121,30 +121,34 @@ fn entry(name: String, source: String, kind: &'static str, path: PathBuf) -> Opt
     Some(Kept { name, source, kind, path, bytes: found.len(), last_used })
 }
 
+/// Returns the `owner/repo` of a file of the hub.
+fn repository(file: &Kept) -> Option<&str> {
+    let (end, _) = file.name.match_indices('/').nth(1).filter(|_| file.kind == "hub")?;
+    file.name.get(..end)
+}
+
 fn remove(cache: &Cache, kept: &[Kept], name: &str) -> Result<u8, Failure> {
     let failed = |path: &PathBuf, error: std::io::Error| {
         Failure::new(exit::UNEXPECTED, "models", format!("cannot remove {}: {error}", path.display()), None)
     };
+    let source = name;
     let name = name.strip_prefix("hf:").unwrap_or(name);
-    let repository = format!("{name}/");
-    let gone: Vec<&Kept> = kept
-        .iter()
-        .filter(|file| {
-            file.name == name || file.source == name || (file.kind == "hub" && file.name.starts_with(&repository))
-        })
-        .collect();
+    let is_meant = |file: &&Kept| file.name == name || file.source == source || repository(file) == Some(name);
+    let gone: Vec<&Kept> = kept.iter().filter(is_meant).collect();
     if gone.is_empty() {
-        let names = kept.iter().map(|file| file.name.as_str());
-        let hint = crate::diag::nearest(name, names).map(|near| format!("did you mean `{near}`?"));
+        let repositories: BTreeSet<&str> = kept.iter().filter_map(repository).collect();
+        let names = kept.iter().map(|file| file.name.as_str()).chain(repositories.iter().copied());
+        let near = crate::diag::nearest(name, names).map(|near| format!("did you mean `{near}`?"));
+        let owned = repositories.iter().filter(|repository| repository.split('/').next() == Some(name));
+        let owned = owned.copied().collect::<Vec<_>>().join(", ");
+        let hint = if owned.is_empty() { near } else { Some(format!("name one repository of {name}: {owned}")) };
         let message = format!("there is no model {name:?} in {}", cache.root().display());
         return Err(Failure::new(exit::RESOURCE, "models", message, hint.as_deref()));
     }
     for file in &gone {
         fs::remove_file(&file.path).map_err(|error| failed(&file.path, error))?;
     }
-    let whole = kept.iter().filter(|file| file.name.starts_with(&repository)).count();
-    if gone.iter().all(|file| file.kind == "hub")
-        && gone.len() == whole
+    if gone.iter().all(|file| repository(file) == Some(name))
         && let Some((owner, name)) = name.split_once('/')
     {
         let source = HubSource { owner: owner.to_owned(), name: name.to_owned(), revision: None, pick: None };

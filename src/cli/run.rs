@@ -8,8 +8,8 @@ use crate::{
     exit,
     host::Host,
     plan::set_name,
-    recipe::{self, schema::Baseline},
-    report::{self, Gate, GateReport, Side, ThresholdSource, Thresholds, Verdict, tables},
+    recipe::schema::Baseline,
+    report::{self, Gate, GateReport, Side, ThresholdSource, Thresholds, Twins, Verdict, tables},
     results::{Manifest, RunRecord, RunState, Store},
     run::{self, CellOutcome, Context, Interrupt, Rerun},
     ui::{Printer, Progress},
@@ -59,7 +59,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     let mut progress = Progress::new(global.quiet);
     let outcomes = run::execute(&plan, &context, rerun, &mut progress)?;
     progress.finish();
-    let regressed = show(global, &store, loaded.recipe.baseline.as_ref(), &outcomes, &host)?;
+    let regressed = show(global, &context, loaded.recipe.baseline.as_ref(), &outcomes, rerun)?;
     let interrupted = outcomes.iter().any(|outcome| outcome.manifest.state == RunState::Interrupted);
     Ok(match (interrupt.signal(), exit_code(&outcomes)) {
         (Some(signal), _) if interrupted => u8::try_from(128 + signal).unwrap_or(exit::UNEXPECTED),
@@ -85,10 +85,10 @@ fn exit_code(outcomes: &[CellOutcome]) -> u8 {
 /// Shows results, charts and verdicts; returns whether a gate the recipe names has failed.
 fn show(
     global: &Global,
-    store: &Store,
+    &Context { store, host, .. }: &Context<'_>,
     baseline: Option<&Baseline>,
     outcomes: &[CellOutcome],
-    host: &Host,
+    rerun: Rerun,
 ) -> Result<bool, Failure> {
     let measured: Vec<Manifest> = outcomes
         .iter()
@@ -97,11 +97,11 @@ fn show(
         .collect();
     let records = stored::records(store, &measured)?;
     let reports = match baseline {
-        Some(baseline) if !baseline.cell.is_empty() => verdicts(baseline, &records)?,
-        _ => Vec::new(),
+        Some(baseline) => verdicts(baseline, &records)?,
+        None => Vec::new(),
     };
     let cell = baseline.map(|baseline| &baseline.cell).filter(|cell| !cell.is_empty());
-    let charts = if measured.is_empty() { None } else { Some(draw_charts(store, cell, &measured)?) };
+    let charts = draw_charts(store, cell, &measured);
     match global.format {
         Format::Json => {
             let cells: Vec<_> = outcomes.iter().map(|outcome| cell_json(store, outcome)).collect();
@@ -125,7 +125,7 @@ fn show(
             }
         }
     }
-    notes(outcomes, host, charts);
+    notes(outcomes, host, charts, rerun);
     let gates_are_named = baseline.is_some_and(|baseline| !baseline.gates.is_empty());
     let named = |gate: &Gate| gates_are_named || gate.threshold_source == ThresholdSource::Bound;
     // What only a second set of launches would confirm is for `baseline check` to fail on.
@@ -133,30 +133,38 @@ fn show(
     Ok(reports.iter().flat_map(|report| &report.gates).any(|gate| named(gate) && sure(gate)))
 }
 
-/// Holds every cell against the baseline's cell of the same seed.
+/// Holds every cell against its baseline cell, and to the bounds alone where it has none.
 fn verdicts(baseline: &Baseline, records: &[RunRecord]) -> Result<Vec<GateReport>, Failure> {
-    let is_baseline = |manifest: &Manifest| {
-        baseline
-            .cell
-            .iter()
-            .all(|(key, value)| manifest.axes.get(key).is_some_and(|found| recipe::schema::same_value(found, value)))
-    };
+    let manifests: Vec<&Manifest> = records.iter().map(|record| &record.manifest).collect();
+    let (twins, labels) = (Twins::new(&manifests, Some(&baseline.cell)), report::cell_labels(&manifests));
     let Baseline { gates, bounds, .. } = baseline.clone();
     let thresholds = Thresholds { gates, bounds, ..Thresholds::default() };
+    let judge = |reference: usize, cell: usize| {
+        let mut comparison = report::compare(&Side::of(&records[reference]), &Side::of(&records[cell]));
+        comparison.baseline_label.clone_from(&labels[reference]);
+        comparison.candidate_label.clone_from(&labels[cell]);
+        report::gate(comparison, &thresholds)
+            .map_err(|error| Failure::new(exit::RECIPE, "gate", error.to_string(), None))
+    };
     let mut reports = Vec::new();
-    for record in records.iter().filter(|record| !is_baseline(&record.manifest)) {
-        let twin =
-            records.iter().find(|other| is_baseline(&other.manifest) && other.manifest.seed == record.manifest.seed);
-        let Some(twin) = twin else { continue };
-        let report = report::gate(report::compare(&Side::of(twin), &Side::of(record)), &thresholds)
-            .map_err(|error| Failure::new(exit::RECIPE, "gate", error.to_string(), None))?;
-        reports.push(report);
+    for cell in 0..records.len() {
+        let report = twins.of(cell).map(|twin| judge(twin, cell)).transpose()?;
+        let is_judged = report.as_ref().is_some_and(|report| report.comparison.is_comparable());
+        if is_judged || thresholds.bounds.is_empty() {
+            reports.extend(report);
+            continue;
+        }
+        // A bound holds a cell's own value, so the cell may stand in for the other side.
+        let own = judge(cell, cell)?;
+        let is_bound = |gate: &&Gate| gate.threshold_source == ThresholdSource::Bound;
+        let bounds = own.gates.iter().filter(is_bound).cloned().collect();
+        reports.push(report.unwrap_or(own).with_gates(bounds));
     }
     Ok(reports)
 }
 
 /// Says on standard error what the tables do not.
-fn notes(outcomes: &[CellOutcome], host: &Host, charts: Option<(PathBuf, usize)>) {
+fn notes(outcomes: &[CellOutcome], host: &Host, charts: Option<(PathBuf, usize)>, rerun: Rerun) {
     let err = Printer::stderr();
     for outcome in outcomes {
         let Manifest { state, reason, .. } = &outcome.manifest;
@@ -178,21 +186,28 @@ fn notes(outcomes: &[CellOutcome], host: &Host, charts: Option<(PathBuf, usize)>
         ));
     }
     if outcomes.iter().any(|outcome| outcome.manifest.state == RunState::Interrupted) {
-        err.note("stopped before all launches were done; the same command goes on");
+        let without = if rerun == Rerun::All { " without --rerun" } else { "" };
+        err.note(&format!("stopped before all launches were done; the same command{without} goes on"));
     }
     if let Some((folder, count)) = charts {
         err.note(&format!("{count} charts in {}", folder.display()));
     }
 }
 
+/// Draws what was measured; returns where, and how many charts. Results do not wait for their pictures.
 fn draw_charts(
     store: &Store,
     baseline: Option<&tables::BaselineCell>,
     measured: &[Manifest],
-) -> Result<(PathBuf, usize), Failure> {
-    let folder = store.charts_dir(&measured[0].recipe);
-    let drawn = plot::draw(store, measured, baseline, &folder)?;
-    Ok((folder, drawn.files.len()))
+) -> Option<(PathBuf, usize)> {
+    let folder = store.charts_dir(&measured.first()?.recipe);
+    match plot::draw(store, measured, baseline, &folder) {
+        Ok(drawn) => Some((folder, drawn.files.len())),
+        Err(failure) => {
+            Printer::stderr().note(&format!("warning: the charts could not be drawn: {failure}"));
+            None
+        }
+    }
 }
 
 fn cell_json(store: &Store, outcome: &CellOutcome) -> serde_json::Value {

@@ -33,11 +33,17 @@ fn counts(row: &SampleRow, arm: Arm) -> bool {
 /// Returns the values of single windows of a text, in order, those of the last launch that has any.
 ///
 /// They are the replicates of a metric that is the same in every launch: another text would have
-/// given other windows.
+/// given other windows. What has a course has none: the steps of a training do not repeat it.
 #[must_use]
 pub fn window_values(rows: &[SampleRow], arm: Arm, metric: &str, workload: &str) -> Vec<f64> {
+    let has_course = find(metric).is_some_and(|metric| metric.replication == Replication::Course);
     let of_windows = |row: &&SampleRow| {
-        row.valid && row.step.is_some() && row.arm == arm.name() && row.metric == metric && row.workload == workload
+        !has_course
+            && row.valid
+            && row.step.is_some()
+            && row.arm == arm.name()
+            && row.metric == metric
+            && row.workload == workload
     };
     let last = rows.iter().filter(of_windows).map(|row| row.launch).max();
     rows.iter().filter(of_windows).filter(|row| Some(row.launch) == last).map(|row| row.value).collect()
@@ -88,7 +94,7 @@ pub fn workloads(rows: &[SampleRow], arm: Arm) -> Vec<&str> {
 /// Returns whether a metric is the same in every launch.
 #[must_use]
 pub fn is_deterministic(metric: &str) -> bool {
-    find(metric).is_some_and(|metric| metric.replication == Replication::Deterministic)
+    find(metric).is_some_and(|metric| metric.replication != Replication::Launch)
 }
 
 #[cfg(test)]
@@ -131,6 +137,9 @@ mod tests {
         let rows = [window(0, 0, 9.0), window(3, 0, 1.0), window(3, 1, 2.0), row("kl_mean", "k", 0, 3, 0, 1.5)];
         assert_eq!(window_values(&rows, Arm::Candidate, "kl_mean", "k"), [1.0, 2.0]);
         assert!(window_values(&rows, Arm::Baseline, "kl_mean", "k").is_empty());
+        let course = |step| SampleRow { step: Some(step), ..row("train_loss", "t", 0, 0, 0, 5.0 - step as f64) };
+        let rows: Vec<SampleRow> = (0..4).map(course).collect();
+        assert!(is_deterministic("train_loss") && window_values(&rows, Arm::Candidate, "train_loss", "t").is_empty());
     }
 
     #[test]

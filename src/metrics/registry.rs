@@ -30,8 +30,11 @@ pub enum Direction {
 pub enum Replication {
     /// Process launches vary it: statistics over launches.
     Launch,
-    /// The same in every launch of a cell: compared as it is.
+    /// The same in every launch of a cell: compared as it is. Values of single windows of a text, or of single
+    /// requests, are its replicates.
     Deterministic,
+    /// The same, but values at steps are a course, and no replicates.
+    Course,
 }
 
 /// A metric's definition.

@@ -9,6 +9,7 @@ use super::label;
 use crate::metrics::{
     self, Direction, is_deterministic, launch_values, measured,
     stats::{CONFIDENCE, Interval, Ratio},
+    workloads,
 };
 
 pub use comparability::{Difference, Effect};
@@ -45,6 +46,8 @@ pub struct MetricComparison {
     pub baseline_launches: usize,
     /// The candidate's launches that measured this.
     pub candidate_launches: usize,
+    /// Whether only the baseline measured this, though the candidate ran the workload too.
+    pub candidate_lacks: bool,
     /// The change from baseline to candidate; absent for the reason below.
     pub ratio: Option<Ratio>,
     /// Why there is no change, or what to know about it.
@@ -152,11 +155,14 @@ pub fn compare_at(baseline: &Side<'_>, candidate: &Side<'_>, confidence: f64) ->
                 candidate: None,
                 baseline_launches: 0,
                 candidate_launches: 0,
+                candidate_lacks: false,
                 ratio: None,
                 reason: None,
             };
             let values = |side: &Side<'_>| launch_values(side.samples, side.arm, item.metric, item.workload);
             let (old, new) = (values(baseline), values(candidate));
+            let ran = item.workload.is_empty() || workloads(candidate.samples, candidate.arm).contains(&item.workload);
+            comparison.candidate_lacks = ran && new.is_empty() && !old.is_empty();
             comparison.reason = [(baseline, &old, "baseline"), (candidate, &new, "candidate")]
                 .into_iter()
                 .find(|(_, values, _)| values.is_empty())
@@ -185,7 +191,11 @@ fn unmeasured(side: &Side<'_>, name: &str, metric: &str, workload: &str) -> Stri
     let row = side
         .samples
         .iter()
-        .find(|row| !row.valid && row.arm == side.arm.name() && row.metric == metric && row.workload == workload);
+        // Why something is not available is said of the whole launch.
+        .find(|row| {
+            let is_of = row.workload == workload || row.workload.is_empty();
+            !row.valid && row.arm == side.arm.name() && row.metric == metric && is_of
+        });
     let cause = row.and_then(|row| row.reason.as_deref()).map_or_else(String::new, |reason| format!(": {reason}"));
     format!("the {name} did not measure it{cause}")
 }

@@ -1,4 +1,4 @@
-//! Gates as `JUnit` XML: a suite a comparison, a test case a gate.
+//! Gates as `JUnit` XML: a suite a comparison, a test case a gate; and a suite of the cells they do not tell of.
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::{
@@ -12,13 +12,36 @@ use super::{
 #[error("junit: {0}")]
 pub struct JunitError(#[from] quick_junit::SerializeError);
 
-/// Returns the reports as `JUnit` XML. A regression is a failure; an inconclusive gate and an advisory
-/// regression are skipped tests, or failures when `strict`; what cannot be compared is an error.
+/// A cell that gates do not tell of, or not all there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Untold {
+    /// Its recipe's name.
+    pub recipe: String,
+    /// What it is called.
+    pub cell: String,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Why gates do not tell of a cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A launch failed, for this reason.
+    Failed(String),
+    /// A signal came before it was checked to the end.
+    Stopped,
+    /// The baseline has it, and the recipe has none like it.
+    Unmatched,
+}
+
+/// Returns the reports as `JUnit` XML. A regression is a failure; an inconclusive gate, an advisory
+/// regression and a baseline's cell without a candidate are skipped tests, or failures when `strict`;
+/// what cannot be compared, failed or was not checked is an error.
 ///
 /// # Errors
 ///
 /// If the XML cannot be written.
-pub fn junit(reports: &[GateReport], strict: bool) -> Result<String, JunitError> {
+pub fn junit(reports: &[GateReport], untold: &[Untold], strict: bool) -> Result<String, JunitError> {
     let mut document = Report::new("ruvlab");
     for report in reports {
         let comparison = &report.comparison;
@@ -35,7 +58,30 @@ pub fn junit(reports: &[GateReport], strict: bool) -> Result<String, JunitError>
         suite.add_test_cases(report.gates.iter().map(|gate| test_case(gate, &comparison.recipe, strict)));
         document.add_test_suite(suite);
     }
+    if !untold.is_empty() {
+        let mut suite = TestSuite::new("cells");
+        suite.add_test_cases(untold.iter().map(|cell| untold_case(cell, strict)));
+        document.add_test_suite(suite);
+    }
     Ok(document.to_string()?)
+}
+
+fn untold_case(untold: &Untold, strict: bool) -> TestCase {
+    let error = || TestCaseStatus::non_success(NonSuccessKind::Error);
+    let (mut status, kind, message) = match &untold.cause {
+        Cause::Failed(reason) => (error(), "failed", reason.as_str()),
+        Cause::Stopped => (error(), "not checked", "stopped by a signal before it was checked to the end"),
+        Cause::Unmatched => {
+            let status =
+                if strict { TestCaseStatus::non_success(NonSuccessKind::Failure) } else { TestCaseStatus::skipped() };
+            (status, "unmatched", "the baseline has this cell and the recipe none like it, so nothing is said of it")
+        }
+    };
+    status.set_type(kind);
+    status.set_message(message);
+    let mut case = TestCase::new(untold.cell.as_str(), status);
+    case.set_classname(untold.recipe.as_str());
+    case
 }
 
 fn test_case(gate: &Gate, recipe: &str, strict: bool) -> TestCase {
@@ -81,7 +127,7 @@ fn not_comparable(report: &GateReport) -> TestCase {
     case
 }
 
-/// Returns a gate in one line: values, change, threshold, verdict's reason.
+/// Returns a gate in one line: values, change, at what it fails, verdict's reason.
 pub(super) fn sentence(gate: &Gate) -> String {
     let unit = number::shown_unit(&gate.unit).0;
     let value = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| number::quantity(v, None, &gate.unit));
@@ -90,10 +136,10 @@ pub(super) fn sentence(gate: &Gate) -> String {
     let n = gate.ratio.map_or(0, |ratio| ratio.n);
     let reason = gate.reason.as_ref().map_or_else(String::new, |reason| format!("; {reason}"));
     format!(
-        "{} -> {}{space}{unit}: {change} (n={n}), fails at {} worse{reason}",
+        "{} -> {}{space}{unit}: {change} (n={n}), fails at {}{reason}",
         value(gate.baseline),
         value(gate.candidate),
-        number::threshold(gate.threshold),
+        gate.limit(),
     )
 }
 
@@ -113,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_gate_is_a_test_case() {
-        let xml = junit(&[report(Truth { decode_tok_s: 44.0, noise: 0.004, ..Truth::default() })], false).unwrap();
+        let xml = junit(&[report(Truth { decode_tok_s: 44.0, noise: 0.004, ..Truth::default() })], &[], false).unwrap();
         insta::assert_snapshot!("junit", xml);
     }
 
@@ -122,7 +168,7 @@ mod tests {
         let mut run = check(Truth::default(), Truth::default(), 11);
         run.samples.retain(|row| !(row.arm == "candidate" && row.workload.starts_with("decode")));
         let report = gate(compare(&Side::rerun(&manifest(), &run), &Side::of(&run)), &Thresholds::default()).unwrap();
-        let xml = junit(&[report], false).unwrap();
+        let xml = junit(&[report], &[], false).unwrap();
         assert!(xml.contains(r#"errors="1""#) && xml.contains("workload: decode(p128,n64) -&gt; -"), "{xml}");
     }
 
@@ -130,8 +176,36 @@ mod tests {
     fn strict_turns_doubt_into_failure() {
         let noisy = report(Truth { noise: 0.2, ..Truth::default() });
         assert!(noisy.gates.iter().any(|gate| gate.verdict == Verdict::Inconclusive));
-        assert!(junit(std::slice::from_ref(&noisy), false).unwrap().contains("<skipped"));
-        let strict = junit(&[noisy], true).unwrap();
+        assert!(junit(std::slice::from_ref(&noisy), &[], false).unwrap().contains("<skipped"));
+        let strict = junit(&[noisy], &[], true).unwrap();
         assert!(!strict.contains("<skipped") && strict.contains("<failure"));
+    }
+
+    #[test]
+    fn a_bound_is_told_as_the_value_it_is() {
+        let run = check(Truth::default(), Truth::default(), 11);
+        let thresholds = Thresholds { bounds: [("perplexity".to_owned(), 7.25)].into(), ..Thresholds::default() };
+        let report = gate(compare(&Side::rerun(&manifest(), &run), &Side::of(&run)), &thresholds).unwrap();
+        let bound = report.gates.iter().find(|gate| gate.threshold_source == ThresholdSource::Bound).unwrap();
+        assert_eq!(sentence(bound), "7.500 -> 7.500: 0.00 % (n=1), fails at > 7.25");
+    }
+
+    #[test]
+    fn what_gates_do_not_tell_of_is_a_case_of_its_own() {
+        let untold = |cell: &str, cause: Cause| Untold { recipe: "smoke".to_owned(), cell: cell.to_owned(), cause };
+        let cells = [
+            untold("kernels.set=auto", Cause::Failed("launch 3 (baseline speed): out of memory".to_owned())),
+            untold("kernels.set=candle", Cause::Stopped),
+            untold("kernels.set=scalar", Cause::Unmatched),
+        ];
+        let xml = junit(&[], &cells, false).unwrap();
+        assert!(xml.contains(r#"<testsuites name="ruvlab" tests="3" skipped="1" failures="0" errors="2">"#), "{xml}");
+        assert!(xml.contains(r#"<testcase name="kernels.set=auto" classname="smoke">"#), "{xml}");
+        assert!(xml.contains("out of memory") && xml.contains("stopped by a signal"), "{xml}");
+        let unmatched = r#"message="the baseline has this cell and the recipe none like it"#;
+        assert!(xml.contains(&format!("<skipped {unmatched}")), "{xml}");
+        let strict = junit(&[], &cells, true).unwrap();
+        assert!(strict.contains(&format!("<failure {unmatched}")) && !strict.contains("<skipped"), "{strict}");
+        assert!(!junit(&[], &[], true).unwrap().contains("<testsuite "), "nothing is said of what is not there");
     }
 }

@@ -1,7 +1,6 @@
 //! What to call a cell: by what varies, and nothing else.
 mod parts;
 
-use indexmap::IndexMap;
 use serde_json::Value;
 
 use crate::{recipe::schema::KernelSet, results::Manifest};
@@ -155,11 +154,6 @@ pub(super) fn common_facts(manifests: &[&Manifest]) -> String {
         |m| m.host.cpu.clone(),
     ];
     facts.into_iter().filter_map(shared).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" · ")
-}
-
-/// Returns whether a cell has all these axis values.
-pub(super) fn matches(axes: &IndexMap<String, Value>, wanted: &std::collections::BTreeMap<String, Value>) -> bool {
-    wanted.iter().all(|(key, value)| axes.get(key) == Some(value))
 }
 
 #[cfg(test)]

@@ -13,12 +13,14 @@ mod summary;
 pub mod tables;
 #[cfg(test)]
 mod testing;
+mod twins;
 
 pub use compare::{Comparison, Difference, Effect, MetricComparison, Pairing, Side, Worse, compare, compare_at};
 pub use gate::{
     Confirmation, Gate, GateError, GateExit, GateReport, Outcome, ThresholdSource, Thresholds, Verdict, confirm, gate,
     overall,
 };
-pub use junit::{JunitError, junit};
+pub use junit::{Cause, JunitError, Untold, junit};
 pub use label::cell_labels;
 pub use summary::{RunSummary, summarize};
+pub use twins::Twins;

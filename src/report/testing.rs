@@ -173,7 +173,8 @@ fn tokens(run_id: &str, truth: Truth, rng: &mut ChaCha8Rng) -> Vec<TokenRow> {
             rows.push(TokenRow {
                 run_id: run_id.to_owned(),
                 arm: Arm::Candidate.name().to_owned(),
-                launch,
+                // As its rows have it: between two of a candidate is one of a baseline.
+                launch: 2 * launch,
                 workload: DECODE.to_owned(),
                 rep: 0,
                 warmup: false,

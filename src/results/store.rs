@@ -209,7 +209,8 @@ impl Store {
         Ok(RunRecord { manifest: manifest.clone(), samples })
     }
 
-    /// Returns a run's generated tokens; none when the recipe did not ask for them.
+    /// Returns the generated tokens of a run's launches that finished; none when the recipe did not ask
+    /// for them.
     ///
     /// # Errors
     ///
@@ -222,7 +223,7 @@ impl Store {
             return Ok(rows);
         }
         let replay = journal::read(&directory.join(layout::JOURNAL))?;
-        Ok(collect_tokens(&manifest.run_id, replay.events()))
+        Ok(collect_tokens(&collector_of(manifest, &replay), replay.events()))
     }
 
     /// Returns a run's events as far as they can be read, with what cannot.

@@ -187,7 +187,7 @@ impl RunWriter {
         self.manifest.launches_failed = u32::try_from(failed).unwrap_or(u32::MAX);
         self.manifest.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
         let record = RunRecord { manifest: self.manifest, samples: collector.rows() };
-        let tokens = collect_tokens(&record.manifest.run_id, replay.events());
+        let tokens = collect_tokens(&collector, replay.events());
         drop(replay);
         let summary = Summary::of(&record);
         parquet::write_samples(&self.directory.join(layout::SAMPLES), &record.samples)?;

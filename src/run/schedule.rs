@@ -17,7 +17,7 @@ use crate::{
 use super::{Context, Observer, RunError, Session, session::Step};
 
 /// The metrics whose interval decides when a cell has enough launches.
-const STOP_METRICS: [&str; 2] = ["prefill_tok_s", "decode_tok_s"];
+const STOP_METRICS: [&str; 3] = ["prefill_tok_s", "decode_tok_s", "trace_tok_s"];
 
 /// Which cells are measured again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,8 +121,7 @@ pub enum Stored {
 /// Returns what is stored of a cell.
 #[must_use]
 pub fn stored(store: &Store, host: &Host, cell: &Cell) -> Stored {
-    let latest = store.latest(&cell.recipe.name, &cell.hash);
-    let Some(manifest) = latest.filter(|manifest| manifest.host.host_id == host.host_id) else {
+    let Some(manifest) = store.latest_on(host, &cell.recipe.name, &cell.hash) else {
         return Stored::Missing;
     };
     match manifest.state {

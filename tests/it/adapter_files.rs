@@ -1,5 +1,6 @@
 //! Adapters from files: in recipes, on the command line, and as PEFT and llama.cpp have them.
 mod peft;
+mod train;
 
 use std::{
     fs,
@@ -227,6 +228,13 @@ fn adapters_are_listed_inspected_and_converted() {
         assert_eq!(inspect(to)["hash"], shown["hash"], "{to}");
     }
     ruvlab(at, 0, &["adapter", "list"]);
+    // Who reads a program's output is told of one that it lacks.
+    fs::create_dir(at.join("broken")).unwrap();
+    fs::write(at.join("broken/adapter_config.json"), "{").unwrap();
+    let (out, err) = ruvlab(at, 0, &["adapter", "list", "--format", "json"]);
+    let listed: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 5);
+    assert!(err.contains("warning[adapter]: broken: adapter_config.json is damaged"), "{err}");
     ruvlab(at, 0, &["adapter", "inspect", "peft", "-m", "builtin:pico"]);
     ruvlab(at, 14, &["adapter", "inspect", "nothing", "-m", "builtin:pico"]);
 }

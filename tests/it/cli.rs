@@ -1,5 +1,6 @@
 //! The program from outside: commands, exit codes, files, signals, and runs that are killed.
 mod commands;
+mod compare;
 mod gate;
 mod stopped;
 

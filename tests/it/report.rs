@@ -129,7 +129,7 @@ fn a_check_is_told_as_table_json_and_junit() {
     let json = serde_json::to_value(&slow).unwrap();
     assert_eq!(json["outcome"], "regression");
     assert_eq!(json["gates"][0]["verdict"], "regression");
-    assert!(report::junit(&[slow], false).unwrap().contains(r#"failures="1""#));
+    assert!(report::junit(&[slow], &[], false).unwrap().contains(r#"failures="1""#));
 }
 
 #[test]

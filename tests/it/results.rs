@@ -11,6 +11,7 @@ use ruvlab::{
     host::Host,
     plan::Cell,
     results::{Manifest, RunFiles, RunKind, RunState, RunWriter, Store},
+    run::{self, Stored},
 };
 
 fn cell() -> Cell {
@@ -168,4 +169,40 @@ fn a_run_cut_at_any_byte_is_finished_with_every_earlier_row() {
         fs::remove_file(&journal).unwrap();
         assert_eq!(store.load(&recovered).unwrap().samples, samples, "from Parquet alone, cut at {cut}");
     }
+}
+
+/// A repetition that was stopped goes on, although there are complete results; those of another machine
+/// on the same store are neither taken nor in the way.
+#[test]
+fn what_was_stopped_goes_on_and_machines_do_not_hide_each_others_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("results")).unwrap();
+    let here = Host::detect();
+    let there = Host { host_id: "feedfeedfeedfeed".to_owned(), ..here.clone() };
+    let wanting = |launches: u32| {
+        let mut cell = cell();
+        cell.recipe.measure.launches.min = launches;
+        cell
+    };
+    let measured = |host: &Host, launches: u32, state: RunState| {
+        let files = RunFiles { source_text: "name: killed\n", resolved_text: "name: killed\n" };
+        let mut writer = store.create(&cell(), RunKind::Run, files, host).unwrap();
+        for launch in 0..launches {
+            for event in [started(launch), sample(launch, 0), finished(launch)] {
+                writer.append(&event).unwrap();
+            }
+        }
+        writer.finish(state, None).unwrap().manifest
+    };
+    let stored = |host: &Host, launches: u32| run::stored(&store, host, &wanting(launches));
+    let own = measured(&here, 2, RunState::Complete);
+    assert_eq!(stored(&there, 2), Stored::Missing);
+    let theirs = measured(&there, 2, RunState::Complete);
+    assert_eq!(stored(&here, 2), Stored::Complete(own));
+    assert_eq!(stored(&there, 2), Stored::Complete(theirs.clone()));
+    assert_eq!(stored(&here, 3), Stored::Missing, "a wish for more launches starts anew");
+    let stopped = measured(&here, 1, RunState::Interrupted);
+    assert_eq!(stored(&here, 3), Stored::Partial(stopped.clone()));
+    assert_eq!(stored(&here, 2), Stored::Partial(stopped), "whoever measured again did not want the old ones");
+    assert_eq!(stored(&there, 2), Stored::Complete(theirs));
 }

@@ -5,6 +5,7 @@ use clap::Args;
 
 use crate::{
     adapt::file::{self, Description},
+    diag::Diagnostic,
     exit,
     report::tables::{Column, Table},
     ui::Printer,
@@ -34,7 +35,7 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
         match file::describe(&path) {
             Ok(None) => {}
             Ok(Some(description)) => found.push((name, description)),
-            Err(error) => skipped.push(error.to_string()),
+            Err(error) => skipped.push(format!("{name}: {error}")),
         }
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -46,6 +47,9 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
             row["path"] = arguments.folder.join(name).to_string_lossy().into();
             Ok::<_, serde_json::Error>(row)
         };
+        // A table has them below it.
+        let unread = skipped.into_iter().map(|error| Diagnostic::warning("adapter", error));
+        Printer::stderr().diagnostics(&unread.collect::<Vec<_>>());
         out.json(&found.iter().map(row).collect::<Result<Vec<_>, _>>()?)?;
         return Ok(exit::OK);
     }

@@ -12,9 +12,8 @@ use clap::Args;
 
 use crate::{
     exit,
-    plan::Cell,
     recipe::schema::{Decode, Workload},
-    run::{self, Interrupt, RunError},
+    run::{Interrupt, RunError},
     ui::Printer,
     units::Threads,
 };
@@ -23,6 +22,7 @@ use super::{
     Failure, Format, Global,
     access::Offline,
     ad_hoc::{AdHoc, DeviceChoice, KernelChoice},
+    threads,
 };
 use session::{Answer, Session, Stop};
 
@@ -86,6 +86,7 @@ fn number<const LOWEST: i32, const HIGHEST: i32>(text: &str) -> Result<f64, Stri
 }
 
 pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Failure> {
+    threads::start_with(arguments.threads.resolve())?;
     // The smallest workload there is: what is asked of the plan is whether and how this model runs here.
     let workload = Workload::Decode(Decode { prompt_tokens: 1, output_tokens: 2, batch_size: 1, repetitions: 1 });
     let adhoc = AdHoc {
@@ -99,7 +100,6 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     };
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
     let cell = adhoc.cell(&mut locator)?;
-    with_threads(&cell)?;
     let interrupt = Interrupt::watch_impatiently().map_err(RunError::Signals)?;
     let mut session = Session::open(arguments, &cell)?;
     let out = Output { format: global.format, quiet: global.quiet };
@@ -109,20 +109,6 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
         return Ok(if answer.stop == Stop::Interrupted { ended_by(&interrupt) } else { exit::OK });
     }
     converse(&mut session, &interrupt, out)
-}
-
-/// Starts this program again with as many threads as the cell has: candle's pool is made once, from the
-/// environment, before anything can tell it otherwise.
-fn with_threads(cell: &Cell) -> Result<(), Failure> {
-    const THREADS: &str = "RAYON_NUM_THREADS";
-    let threads = cell.threads.to_string();
-    if std::env::var(THREADS).is_ok_and(|set| set == threads) {
-        return Ok(());
-    }
-    use std::os::unix::process::CommandExt;
-    let mut again = std::process::Command::new(run::own_executable()?);
-    // Only returns when it fails.
-    Err(again.args(std::env::args_os().skip(1)).env(THREADS, threads).exec().into())
 }
 
 /// Where answers go.

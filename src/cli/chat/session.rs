@@ -1,5 +1,5 @@
 //! A conversation with a model: prompts, the sampling loop, and why it stops.
-use std::{io, path::PathBuf, slice, sync::Arc};
+use std::{io, num::NonZeroUsize, path::PathBuf, slice, sync::Arc};
 
 use serde::Serialize;
 use serde_json::{Value as Json, json};
@@ -12,7 +12,7 @@ use crate::{
     },
     cli::Failure,
     clock::{self, Stopwatch},
-    engine::{self, Adapter, EngineError, GenerationError, LanguageModel, SequenceId, next_tokens},
+    engine::{self, Adapter, EngineError, GenerationError, LanguageModel, SequenceId, Settings, next_tokens},
     exit,
     model::{
         chat_template::{ChatTemplate, ChatTemplateError, Conversation},
@@ -124,6 +124,15 @@ fn at_hand(paths: &[PathBuf], spec: &ModelSpec) -> Result<Registry, Failure> {
     Ok(registry)
 }
 
+/// Returns how an engine is to hold the model, with room for so many tokens, if it can hold as many.
+fn settings(cell: &Cell, context: u32) -> Settings {
+    Settings {
+        context_length: Some(cell.model.context_length.min(context) as usize),
+        threads: NonZeroUsize::new(cell.threads.into()),
+        ..Settings::default()
+    }
+}
+
 impl<'a> Session<'a> {
     pub(super) fn open(arguments: &'a Arguments, cell: &Cell) -> Result<Self, Failure> {
         let weights = Weights::open(&cell.model.path).map_err(|error| model_failure(&error))?;
@@ -137,9 +146,8 @@ impl<'a> Session<'a> {
         }
         let kind = plan::engine_kind(cell.kernel_set)
             .ok_or_else(|| Failure::new(exit::UNEXPECTED, "kernels", "this kernel set has no engine", None))?;
-        let context = cell.model.context_length.min(arguments.ctx) as usize;
         let Arguments { temperature, top_k, top_p, min_p, seed, .. } = *arguments;
-        let engine = engine::load(kind, &weights, Some(context))?;
+        let engine = engine::load_with(kind, &weights, &settings(cell, arguments.ctx))?;
         let mut session = Self {
             adapters: at_hand(&arguments.adapter, weights.spec())?,
             arguments,
@@ -300,6 +308,29 @@ impl Writer {
                 self.held.clear();
                 Err(error.into())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_has_the_threads_and_the_context_that_were_asked_for() {
+        let cell: Cell = serde_json::from_value(json!({
+            "hash": "0", "axes": {}, "seed": 0, "kernel_set": "scalar", "threads": 3, "texts": {},
+            "estimated_memory": "1GiB",
+            "recipe": {"schema": "ruvlab/v1", "name": "x", "model": {"source": "builtin:pico"}},
+            "model": {
+                "source": "builtin:pico", "name": "pico", "architecture": "llama", "format": "f32", "weights_hash": "",
+                "weights_bytes": 0, "parameters": 0, "context_length": 512,
+            },
+        }))
+        .unwrap();
+        for (asked, room) in [(4096, 512), (64, 64)] {
+            let Settings { threads, context_length, .. } = settings(&cell, asked);
+            assert_eq!((threads.map(NonZeroUsize::get), context_length), (Some(3), Some(room)));
         }
     }
 }

@@ -1,5 +1,8 @@
 use super::*;
-use crate::event::{Phase, TokenTime, TokenTrace};
+use crate::{
+    event::{Phase, TokenTime, TokenTrace},
+    metrics::TokenRow,
+};
 
 fn started(launch: u32, arm: Arm, block: u32) -> Event {
     Event::LaunchStarted { launch, arm, block, slot: 1, task: "speed".to_owned(), at: String::new() }
@@ -29,6 +32,12 @@ fn sample(launch: u32, metric: &str, rep: u32, warmup: bool, value: f64) -> Even
         trained_through: None,
     };
     Event::Sample { launch, sample }
+}
+
+fn collected(events: &[Event]) -> Vec<TokenRow> {
+    let mut collector = Collector::new("r", "c");
+    events.iter().for_each(|event| collector.event(event));
+    collect_tokens(&collector, events)
 }
 
 #[test]
@@ -101,7 +110,30 @@ fn gaps_are_between_neighbouring_tokens_of_one_request() {
         started(0, Arm::Candidate, 0),
         Event::Tokens { launch: 0, trace: trace(0) },
         Event::Tokens { launch: 0, trace: trace(1) },
+        finished(0),
     ];
-    let gaps: Vec<_> = collect_tokens("r", &events).iter().map(|row| row.itl_ns).collect();
+    let gaps: Vec<_> = collected(&events).iter().map(|row| row.itl_ns).collect();
     assert_eq!(gaps, [None, Some(30), Some(60), None, Some(30), Some(60)]);
+}
+
+#[test]
+fn only_launches_that_finished_well_have_tokens() {
+    let generated = |launch: u32| {
+        let tokens = vec![TokenTime { position: 0, token_id: 5, t_ns: 100 }];
+        let trace = TokenTrace { workload: String::new(), rep: 0, request: 0, warmup: false, tokens };
+        Event::Tokens { launch, trace }
+    };
+    let events = [
+        started(0, Arm::Candidate, 0),
+        generated(0),
+        failed(0, "out of memory"),
+        started(1, Arm::Baseline, 0),
+        generated(1),
+        finished(1),
+        started(2, Arm::Candidate, 1),
+        generated(2),
+        generated(9),
+    ];
+    let rows = collected(&events);
+    assert_eq!(rows.iter().map(|row| (row.launch, row.arm.as_str())).collect::<Vec<_>>(), [(1, "baseline")]);
 }

@@ -1,28 +1,32 @@
 //! Events to rows of single tokens.
-use std::collections::BTreeMap;
-
+use super::Collector;
 use crate::{
-    event::{Arm, Event, ScoreTrace, TokenTrace},
+    event::{Event, ScoreTrace, TokenTrace},
     metrics::TokenRow,
 };
 
 /// Returns one row for each generated or scored token of a run, in the order they came.
+///
+/// `collector` has seen the run: what a launch generated that did not finish well counts as little as
+/// its samples, and as a row cannot say so, it has none.
 #[must_use]
-pub fn collect_tokens<'a>(run_id: &str, events: impl IntoIterator<Item = &'a Event>) -> Vec<TokenRow> {
-    let mut arms: BTreeMap<u32, Arm> = BTreeMap::new();
+pub fn collect_tokens<'a>(collector: &Collector, events: impl IntoIterator<Item = &'a Event>) -> Vec<TokenRow> {
+    let arm_of = |launch: &u32| {
+        let record = collector.launches.get(launch).filter(|record| record.is_complete());
+        record.map(|record| record.arm.name())
+    };
     let mut rows = Vec::new();
     for event in events {
         match event {
-            Event::LaunchStarted { launch, arm, .. } => {
-                arms.entry(*launch).or_insert(*arm);
-            }
             Event::Tokens { launch, trace } => {
-                let arm = arms.get(launch).map_or("unknown", |arm| arm.name());
-                append_tokens(&mut rows, run_id, arm, *launch, trace);
+                if let Some(arm) = arm_of(launch) {
+                    append_tokens(&mut rows, &collector.run_id, arm, *launch, trace);
+                }
             }
             Event::Scores { launch, trace } => {
-                let arm = arms.get(launch).map_or("unknown", |arm| arm.name());
-                append_scores(&mut rows, run_id, arm, *launch, trace);
+                if let Some(arm) = arm_of(launch) {
+                    append_scores(&mut rows, &collector.run_id, arm, *launch, trace);
+                }
             }
             _ => {}
         }

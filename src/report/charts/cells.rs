@@ -4,13 +4,14 @@ use super::{
     palette::{self, Color},
 };
 use crate::{
-    event::Arm,
+    event::Arm as Side,
     metrics::MetricSummary,
     report::{
         label::{self, Axis},
         number,
         summary::{RunSummary, summarize},
         tables::BaselineCell,
+        twins::Twins,
     },
     results::{Manifest, RunRecord, TokenRow},
 };
@@ -26,11 +27,18 @@ pub(super) struct Cell<'a> {
     pub(super) dash: Dash,
 }
 
+/// Cells that differ in their seed alone: replicates of one experiment.
+pub(super) struct Arm<'a> {
+    /// What tells it from the other arms; empty for the only one.
+    pub(super) label: String,
+    pub(super) cells: Vec<&'a Cell<'a>>,
+}
+
 /// All cells.
 pub(super) struct Cells<'a> {
     pub(super) list: Vec<Cell<'a>>,
-    /// The one the others are compared with.
-    pub(super) baseline: Option<usize>,
+    /// Which of them the others are compared with.
+    pub(super) twins: Twins,
     /// What they have in common.
     pub(super) facts: String,
     /// Their recipe, or recipes.
@@ -41,8 +49,8 @@ impl<'a> Cells<'a> {
     pub(super) fn new(records: &'a [(RunRecord, Vec<TokenRow>)], baseline: Option<&BaselineCell>) -> Self {
         let manifests: Vec<&Manifest> = records.iter().map(|(record, _)| &record.manifest).collect();
         let labels = label::cell_labels(&manifests);
-        let baseline = baseline.and_then(|wanted| manifests.iter().position(|m| label::matches(&m.axes, wanted)));
-        let groups = color_groups(&label::varying_axes(&manifests), records.len(), baseline);
+        let twins = Twins::new(&manifests, baseline);
+        let groups = color_groups(&label::varying_axes(&manifests), records.len(), &twins);
         let mut recipes: Vec<&str> = manifests.iter().map(|manifest| manifest.recipe.as_str()).collect();
         recipes.dedup();
         let list = records
@@ -53,12 +61,12 @@ impl<'a> Cells<'a> {
                 record,
                 tokens,
                 label,
-                summary: summarize(record, Arm::Candidate),
-                color: if baseline == Some(at) { palette::BASELINE } else { palette::series(groups[at]) },
-                dash: DASHES[same_color(at, &groups, baseline) % DASHES.len()],
+                summary: summarize(record, Side::Candidate),
+                color: if twins.is_baseline(at) { palette::BASELINE } else { palette::series(groups[at]) },
+                dash: DASHES[same_color(at, &groups, &twins) % DASHES.len()],
             })
             .collect();
-        Self { list, baseline, facts: label::common_facts(&manifests), recipe: recipes.join(", ") }
+        Self { list, twins, facts: label::common_facts(&manifests), recipe: recipes.join(", ") }
     }
 
     /// Returns the workloads a metric was measured on, in order.
@@ -73,6 +81,34 @@ impl<'a> Cells<'a> {
         found
     }
 
+    /// Returns what cells are compared with, in words: the baseline cell's label, or that there are several.
+    pub(super) fn reference(&self) -> Option<&str> {
+        let mut baselines = self.twins.baselines();
+        let first = baselines.next()?;
+        Some(if baselines.next().is_none() { self.list[first].label.as_str() } else { "each cell's baseline" })
+    }
+
+    /// Returns the cells that measured any of these metrics, arm by arm.
+    pub(super) fn arms(&self, metrics: &[&str]) -> Vec<Arm<'_>> {
+        let mut arms: Vec<(Manifest, Vec<&Cell<'_>>)> = Vec::new();
+        let measured = |cell: &&Cell<'_>| cell.summary.metrics.iter().any(|m| metrics.contains(&m.metric.as_str()));
+        for cell in self.list.iter().filter(measured) {
+            let mut own = Manifest { seed: 0, ..cell.record.manifest.clone() };
+            own.axes.shift_remove("seed");
+            let is_same = |other: &Manifest| {
+                (&other.recipe, &other.axes) == (&own.recipe, &own.axes) && other.model.is_same_content(&own.model)
+            };
+            match arms.iter_mut().find(|(other, _)| is_same(other)) {
+                Some((_, cells)) => cells.push(cell),
+                None => arms.push((own, vec![cell])),
+            }
+        }
+        let labels = label::cell_labels(&arms.iter().map(|(manifest, _)| manifest).collect::<Vec<_>>());
+        let is_only = arms.len() == 1;
+        let labelled = arms.into_iter().zip(labels);
+        labelled.map(|((_, cells), label)| Arm { label: if is_only { String::new() } else { label }, cells }).collect()
+    }
+
     /// Returns the numbers of launches behind a metric as text, such as `n = 5`.
     pub(super) fn launches<'b>(summaries: impl Iterator<Item = &'b MetricSummary>) -> String {
         let counts: Vec<usize> = summaries.map(|summary| summary.n).collect();
@@ -81,8 +117,11 @@ impl<'a> Cells<'a> {
 }
 
 /// Returns how many cells before this one have its colour.
-fn same_color(at: usize, groups: &[usize], baseline: Option<usize>) -> usize {
-    if groups.len() <= palette::SERIES_COUNT || baseline == Some(at) {
+fn same_color(at: usize, groups: &[usize], twins: &Twins) -> usize {
+    if twins.is_baseline(at) {
+        return twins.baselines().take_while(|baseline| *baseline < at).count();
+    }
+    if groups.len() <= palette::SERIES_COUNT {
         return 0;
     }
     groups[..at].iter().filter(|group| **group == groups[at]).count()
@@ -90,11 +129,11 @@ fn same_color(at: usize, groups: &[usize], baseline: Option<usize>) -> usize {
 
 /// Returns which colour each cell has: one each while there are enough, else one for each value of
 /// the axis with the most values that still have a colour each.
-fn color_groups(axes: &[Axis], cells: usize, baseline: Option<usize>) -> Vec<usize> {
+fn color_groups(axes: &[Axis], cells: usize, twins: &Twins) -> Vec<usize> {
     if cells <= palette::SERIES_COUNT {
-        // The baseline is grey and takes no colour from the others.
-        let after = |cell: usize| baseline.is_some_and(|baseline| baseline < cell);
-        return (0..cells).map(|cell| cell - usize::from(after(cell))).collect();
+        // Baselines are grey and take no colour from the others.
+        let before = |cell: usize| twins.baselines().take_while(|baseline| *baseline < cell).count();
+        return (0..cells).map(|cell| cell - before(cell)).collect();
     }
     let grouped = axes.iter().map(|axis| {
         let mut values: Vec<&String> = Vec::new();

@@ -7,10 +7,11 @@ mod strengths;
 use super::{
     Chart, ChartError,
     canvas::{self, Anchor, Canvas, DASHES, Stroke},
-    cells::Cells,
+    cells::{Arm, Cells},
     csv::{Csv, number},
     frame::{LABEL_SIZE, MARGIN, WIDTH},
     palette::{self, INK},
+    text,
 };
 use crate::{
     metrics::stats::{self, CONFIDENCE, Interval},
@@ -20,9 +21,12 @@ use crate::{
 const PLOT_HEIGHT: f64 = 400.0;
 const LEGEND_LINE: f64 = 20.0;
 
-/// A method at a strength, over all cells (seeds) and orders.
+/// A method at a strength in an arm, over its cells (seeds) and all orders.
 struct Method {
+    /// What it is called: `kind`, and the arm's label where there are several.
     name: String,
+    kind: String,
+    arm: String,
     lambda: Option<f64>,
     forgetting: Vec<f64>,
     plasticity_loss: Vec<f64>,
@@ -44,17 +48,23 @@ fn parts(workload: &str) -> Option<(&str, Option<f64>, usize)> {
     Some((name, lambda, order?))
 }
 
-fn methods(cells: &Cells<'_>) -> Vec<Method> {
+/// Returns the label with the arm's, where there are several.
+fn in_arm(label: &str, arm: &str) -> String {
+    if arm.is_empty() { label.to_owned() } else { format!("{label}, {arm}") }
+}
+
+fn methods(cells: &Cells<'_>, arms: &[Arm<'_>]) -> Vec<Method> {
     let mut found: Vec<Method> = Vec::new();
     for (workload, _) in cells.workloads("forgetting") {
-        let Some((name, lambda, _)) = parts(&workload) else { continue };
-        for cell in &cells.list {
+        let Some((kind, lambda, _)) = parts(&workload) else { continue };
+        for (arm, cell) in arms.iter().flat_map(|arm| arm.cells.iter().map(move |cell| (&arm.label, cell))) {
             let of = |metric: &str| Some(cell.summary.find(metric, &workload)?.mean);
             let (Some(forgetting), Some(loss)) = (of("forgetting"), of("plasticity_loss")) else { continue };
-            let at = found.iter().position(|known| known.name == name && known.lambda == lambda);
-            let at = at.unwrap_or_else(|| {
+            let is_it = |known: &Method| (known.kind.as_str(), known.lambda, &known.arm) == (kind, lambda, arm);
+            let at = found.iter().position(is_it).unwrap_or_else(|| {
                 let (forgetting, plasticity_loss) = (Vec::new(), Vec::new());
-                found.push(Method { name: name.to_owned(), lambda, forgetting, plasticity_loss });
+                let (name, kind, arm) = (in_arm(kind, arm), kind.to_owned(), arm.clone());
+                found.push(Method { name, kind, arm, lambda, forgetting, plasticity_loss });
                 found.len() - 1
             });
             found[at].forgetting.push(forgetting);
@@ -81,13 +91,14 @@ fn whisker(values: &[f64]) -> Option<Interval> {
 
 /// Returns the charts of recipes that learn tasks; nothing is missing where none does.
 pub(super) fn draw(cells: &Cells<'_>) -> Result<Vec<Chart>, ChartError> {
-    let methods = methods(cells);
+    let arms = cells.arms(&["forgetting", "task_nll"]);
+    let methods = methods(cells, &arms);
     if methods.is_empty() {
         return Ok(Vec::new());
     }
     let mut charts = vec![frontier::draw(cells, &methods)?];
     charts.extend(strengths::draw(cells, &methods)?);
-    charts.extend(matrix::draw(cells)?);
+    charts.extend(matrix::draw(cells, &arms)?);
     Ok(charts)
 }
 
@@ -144,7 +155,8 @@ fn legend(canvas: &mut Canvas<'_>, names: &[&str], (left, top): (f64, f64)) {
         let (left, y) = (left + (at / lines) as f64 * column, top + ((at % lines) as f64 + 0.5) * LEGEND_LINE);
         canvas.line((left, y), (left + 30.0, y), Stroke { color, width: 3.0, dash });
         mark(canvas, names, name, (left + 15.0, y));
-        canvas.text((left + 40.0, y), name, LABEL_SIZE, INK, Anchor::Start);
+        let name = text::fit(name, LABEL_SIZE, column - 46.0);
+        canvas.text((left + 40.0, y), &name, LABEL_SIZE, INK, Anchor::Start);
     }
 }
 
@@ -159,12 +171,14 @@ fn csv(methods: &[Method]) -> String {
         "plasticity_loss",
         "plasticity_loss_low",
         "plasticity_loss_high",
+        "arm",
     ]);
-    for Method { name, lambda, forgetting, plasticity_loss } in methods {
+    for Method { name: _, kind, arm, lambda, forgetting, plasticity_loss } in methods {
         let (f, p) = (interval(forgetting), interval(plasticity_loss));
         let values = [mean(forgetting), f.low, f.high, mean(plasticity_loss), p.low, p.high];
-        let fields = [name.clone(), number(*lambda), forgetting.len().to_string()];
-        csv.row(fields.into_iter().chain(values.into_iter().map(|value| number(Some(value)))));
+        let fields = [kind.clone(), number(*lambda), forgetting.len().to_string()];
+        let fields = fields.into_iter().chain(values.into_iter().map(|value| number(Some(value))));
+        csv.row(fields.chain([arm.clone()]));
     }
     csv.finish()
 }

@@ -62,16 +62,16 @@ fn push(groups: &mut Vec<Group>, change: &MetricComparison, threshold: Option<f6
     }
 }
 
-/// Returns every cell's changes against the baseline cell.
+/// Returns every cell's changes against its baseline cell.
 pub(super) fn of_cells(cells: &Cells<'_>) -> Attempt {
-    let Some(baseline) = cells.baseline else {
+    let Some(reference) = cells.reference() else {
         return skipped(NAME, "no baseline cell to compare with (baseline.cell)");
     };
-    let reference = &cells.list[baseline];
     let mut groups = Vec::new();
     let mut advisory = false;
-    for (_, cell) in cells.list.iter().enumerate().filter(|(at, _)| *at != baseline) {
-        let comparison = compare(&Side::of(reference.record), &Side::of(cell.record));
+    for (at, cell) in cells.list.iter().enumerate() {
+        let Some(twin) = cells.twins.of(at) else { continue };
+        let comparison = compare(&Side::of(cells.list[twin].record), &Side::of(cell.record));
         advisory |= comparison.is_advisory();
         for change in &comparison.metrics {
             let gated = metrics::find(&change.metric).and_then(|metric| metric.gate);
@@ -81,9 +81,9 @@ pub(super) fn of_cells(cells: &Cells<'_>) -> Attempt {
         }
     }
     if groups.is_empty() {
-        return skipped(NAME, "no cell has a metric in common with the baseline cell");
+        return skipped(NAME, "no cell has a metric in common with a baseline cell of its kind");
     }
-    let title = format!("{}: change against {}", cells.recipe, reference.label);
+    let title = format!("{}: change against {reference}", cells.recipe);
     let how = if advisory {
         "Advisory: not all cells were measured interleaved on one machine."
     } else {

@@ -90,7 +90,12 @@ fn draw_workload(cells: &Cells<'_>, workload: &str, at: usize) -> Attempt {
 }
 
 fn line<'a>(cell: &'a Cell<'a>, workload: &str) -> Option<Line<'a>> {
-    let counts = |row: &&TokenRow| row.workload == workload && !row.warmup && row.arm == Arm::Candidate.name();
+    // What earlier versions stored has tokens of launches that failed, too.
+    let finished: BTreeSet<u32> = cell.record.samples.iter().filter(|row| row.valid).map(|row| row.launch).collect();
+    let counts = |row: &&TokenRow| {
+        let is_asked_for = row.workload == workload && row.arm == Arm::Candidate.name();
+        is_asked_for && !row.warmup && finished.contains(&row.launch)
+    };
     let rows = || cell.tokens.iter().filter(counts);
     let mut gaps: Vec<f64> =
         rows().filter_map(|row| row.itl_ns).map(|ns| ns as f64 * 1.0e-6).filter(|ms| *ms > 0.0).collect();

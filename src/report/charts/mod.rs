@@ -55,7 +55,7 @@ pub enum ChartError {
         message: String,
     },
     /// A file could not be written.
-    #[error("cannot write {path}")]
+    #[error("cannot write {path}: {source}")]
     Write {
         /// The file.
         path: PathBuf,

@@ -46,10 +46,8 @@ pub(super) fn draw(cells: &Cells<'_>) -> Attempt {
     let title =
         format!("{}: prompt and generation speed of {}", cells.recipe, show::count(cells.list.len(), "cell", "cells"));
     let shown = panels.iter().flat_map(|p| cells.list.iter().filter_map(|c| c.summary.find(p.metric, &p.workload)));
-    let against = cells
-        .baseline
-        .map(|at| format!(" Multiples are of the baseline, {} (grey).", cells.list[at].label))
-        .unwrap_or_default();
+    let against =
+        cells.reference().map(|reference| format!(" Multiples are of {reference} (grey).")).unwrap_or_default();
     let caption = format!(
         "Mean over launches (processes), {}; whiskers are 95 % intervals (Student's t). More is better.{against}",
         Cells::launches(shown)
@@ -88,7 +86,7 @@ pub(super) fn draw(cells: &Cells<'_>) -> Attempt {
 /// Returns the value with its half width, and the multiple of the baseline where there is one.
 fn value_texts(cells: &Cells<'_>, at: usize, summary: &MetricSummary) -> (String, String) {
     let value = show::with_interval(summary.mean, summary.interval);
-    let baseline = cells.baseline.filter(|&baseline| baseline != at);
+    let baseline = cells.twins.of(at);
     let reference = baseline.and_then(|at| cells.list[at].summary.find(&summary.metric, &summary.workload));
     let multiple = reference
         .filter(|reference| reference.mean > 0.0)

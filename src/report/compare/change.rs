@@ -65,12 +65,17 @@ pub(super) fn change(
     }
 }
 
-/// Returns the change of a value that does not vary. Two equal values have none, zeros included.
+/// Returns the change of a value that does not vary. Two equal values have none, zeros included; of what is not
+/// positive it is the difference in parts of what it was.
 pub(super) fn exact(baseline: &[f64], candidate: &[f64]) -> Result<Ratio, StatsError> {
     let (old, new) = (stats::median(baseline)?, stats::median(candidate)?);
     let n = baseline.len().min(candidate.len());
     if old.to_bits() == new.to_bits() {
         return Ok(Ratio { change: 0.0, interval: None, n, method: IntervalMethod::Exact });
+    }
+    if old.abs() > 0.0 && old.min(new) <= 0.0 {
+        let change = (new - old) / old.abs();
+        return Ok(Ratio { change, interval: None, n, method: IntervalMethod::Exact });
     }
     let ratio = stats::paired_log_ratio(&[(old, new)], CONFIDENCE)?;
     Ok(Ratio { n, method: IntervalMethod::Exact, ..ratio })

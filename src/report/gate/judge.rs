@@ -39,13 +39,17 @@ pub(super) fn judge(
 ) -> Gate {
     let worse = change.worse();
     // What broke is worse than anything slow, on any machine and at any time.
-    let broke = change.candidate_broke();
-    let (verdict, why) = if broke {
-        (Verdict::Regression, Some(BROKE.to_owned()))
-    } else if change.deterministic {
-        exact_verdict(worse, threshold)
+    let broke = change.candidate_broke() || change.candidate_lacks;
+    let (verdict, reason) = if change.candidate_lacks {
+        (Verdict::Regression, change.reason.clone())
+    } else if broke {
+        (Verdict::Regression, change.reason.clone().or_else(|| Some(BROKE.to_owned())))
+    } else if let Some(from_zero) = from_zero(change) {
+        from_zero
     } else {
-        verdict(worse, threshold)
+        let (verdict, why) =
+            if change.deterministic { exact_verdict(worse, threshold) } else { verdict(worse, threshold) };
+        (verdict, change.reason.clone().or(why))
     };
     let varies = !change.deterministic && !broke;
     let advisory = advisory && varies;
@@ -64,8 +68,23 @@ pub(super) fn judge(
         advisory,
         needs_confirmation: verdict == Verdict::Regression && varies && !advisory,
         confirmation: None,
-        reason: change.reason.clone().or(why),
+        reason,
     }
+}
+
+/// Returns the verdict on what was nothing before: no threshold is a share of that.
+fn from_zero(change: &MetricComparison) -> Option<(Verdict, Option<String>)> {
+    let (old, new) = (change.baseline?, change.candidate?);
+    if change.ratio.is_some() || old.abs() > 0.0 || new.is_nan() {
+        return None;
+    }
+    let is_worse = match change.direction {
+        Direction::Lower => new > 0.0,
+        Direction::Higher => new < 0.0,
+        Direction::Neutral => return None,
+    };
+    let verdict = if is_worse { Verdict::Regression } else { Verdict::Pass };
+    Some((verdict, (new.abs() > 0.0).then(|| "the baseline's value is 0".to_owned())))
 }
 
 /// Returns the verdict on a timed metric. Whatever is NaN is neither over nor under anything.
@@ -105,6 +124,7 @@ pub(super) fn judge_bound(change: &MetricComparison, bound: f64) -> Gate {
         Some(value) if keeps(value) => (Verdict::Pass, None),
         Some(_) => (Verdict::Regression, None),
         None if change.candidate_broke() => (Verdict::Regression, Some(BROKE.to_owned())),
+        None if change.candidate_lacks => (Verdict::Regression, change.reason.clone()),
         None => (Verdict::Inconclusive, Some("the candidate did not measure it".to_owned())),
     };
     let exact = judge(change, 0.0, ThresholdSource::Bound, false);

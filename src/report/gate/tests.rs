@@ -287,6 +287,40 @@ fn bounds_hold_the_candidates_own_value() {
 }
 
 #[test]
+fn from_nothing_and_to_nothing_are_changes() {
+    let gates: BTreeMap<String, Percent> =
+        [("kl_mean".to_owned(), Percent(0.05)), ("top1_agreement".to_owned(), Percent(0.05))].into();
+    let thresholds = Thresholds { gates, ..Thresholds::default() };
+    let at = |baseline: [f64; 2], candidate: [f64; 2]| {
+        let mut run = check(Truth::default(), Truth::default(), 5);
+        with_kl(&mut run, Arm::Baseline, baseline[0], baseline[1]);
+        with_kl(&mut run, Arm::Candidate, candidate[0], candidate[1]);
+        let report = judge_run(&run, &thresholds);
+        ["kl_mean", "top1_agreement"].map(|metric| find(&report, metric).verdict)
+    };
+    use Verdict::{Pass, Regression};
+    assert_eq!(at([0.0, 0.9], [0.05, 0.0]), [Regression, Regression]);
+    assert_eq!(at([0.05, 0.0], [0.0, 0.9]), [Pass, Pass]);
+    assert_eq!(at([0.0, 0.0], [0.0, 0.0]), [Pass, Pass]);
+}
+
+#[test]
+fn what_the_candidate_measures_no_more_fails_its_gate() {
+    let mut run = check(Truth::default(), Truth::default(), 5);
+    let is_candidates = |row: &crate::metrics::SampleRow| row.arm == Arm::Candidate.name();
+    let workload = run.samples.iter().find(|row| row.metric == "decode_tok_s").unwrap().workload.clone();
+    run.samples.retain(|row| !(is_candidates(row) && row.metric == "decode_tok_s"));
+    let report = judge_run(&run, &Thresholds::default());
+    let gate = find(&report, "decode_tok_s");
+    assert_eq!((gate.verdict, gate.needs_confirmation), (Verdict::Regression, false));
+    assert!(gate.reason.as_ref().is_some_and(|reason| reason.contains("candidate did not measure it")), "{gate:?}");
+    assert_eq!(report.outcome, Outcome::Regression);
+    // Of a workload that it did not run nothing can be said.
+    run.samples.retain(|row| !(is_candidates(row) && row.workload == workload));
+    assert_eq!(judge_run(&run, &Thresholds::default()).outcome, Outcome::NotComparable);
+}
+
+#[test]
 fn a_bound_on_what_varies_by_nature_is_refused() {
     let thresholds = Thresholds { bounds: [("tokens_digest".to_owned(), 1.0)].into(), ..Thresholds::default() };
     let run = check(Truth::default(), Truth::default(), 5);

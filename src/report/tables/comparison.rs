@@ -190,8 +190,16 @@ pub fn verdicts_table(reports: &[GateReport]) -> Table {
         let texts: Vec<String> = gates.map(gate_text).collect();
         vec![report.comparison.candidate_label.as_str().into(), verdict, texts.join(", ").into()]
     });
-    let baseline = reports.first().map_or("", |report| report.comparison.baseline_label.as_str());
-    Table { title: format!("verdict against {baseline}"), columns, rows: rows.collect(), notes: Vec::new() }
+    let others = reports.iter().map(|report| &report.comparison).filter(|own| own.baseline_run != own.candidate_run);
+    let mut others: Vec<&str> = others.map(|comparison| comparison.baseline_label.as_str()).collect();
+    others.dedup();
+    let title = match others.as_slice() {
+        // Cells that were held to bounds stand for themselves.
+        [] => "verdict on bounds".to_owned(),
+        [baseline] => format!("verdict against {baseline}"),
+        _ => "verdict against each cell's baseline".to_owned(),
+    };
+    Table { title, columns, rows: rows.collect(), notes: Vec::new() }
 }
 
 fn worst(report: &GateReport) -> impl Iterator<Item = &Gate> {

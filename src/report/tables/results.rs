@@ -10,6 +10,7 @@ use crate::{
         label::{self, Axis},
         number,
         summary::{RunSummary, summarize},
+        twins::Twins,
     },
     results::{BaselinePointer, Manifest, RunRecord, RunState},
 };
@@ -48,29 +49,36 @@ fn unit_heading(metric: &metrics::Metric) -> String {
 }
 
 /// Returns one row a cell: what varies, speeds with the half width of their 95 % interval, latencies,
-/// quality, memory, and the change against the baseline cell.
+/// quality, memory, and the change against its baseline cell ([`Twins`]).
 #[must_use]
 pub fn results_table(records: &[RunRecord], baseline: Option<&BaselineCell>) -> Table {
     let manifests: Vec<&Manifest> = records.iter().map(|record| &record.manifest).collect();
     let axes = label::varying_axes(&manifests);
     let summaries: Vec<RunSummary> = records.iter().map(|record| summarize(record, Arm::Candidate)).collect();
-    let reference = baseline.and_then(|wanted| manifests.iter().position(|m| label::matches(&m.axes, wanted)));
+    let twins = Twins::new(&manifests, baseline);
     let comparisons: Vec<Option<Comparison>> = records
         .iter()
         .enumerate()
-        .map(|(cell, record)| {
-            let reference = reference.filter(|&reference| reference != cell)?;
-            Some(compare(&Side::of(&records[reference]), &Side::of(record)))
-        })
+        .map(|(cell, record)| Some(compare(&Side::of(&records[twins.of(cell)?]), &Side::of(record))))
         .collect();
+    let reference = twins.baselines().next().map(|_| (&twins, comparisons.as_slice()));
     let mut table = Table { title: title(&manifests), ..Table::default() };
     table.rows = vec![Vec::new(); records.len()];
     axis_columns(&mut table, &axes, &manifests);
     for (metric, rank) in SHOWN {
-        metric_columns(&mut table, metric, rank, &summaries, reference.map(|at| (at, comparisons.as_slice())));
+        metric_columns(&mut table, metric, rank, &summaries, reference);
     }
     state_column(&mut table, &manifests);
-    notes(&mut table, &summaries, &comparisons, baseline.is_some() && reference.is_none());
+    notes(&mut table, &summaries, &comparisons);
+    if baseline.is_some() && reference.is_none() {
+        table.notes.push("the baseline cell is not among these runs".to_owned());
+    }
+    if twins.alone() > 0 {
+        let cells = number::count(twins.alone(), "cell has", "cells have");
+        let note =
+            format!("{cells} no baseline cell with the same seed and the same of what `baseline.cell` does not name");
+        table.notes.push(note);
+    }
     let mut commits: Vec<String> = manifests.iter().filter_map(|manifest| manifest.model.resolved()).collect();
     commits.dedup();
     table.notes.extend(commits);
@@ -115,7 +123,7 @@ fn workloads_of<'a>(metric: &str, summaries: &'a [RunSummary]) -> Vec<&'a str> {
     found
 }
 
-type Reference<'a> = (usize, &'a [Option<Comparison>]);
+type Reference<'a> = (&'a Twins, &'a [Option<Comparison>]);
 
 fn metric_columns(
     table: &mut Table,
@@ -133,11 +141,11 @@ fn metric_columns(
             row.push(summary.find(metric, workload).map_or_else(Entry::missing, value_entry));
         }
         let compared = COMPARED.iter().find(|(name, _)| *name == metric);
-        if let (Some((_, rank)), Some((at, comparisons))) = (compared, reference) {
+        if let (Some((_, rank)), Some((twins, comparisons))) = (compared, reference) {
             table.columns.push(Column::number(format!("change{place}"), *rank));
             for (cell, (row, comparison)) in table.rows.iter_mut().zip(comparisons).enumerate() {
                 let entry = match comparison {
-                    _ if cell == at => Entry::new("baseline", Tone::Faint),
+                    _ if twins.is_baseline(cell) => Entry::new("baseline", Tone::Faint),
                     Some(comparison) => change_entry(comparison, metric, workload),
                     None => Entry::missing(),
                 };
@@ -191,7 +199,7 @@ fn state_column(table: &mut Table, manifests: &[&Manifest]) {
     }
 }
 
-fn notes(table: &mut Table, summaries: &[RunSummary], comparisons: &[Option<Comparison>], baseline_is_missing: bool) {
+fn notes(table: &mut Table, summaries: &[RunSummary], comparisons: &[Option<Comparison>]) {
     let timed = summaries.iter().flat_map(|s| s.metrics.iter().filter(|m| !m.deterministic).map(|m| m.n));
     let launches: Vec<usize> = timed.collect();
     if !launches.is_empty() {
@@ -212,9 +220,6 @@ fn notes(table: &mut Table, summaries: &[RunSummary], comparisons: &[Option<Comp
     }
     if comparisons.iter().flatten().any(Comparison::is_advisory) {
         table.notes.push("changes are advisory: not all cells were measured interleaved on one machine".to_owned());
-    }
-    if baseline_is_missing {
-        table.notes.push("the baseline cell is not among these runs".to_owned());
     }
     for (summary, problem) in summaries.iter().flat_map(|s| s.problems.iter().map(move |p| (s, p))) {
         let run = label::short_run_id(&summary.run_id);

@@ -43,6 +43,28 @@ fn results_show_what_varies_speeds_and_changes() {
 }
 
 #[test]
+fn changes_are_against_the_baseline_cell_of_the_same_format() {
+    let measured = |kernels: &str, format: &str, number: u32, decode_tok_s: f64| {
+        let axes = [("kernels.set", kernels), ("quantization.format", format)];
+        cell(&axes, number, Truth { decode_tok_s, ..Truth::default() }).0
+    };
+    let records = [
+        measured("reference", "q8_0", 1, 20.0),
+        measured("reference", "q4_k", 2, 40.0),
+        measured("avx2", "q8_0", 3, 40.0),
+        measured("avx2", "q4_k", 4, 80.0),
+        measured("avx2", "f16", 5, 30.0),
+    ];
+    let table = results_table(&records, Some(&reference()));
+    let at = 1 + table.columns.iter().position(|c| c.heading.starts_with("generation speed")).unwrap();
+    let changes: Vec<&str> = table.rows.iter().map(|row| row[at].text.as_str()).collect();
+    assert_eq!([changes[0], changes[1], changes[4]], ["baseline", "baseline", "-"]);
+    // Twice as fast each, within the noise of five launches.
+    assert!(changes[2..4].iter().all(|text| text.starts_with("+9") || text.starts_with("+10")), "{changes:?}");
+    assert!(table.notes.iter().any(|note| note.starts_with("1 cell has no baseline cell")), "{:?}", table.notes);
+}
+
+#[test]
 fn results_of_one_cell_have_no_axis_and_no_change() {
     let table = results_table(&records()[..1], None);
     assert_eq!(table.columns[0].heading, "prompt speed\ntokens/s");

@@ -15,6 +15,7 @@ use super::{
     },
     Store, StoreError,
 };
+use crate::host::Host;
 
 /// Something in a store that cannot be used as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -76,11 +77,31 @@ impl Store {
     /// directories, which [`Store::list`] reports, are no candidates.
     #[must_use]
     pub fn latest(&self, recipe: &str, cell_hash: &str) -> Option<Manifest> {
+        newest(self.runs_of(recipe, cell_hash))
+    }
+
+    /// Returns the run of a cell that a machine and build go by, among those begun on that machine: the
+    /// last one, when it was stopped and can go on, also after a complete one, which it was to replace;
+    /// else as [`Store::latest`].
+    #[must_use]
+    pub fn latest_on(&self, host: &Host, recipe: &str, cell_hash: &str) -> Option<Manifest> {
+        let mut runs = self.runs_of(recipe, cell_hash);
+        runs.retain(|manifest| manifest.host.host_id == host.host_id);
+        let last = runs.iter().max_by(|a, b| (&a.started_at, &a.run_id).cmp(&(&b.started_at, &b.run_id)));
+        let stopped = last.filter(|m| m.state == RunState::Interrupted && m.resume_problem(host).is_none()).cloned();
+        stopped.or_else(|| newest(runs))
+    }
+
+    fn runs_of(&self, recipe: &str, cell_hash: &str) -> Vec<Manifest> {
         let mut outcome = ListOutcome::default();
         self.list_cell(&layout::cell_directory(&self.root, recipe, cell_hash), &mut outcome);
-        let runs = outcome.manifests.into_iter().filter(|m| m.kind == RunKind::Run && m.cell_hash == cell_hash);
-        runs.max_by(|a, b| age(a).cmp(&age(b)))
+        outcome.manifests.retain(|m| m.kind == RunKind::Run && m.cell_hash == cell_hash);
+        outcome.manifests
     }
+}
+
+fn newest(runs: Vec<Manifest>) -> Option<Manifest> {
+    runs.into_iter().max_by(|a, b| age(a).cmp(&age(b)))
 }
 
 /// Returns what newest means among runs of one cell: complete first, then by start.

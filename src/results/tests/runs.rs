@@ -42,7 +42,7 @@ fn a_finished_run_is_read_back_as_it_was_written() {
 }
 
 fn metrics_tokens(record: &RunRecord, replay: &journal::Replay) -> Vec<TokenRow> {
-    crate::metrics::collect_tokens(&record.manifest.run_id, replay.events())
+    crate::metrics::collect_tokens(&writer::collector_of(&record.manifest, replay), replay.events())
 }
 
 #[test]
@@ -190,6 +190,27 @@ fn scored_tokens_are_read_back_beside_generated_ones() {
     assert_eq!((first.nll, first.reference_nll), (Some(2.5), Some(2.25)));
     assert_eq!([first, second].map(|row| row.kl_divergence), [Some(0.1 + 0.2), Some(5e-324)]);
     assert_eq!([first, second].map(|row| row.top1_equal), [Some(true), Some(false)]);
+}
+
+#[test]
+fn tokens_of_launches_that_did_not_finish_are_left_out() {
+    let fixture = fixture();
+    let mut writer = fixture.begin(&cell("a", "ab", &serde_json::json!({})));
+    let mut events = launch(0, Arm::Candidate, &[1.0]);
+    let mut killed = launch(1, Arm::Candidate, &[2.0]);
+    killed.pop();
+    let outcome = Outcome::Failed { exit_code: 1, reason: "out of memory".to_owned() };
+    killed.push(Event::LaunchFinished { launch: 1, outcome, wall_ms: 3 });
+    events.extend(killed);
+    events.extend(launch(2, Arm::Candidate, &[3.0]));
+    for event in &events {
+        writer.append(event).unwrap();
+    }
+    let manifest = writer.finish(RunState::Failed, None).unwrap().manifest;
+    let launches = || fixture.store.tokens(&manifest).unwrap().iter().map(|row| row.launch).collect::<Vec<_>>();
+    assert_eq!(launches(), [0, 0, 2, 2]);
+    fs::remove_file(fixture.store.run_dir(&manifest).join("tokens.parquet")).unwrap();
+    assert_eq!(launches(), [0, 0, 2, 2], "from the journal, too");
 }
 
 #[test]

@@ -41,6 +41,36 @@ fn a_run_is_selected_by_id_beginning_end_cell_and_recipe() {
 }
 
 #[test]
+fn a_machine_goes_by_its_own_runs_and_by_what_was_stopped_last() {
+    let fixture = fixture();
+    let one = cell("a", "ab", &serde_json::json!({}));
+    let elsewhere = Host { host_id: "feedfeedfeedfeed".to_owned(), ..fixture.host.clone() };
+    let of_before = Host { ruvlab: "0.0.0".to_owned(), ..fixture.host.clone() };
+    let ended = |host: &Host, state: RunState| {
+        let writer = fixture.store.create(&one, RunKind::Run, FILES, host).unwrap();
+        writer.finish(state, None).unwrap().manifest
+    };
+    let on = |host: &Host| fixture.store.latest_on(host, "a", &one.hash);
+    assert_eq!(on(&fixture.host), None);
+    let first = ended(&fixture.host, RunState::Interrupted);
+    let own = ended(&fixture.host, RunState::Complete);
+    assert_eq!(on(&elsewhere), None);
+    let theirs = ended(&elsewhere, RunState::Complete);
+    assert_eq!((on(&fixture.host), on(&elsewhere)), (Some(own.clone()), Some(theirs.clone())), "not {}", first.run_id);
+    assert_eq!(fixture.store.latest("a", &one.hash), Some(theirs.clone()));
+    // Neither what another build began nor what failed stands before what is complete.
+    for (host, state) in [(&of_before, RunState::Interrupted), (&fixture.host, RunState::Failed)] {
+        ended(host, state);
+        assert_eq!(on(&fixture.host), Some(own.clone()));
+    }
+    let stopped = ended(&fixture.host, RunState::Interrupted);
+    assert_eq!((on(&fixture.host), on(&elsewhere)), (Some(stopped.clone()), Some(theirs.clone())));
+    assert_eq!(fixture.store.latest("a", &one.hash), Some(theirs), "a complete one before all others");
+    let done = fixture.store.reopen(&stopped).unwrap().finish(RunState::Complete, None).unwrap().manifest;
+    assert_eq!(on(&fixture.host), Some(done));
+}
+
+#[test]
 fn a_baseline_points_to_its_runs_and_can_be_run_without_them() {
     let fixture = fixture();
     let cells = [cell("a", "ab", &serde_json::json!({"x": 1})), cell("a", "cd", &serde_json::json!({"x": 2}))];

@@ -198,3 +198,28 @@ fn bench_speaks_the_vocabulary_of_llama_bench() {
     let perplexity = bench.json(&["perplexity", "-m", "builtin:pico", "--ctx", "64", "--chunks", "2"]);
     assert_eq!(perplexity["n_tokens"], 2 * 31);
 }
+
+#[test]
+fn bench_times_what_fits_and_knows_beforehand_what_does_not() {
+    let bench = Bench::new();
+    let bench_of = |more: &[&str]| bench.run(&[&["bench", "-m", "builtin:pico", "-r", "1"][..], more].concat());
+    // The last token is never fed back, so this takes all 512 tokens of context, and no more.
+    let full = bench_of(&["-p", "0", "-n", "128", "-d", "384"]);
+    assert!(full.status.success(), "{}", text(&full.stderr));
+    for too_much in [["-p", "0", "-n", "8,129", "-d", "384"], ["-p", "8,1000000", "-n", "0", "-d", "0"]] {
+        let refused = bench_of(&too_much);
+        let (out, err) = (text(&refused.stdout), text(&refused.stderr));
+        assert_eq!(refused.status.code(), Some(3), "{err}");
+        assert!(out.is_empty() && !err.contains("timing"), "something was timed first: {out}{err}");
+    }
+}
+
+/// What comes out of a pipe comes once, and the launch that scores it would open a pipe of its own.
+#[test]
+fn a_text_from_a_pipe_is_refused_with_the_way_out() {
+    let arguments = ["perplexity", "-m", "builtin:pico", "-f", "/dev/stdin", "--ctx", "64", "--chunks", "1"];
+    let output = Bench::new().command(&arguments).stdin(Stdio::piped()).output().unwrap();
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(14), "{err}");
+    assert!(err.contains("/dev/stdin is no regular file") && err.contains("write it to a file first"), "{err}");
+}

@@ -31,6 +31,29 @@ fn the_gate_passes_what_is_the_same_and_fails_what_is_worse() {
     bench.ends(5, &["baseline", "check", "tiny.yaml"]);
 }
 
+#[test]
+fn what_no_gate_tells_of_is_in_the_junit_file() {
+    // Only what does not vary is gated, so no noise decides.
+    let gated = RECIPE.replace("cell: {kernels.set: reference}", "gates: {perplexity: 50%}");
+    let bench = Bench::with(&gated);
+    bench.ends(0, &["run", "tiny.yaml", "--quiet"]);
+    bench.ends(0, &["baseline", "set", "main", "tiny"]);
+    fs::write(bench.folder.path().join("less.yaml"), gated.replace("[reference, candle]", "[candle]")).unwrap();
+    let check = ["baseline", "check", "less.yaml", "--baseline", "main", "--quiet", "--junit", "gates.xml"];
+    let told = |code: i32, more: &[&str]| {
+        bench.ends(code, &[&check[..], more].concat());
+        fs::read_to_string(bench.folder.path().join("gates.xml")).unwrap()
+    };
+    let unmatched = r#"<testcase name="kernels.set=reference" classname="tiny">"#;
+    let xml = told(0, &[]);
+    assert!(xml.contains(unmatched) && xml.contains("<skipped message=\"the baseline has this cell"), "{xml}");
+    let xml = told(11, &["--strict"]);
+    assert!(xml.contains(unmatched) && xml.contains("<failure message=\"the baseline has this cell"), "{xml}");
+    let xml = told(12, &["--baseline-exe", "/bin/false"]);
+    assert!(xml.contains(r#"<testcase name="kernels.set=candle" classname="tiny">"#), "{xml}");
+    assert!(xml.contains("<error message=\"launch ") && xml.contains(r#"type="failed""#), "{xml}");
+}
+
 const LADDER: &str = "\
 schema: ruvlab/v1
 name: tiny
@@ -79,4 +102,53 @@ fn divergences_are_stored_shown_drawn_and_held_to_bounds() {
     let told = bench.ends(0, &arguments);
     assert!(told.contains("KL divergence ") && told.contains("top-1 agreement ") && told.contains('±'), "{told}");
     bench.ends(2, &["perplexity", "-m", "builtin:pico", "--kl-format", "q9"]);
+}
+
+#[test]
+fn a_bound_holds_without_a_baseline_cell_and_whatever_becomes_of_the_charts() {
+    let recipe = RECIPE.replace("[reference, candle]", "[candle]");
+    let bench = Bench::with(&recipe.replace("cell: {kernels.set: reference}", "bounds: {perplexity: 1.0}"));
+    let folder = bench.folder.path().join("results/tiny");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("charts"), "in the way").unwrap();
+    let output = bench.run(&["run", "tiny.yaml"]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(10), "{out}\n{err}");
+    for part in ["prompt speed", "verdict on bounds", "regression", "fails at > 1"] {
+        assert!(out.contains(part), "{part:?} is not in\n{out}");
+    }
+    assert!(err.contains("warning: the charts could not be drawn: cannot write"), "{err}");
+    let kept = ["run", "tiny.yaml", "--set", "baseline.bounds.perplexity=1.0e9"];
+    let told = bench.json(&kept);
+    assert_eq!((&told["charts"], &told["verdicts"][0]["outcome"]), (&Value::Null, &"pass".into()));
+}
+
+const SQUARE: &str = "\
+schema: ruvlab/v1
+name: tiny
+model: {source: builtin:pico}
+matrix: {axes: {quantization.format: [q8_0, q4_0], kernels.set: [reference, candle]}}
+workloads: [{perplexity: {n_ctx: 64, chunks: 1}}]
+measure: {launches: {min: 1, max: 1}}
+baseline: {cell: {kernels.set: reference}, gates: {perplexity: 50%}}
+";
+
+#[test]
+fn a_cell_is_held_against_the_baseline_cell_that_agrees_with_it_in_all_else() {
+    let bench = Bench::with(SQUARE);
+    let table = bench.ends(0, &["run", "tiny.yaml", "--quiet"]);
+    assert!(table.contains("verdict against each cell's baseline"), "{table}");
+    let pairs = |told: &Value| {
+        let label = |verdict: &Value, side: &str| verdict["comparison"][side].as_str().unwrap().to_owned();
+        let pair = |verdict: &Value| (label(verdict, "candidate_label"), label(verdict, "baseline_label"));
+        told["verdicts"].as_array().unwrap().iter().map(pair).collect::<Vec<_>>()
+    };
+    let of = |candidate: &str, baseline: &str| (candidate.to_owned(), baseline.to_owned());
+    let twins = [of("q8_0 candle", "q8_0 reference"), of("q4_0 candle", "q4_0 reference")];
+    assert_eq!(pairs(&bench.json(&["run", "tiny.yaml"])), twins);
+    // With a bound, baseline cells are held to it as well.
+    let bounded = pairs(&bench.json(&["run", "tiny.yaml", "--set", "baseline.bounds.perplexity=1.0e9"]));
+    let [reference, first, other, second] = bounded.as_slice() else { panic!("{bounded:?}") };
+    assert_eq!([first, second], [&twins[0], &twins[1]]);
+    assert_eq!([reference, other], [&of("q8_0 reference", "q8_0 reference"), &of("q4_0 reference", "q4_0 reference")]);
 }

@@ -2,8 +2,9 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -11,7 +12,7 @@ use std::{
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Bench, journaled};
+use super::{Bench, journaled, text};
 
 /// Enough launches that a run is still under way when it is stopped.
 const MANY: [&str; 5] = ["run", "tiny.yaml", "--quiet", "--set", "measure.launches={min: 12, max: 12}"];
@@ -101,4 +102,20 @@ fn an_interrupted_run_flushes_and_goes_on() {
         assert_eq!(list.as_array().unwrap().len(), 2);
         assert!(list.as_array().unwrap().iter().all(|run| run["state"] == "complete"), "{list}");
     }
+}
+
+#[test]
+fn an_interrupted_bench_shows_what_it_has_timed() {
+    let bench = Bench::new();
+    // The first test is short, the second long enough to be stopped.
+    let arguments = ["bench", "-m", "builtin:pico", "-p", "8", "-n", "400", "-r", "300"];
+    let mut child = bench.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut notes = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(notes.any(|line| line.unwrap().contains("timing tg400")), "it never came to the second test");
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(130), "{table}");
+    assert!(table.contains("pp8") && !table.contains("tg400"), "{table}");
 }

@@ -337,6 +337,30 @@ fn folders_and_split_files_come_whole() {
     assert!(!bench.cache().join("hub/lab/tiny").exists());
 }
 
+#[test]
+fn only_a_files_or_a_repositorys_whole_name_removes_it() {
+    let content = bytes(1000, 11);
+    let (hub, bench) = (Hub::start(&[("a-Q8_0.gguf", &content, true)]), Bench::new());
+    let remove = |code: i32, name: &str| bench.ends(code, &hub.endpoint(), &["models", "rm", name]).1;
+    bench.ends(0, &hub.endpoint(), &["download", "hf:lab/tiny"]);
+    // Another repository of the same owner.
+    let (tiny, other) = (bench.cache().join("hub/lab/tiny"), bench.cache().join("hub/lab/other"));
+    fs::create_dir_all(other.join(hub.commit())).unwrap();
+    for file in [format!("{}.json", hub.commit()), format!("{}/a-Q8_0.gguf", hub.commit())] {
+        fs::copy(tiny.join(&file), other.join(&file)).unwrap();
+    }
+    let before = bench.files().len();
+    for name in ["lab", "hf:lab", "lab/", "lab/tin", "lab/tiny/"] {
+        let message = remove(14, name);
+        assert!(name.contains('/') || message.contains("name one repository of lab: lab/other, lab/tiny"), "{message}");
+    }
+    assert_eq!(bench.files().len(), before);
+    remove(0, "lab/other");
+    assert!(!other.exists() && tiny.exists());
+    remove(0, "hf:lab/tiny");
+    assert!(!tiny.exists());
+}
+
 /// A recipe runs a model of the hub as it runs the same file by its path: one cell, by content.
 #[test]
 fn a_recipe_fetches_its_model_once_and_is_the_same_cell() {

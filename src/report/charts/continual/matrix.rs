@@ -3,15 +3,15 @@ use super::{
     super::{
         Chart, ChartError,
         canvas::{self, Anchor, Canvas},
-        cells::Cells,
+        cells::{Arm, Cells},
         csv::{Csv, number},
         frame::{Frame, LABEL_SIZE, MARGIN, SMALL_SIZE, WIDTH},
         palette::{self, INK},
         text,
     },
-    parts, span_of,
+    in_arm, parts, span_of,
 };
-use crate::{event::Arm, metrics::SampleRow, report::number as show};
+use crate::{event::Arm as Side, metrics::SampleRow, report::number as show};
 
 /// Heat maps side by side.
 const ACROSS: usize = 3;
@@ -22,7 +22,7 @@ const HEADER: f64 = 44.0;
 const STAGES: f64 = 62.0;
 const GAP: f64 = 22.0;
 
-/// A task's loss after so many tasks, mean over cells.
+/// A task's loss after so many tasks, mean over the cells of an arm.
 struct Field<'a> {
     through: u32,
     task: &'a str,
@@ -30,9 +30,10 @@ struct Field<'a> {
     count: usize,
 }
 
-/// One method's matrix.
+/// One method's matrix in one arm.
 struct Map<'a> {
     label: &'a str,
+    arm: &'a str,
     fields: Vec<Field<'a>>,
 }
 
@@ -42,31 +43,36 @@ impl Map<'_> {
         self.fields.iter().find(is).map(|field| field.value)
     }
 
-    /// Returns what the method is called, and its strength.
+    /// Returns what the method is called, its strength, and its arm where there are several.
     fn title(&self) -> String {
-        match parts(self.label) {
+        let method = match parts(self.label) {
             Some((name, Some(lambda), _)) => format!("{name}, λ {lambda}"),
             Some((name, None, _)) => name.to_owned(),
             None => self.label.to_owned(),
-        }
+        };
+        in_arm(&method, self.arm)
     }
 }
 
 fn counts(row: &SampleRow) -> bool {
-    row.metric == "task_nll" && row.valid && row.arm == Arm::Candidate.name()
+    row.metric == "task_nll" && row.valid && row.arm == Side::Candidate.name()
 }
 
-/// Returns the matrix of every method that has a whole one, in the first order, mean over cells.
-fn maps<'a>(cells: &'a Cells<'_>) -> Vec<Map<'a>> {
+/// Returns the matrix of every method that has a whole one, in the first order, mean over the cells of an arm.
+fn maps<'a>(arms: &'a [Arm<'_>]) -> Vec<Map<'a>> {
     let mut maps: Vec<Map<'a>> = Vec::new();
-    for row in cells.list.iter().flat_map(|cell| &cell.record.samples).filter(|row| counts(row)) {
+    let rows = arms.iter().flat_map(|arm| {
+        let rows = arm.cells.iter().flat_map(|cell| &cell.record.samples).filter(|row| counts(row));
+        rows.map(move |row| (arm.label.as_str(), row))
+    });
+    for (arm, row) in rows {
         let is_whole = parts(&row.workload).is_some_and(|(name, _, order)| order == 0 && name != "joint");
         let (Some(task), Some(through)) = (row.task.as_deref(), row.trained_through) else { continue };
         if !is_whole {
             continue;
         }
-        let at = maps.iter().position(|map| map.label == row.workload).unwrap_or_else(|| {
-            maps.push(Map { label: &row.workload, fields: Vec::new() });
+        let at = maps.iter().position(|map| map.label == row.workload && map.arm == arm).unwrap_or_else(|| {
+            maps.push(Map { label: &row.workload, arm, fields: Vec::new() });
             maps.len() - 1
         });
         let fields = &mut maps[at].fields;
@@ -82,8 +88,8 @@ fn maps<'a>(cells: &'a Cells<'_>) -> Vec<Map<'a>> {
     maps
 }
 
-pub(super) fn draw(cells: &Cells<'_>) -> Result<Option<Chart>, ChartError> {
-    let maps = maps(cells);
+pub(super) fn draw(cells: &Cells<'_>, arms: &[Arm<'_>]) -> Result<Option<Chart>, ChartError> {
+    let maps = maps(arms);
     let Some(first) = maps.first() else { return Ok(None) };
     let mut tasks: Vec<&str> = Vec::new();
     for field in &first.fields {
@@ -93,10 +99,14 @@ pub(super) fn draw(cells: &Cells<'_>) -> Result<Option<Chart>, ChartError> {
     }
     let name = "continual_matrix";
     let title = format!("{}: what is left of every task", cells.recipe);
+    let counts: Vec<usize> = arms.iter().map(|arm| arm.cells.len()).collect();
     let caption = format!(
         "Held-out negative log-likelihood of each task, nats/token, before the first task and after each, down to the \
          bottom; mean over {}. Lighter is lower, within a task over all methods.",
-        show::count(cells.list.len(), "cell", "cells")
+        match counts.as_slice() {
+            [count] => show::count(*count, "cell", "cells"),
+            counts => format!("cells that differ in their seed alone (n = {})", show::range(counts)),
+        }
     );
     // A task's least and greatest loss.
     let spans: Vec<(f64, f64)> = tasks
@@ -114,9 +124,10 @@ pub(super) fn draw(cells: &Cells<'_>) -> Result<Option<Chart>, ChartError> {
             paint(canvas, map, &tasks, &spans, (left, frame.top() + (at / ACROSS) as f64 * panel, width));
         }
     })?;
-    let mut csv = Csv::new(&["workload", "trained_through", "task", "task_nll"]);
-    for (label, field) in maps.iter().flat_map(|map| map.fields.iter().map(|field| (map.label, field))) {
-        csv.row([label.to_owned(), field.through.to_string(), field.task.to_owned(), number(Some(field.value))]);
+    let mut csv = Csv::new(&["workload", "trained_through", "task", "task_nll", "arm"]);
+    for (map, field) in maps.iter().flat_map(|map| map.fields.iter().map(move |field| (map, field))) {
+        let (through, value) = (field.through.to_string(), number(Some(field.value)));
+        csv.row([map.label.to_owned(), through, field.task.to_owned(), value, map.arm.to_owned()]);
     }
     Ok(Some(Chart { name: name.to_owned(), title, svg, csv: csv.finish() }))
 }
@@ -128,7 +139,8 @@ fn paint(
     spans: &[(f64, f64)],
     (left, top, width): (f64, f64, f64),
 ) {
-    canvas.text((left + STAGES, top + 12.0), &map.title(), LABEL_SIZE, INK, Anchor::Start);
+    let title = text::fit(&map.title(), LABEL_SIZE, width - STAGES);
+    canvas.text((left + STAGES, top + 12.0), &title, LABEL_SIZE, INK, Anchor::Start);
     let (start, column) = (left + STAGES, (width - STAGES) / tasks.len().max(1) as f64);
     for (c, (task, (least, most))) in tasks.iter().zip(spans).enumerate() {
         let x = start + (c as f64 + 0.5) * column;

@@ -2,10 +2,10 @@
 use super::{
     super::{
         Chart, ChartError,
-        canvas::{self, Stroke},
+        canvas::{self, Anchor, Stroke},
         cells::Cells,
-        frame::{Frame, MARGIN, Plot, WIDTH, X_AXIS_HEIGHT},
-        palette::AXIS,
+        frame::{Frame, MARGIN, Plot, SMALL_SIZE, WIDTH, X_AXIS_HEIGHT},
+        palette::{AXIS, SOFT},
         scale::Scale,
     },
     Method, PLOT_HEIGHT, csv, legend, legend_height, mark, mean, names, replicates, span, span_of, style, whisker,
@@ -30,9 +30,11 @@ pub(super) fn draw(cells: &Cells<'_>, methods: &[Method]) -> Result<Option<Chart
     let legend_height = legend_height(&names);
     let height = frame.top() + PLOT_HEIGHT + X_AXIS_HEIGHT + legend_height + frame.bottom();
     let shown: Vec<&Method> = methods.iter().filter(|m| names.contains(&m.name.as_str())).collect();
-    let plain = methods.iter().find(|method| method.name == "sequential").map(|method| mean(&method.forgetting));
+    let plain = methods.iter().filter(|method| method.kind == "sequential");
+    let plain: Vec<(&str, f64)> = plain.map(|method| (method.arm.as_str(), mean(&method.forgetting))).collect();
     let lambdas = span_of(shown.iter().filter_map(|method| method.lambda));
-    let ys = span(shown.iter().map(|method| mean(&method.forgetting)).chain(plain).chain([0.0]));
+    let forgetting = shown.iter().map(|method| mean(&method.forgetting));
+    let ys = span(forgetting.chain(plain.iter().map(|(_, value)| *value)).chain([0.0]));
     let svg = canvas::draw(name, &title, (WIDTH, height), |canvas| {
         frame.write(canvas, height);
         let (top, bottom) = (frame.top(), frame.top() + PLOT_HEIGHT);
@@ -41,8 +43,11 @@ pub(super) fn draw(cells: &Cells<'_>, methods: &[Method]) -> Result<Option<Chart
         let y = Scale::linear(ys, (plot.bottom, plot.top));
         plot.x_axis(canvas, &x, 8, "λ (logarithmic)");
         plot.y_axis(canvas, &y, 6, "forgetting, nats/token");
-        if let Some(plain) = plain {
-            canvas.line((plot.left, y.at(plain)), (plot.right, y.at(plain)), Stroke::dashed(AXIS, 1.3));
+        for (arm, plain) in &plain {
+            canvas.line((plot.left, y.at(*plain)), (plot.right, y.at(*plain)), Stroke::dashed(AXIS, 1.3));
+            if !arm.is_empty() {
+                canvas.text((plot.right, y.at(*plain) - 8.0), arm, SMALL_SIZE, SOFT, Anchor::End);
+            }
         }
         for name in &names {
             let (color, dash) = style(&names, name);

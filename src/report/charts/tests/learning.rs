@@ -39,11 +39,7 @@ fn a_full_cache_is_drawn_over_time_by_position_and_against_its_memory() {
     const WORKLOAD: &str = "kv_pressure(r4,p8,n8,heldout,c64,b2)";
     let mut records = two();
     for (number, (record, _)) in (0u32..).zip(&mut records) {
-        let mut add = |metric: &str, step: Option<u64>, value: f64| {
-            let mut row = row(metric, WORKLOAD, 0, 0, 0, value);
-            row.step = step;
-            record.samples.push(row);
-        };
+        let mut add = |metric: &str, step, value| add(record, WORKLOAD, metric, step, value);
         for step in 0..20 {
             add("kv_used_bytes", Some(step), f64::from(number + 1) * 1_048_576.0 * (step + 1) as f64);
             add("step_ms", Some(step), if step == 7 { 9.0 } else { 1.0 });
@@ -80,11 +76,7 @@ fn streams_of_requests_are_drawn_by_arm_and_domain() {
             [("unigram", -0.01), ("neural", -0.09), ("micro", -0.04), ("both", -0.11), ("placebo", 0.01)]
         {
             let metric = format!("adapt_change_{metric}");
-            let mut add = |step: Option<u64>, value: f64| {
-                let mut row = row(&metric, &label, 0, 0, 0, value);
-                row.step = step;
-                records[0].0.samples.push(row);
-            };
+            let mut add = |step, value| add(&mut records[0].0, &label, &metric, step, value);
             (0..8).for_each(|step| add(Some(step), mean + shift + 0.001 * step as f64));
             add(None, mean + shift);
         }
@@ -111,13 +103,8 @@ fn learning_loops_are_drawn_by_arm_over_seeds() {
         record.manifest.axes = axes.into_iter().map(|(axis, value)| (axis.to_owned(), value)).collect();
         let change = if number % 2 == 1 { -0.05 - 0.01 * number as f64 } else { 0.0 };
         for metric in ["sona_change", "sona_test_change", "sona_general_drift"] {
-            let mut add = |step: Option<u64>, value: f64| {
-                let mut row = row(metric, STREAM, 0, 0, 0, value);
-                row.step = step;
-                record.samples.push(row);
-            };
-            (0..8).for_each(|step| add(Some(step), change));
-            add(None, change);
+            (0..8).for_each(|step| add(record, STREAM, metric, Some(step), change));
+            add(record, STREAM, metric, None, change);
         }
     }
     let (charts, _) = draw(&records, None).unwrap();
