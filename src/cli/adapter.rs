@@ -180,8 +180,10 @@ fn engine_for(recipe: &Recipe) -> Result<(EngineKind, Device), Failure> {
 
 /// Checks that an adapter can be written to a folder, and makes the folder, before anything is learned for it.
 fn make_room(folder: &Path, force: bool) -> Result<(), Failure> {
-    if !force && !matches!(file::describe(folder), Ok(None)) {
-        let message = format!("there is an adapter in {} already", folder.display());
+    let found = file::describe(folder);
+    if !force && !matches!(found, Ok(None)) {
+        let why = found.err().map_or_else(String::new, |error| format!(", which cannot be read ({error})"));
+        let message = format!("there is an adapter in {} already{why}", folder.display());
         let hint = "add --force to replace it, or name another folder";
         return Err(Failure::new(exit::USAGE, "output", message, Some(hint)));
     }
@@ -197,7 +199,6 @@ fn make_room(folder: &Path, force: bool) -> Result<(), Failure> {
 fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
     let loaded = recipe::load(&arguments.recipe, &arguments.sets)
         .map_err(|problems| Failure::diagnostics(exit::RECIPE, problems))?;
-    threads::start_with(loaded.recipe.kernels.threads.resolve())?;
     Printer::stderr().diagnostics(&loaded.warnings);
     let recipe = &loaded.recipe;
     let (adapter, training) = learnable(recipe)?;
@@ -205,6 +206,10 @@ fn learn(global: &Global, arguments: &TrainArguments) -> Result<u8, Failure> {
         return Err(refuse("the training has no end", "give `training.max_steps`"));
     };
     let (kind, device) = engine_for(recipe)?;
+    if !matches!(kind, EngineKind::Native(_)) {
+        // A recipe that comes through a pipe can be read once.
+        threads::start_with(recipe.kernels.threads.resolve())?;
+    }
     let weights = open(recipe, arguments.access, access::folder_of(&arguments.recipe), global.quiet)?;
     let seed = recipe.seeds.first().copied().unwrap_or(0);
     let (begin, scaling) = plan::beginning(adapter, weights.spec(), seed)?;

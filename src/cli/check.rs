@@ -11,7 +11,7 @@ use crate::{
     model::source::locate::{Fetch, Locator},
     plan::{self, Cell, Plan, axes_label},
     recipe::schema::{AxisPoint, KernelSet, Workload},
-    report::{self, Cause, Gate, GateExit, GateReport, Side, Thresholds, Untold, Verdict, charts, tables},
+    report::{self, Cause, GateExit, GateReport, Next, SetSize, Side, Thresholds, Untold, Verdict, charts, tables},
     results::{BaselinePointer, Manifest, RunKind, RunRecord, RunState, Store},
     run::{self, Context, Executables, Interrupt, Observer, Pair, PairRun, RunError},
     ui::{Printer, Progress},
@@ -24,6 +24,10 @@ use super::{Failure, Format, Global, access::Access, resolve};
 /// Both arms run now, on this machine; the stored results only say what the baseline is. Without
 /// `--baseline-exe` both arms run with this build, so the gate is on the recipe's changes; with it,
 /// the baseline arm runs with that build, so the gate is on the code's changes too.
+///
+/// A set of launches has `measure.launches.min` rounds, three at least. While a gate is undecided, rounds
+/// are added, up to `max` or three times as many, whichever is more; a regression counts once a second
+/// set says so too.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The recipe.
@@ -216,34 +220,29 @@ struct Gatekeeper<'a> {
 }
 
 impl Gatekeeper<'_> {
-    /// Measures a pair: the least number of rounds, more while undecided, and a second set of as many
-    /// to confirm a regression.
+    /// Measures a pair: the least number of rounds, more while undecided, and a second set to confirm
+    /// regressions, after which it goes on with what is undecided still.
     fn check(&mut self, pair: Pair) -> Result<Checked, Failure> {
-        let launches = pair.candidate.recipe.measure.launches.clone();
+        let size = SetSize::of(&pair.candidate.recipe.measure.launches);
         let baseline_manifest = Manifest::begun(&pair.baseline, RunKind::Run, self.context.host);
         let mut run = PairRun::create(&self.context, pair)?;
         run.once(&self.context, &self.executables, self.progress)?;
-        let least = launches.min.max(3);
-        let most = launches.max.max(3 * least);
-        self.rounds(&mut run, least)?;
+        self.rounds(&mut run, size.least)?;
+        let mut sampled = size.least;
         let mut report = self.judge(&run, &baseline_manifest, 0, CONFIDENCE)?;
-        while self.goes_on(&run) && run.blocks() < most && report.outcome == report::Outcome::Inconclusive {
-            self.rounds(&mut run, 1)?;
-            report = self.judge(&run, &baseline_manifest, 0, CONFIDENCE)?;
-        }
-        if self.goes_on(&run) && report.gates.iter().any(|gate| gate.needs_confirmation) {
-            let first_set = run.blocks();
-            self.rounds(&mut run, least)?;
-            let mut gates = self.confirm(&run, &baseline_manifest, &report, first_set)?;
-            let undecided = |gates: &[Gate]| {
-                let second = gates.iter().filter_map(|gate| gate.confirmation.as_ref());
-                second.into_iter().any(|second| second.verdict == Verdict::Inconclusive)
-            };
-            while self.goes_on(&run) && run.blocks() - first_set < most && undecided(&gates) {
-                self.rounds(&mut run, 1)?;
-                gates = self.confirm(&run, &baseline_manifest, &report, first_set)?;
+        while self.goes_on(&run) {
+            match size.next(&report, sampled) {
+                Next::Sample => {
+                    self.rounds(&mut run, 1)?;
+                    sampled += 1;
+                }
+                Next::Confirm => report = self.confirm(&mut run, &baseline_manifest, report, size)?,
+                Next::Conclude => break,
             }
-            report = report.with_gates(gates);
+            // The rounds of a confirmation tell of the other gates as well.
+            if report.is_undecided() {
+                report = report.rejudged(self.judge(&run, &baseline_manifest, 0, CONFIDENCE)?);
+            }
         }
         let failure = run.failure().cloned();
         let state = match &failure {
@@ -270,25 +269,39 @@ impl Gatekeeper<'_> {
         Ok(())
     }
 
+    /// Measures a second set of rounds and returns the report with what it says of the regressions.
     fn confirm(
-        &self,
-        run: &PairRun,
+        &mut self,
+        run: &mut PairRun,
         baseline: &Manifest,
-        first: &GateReport,
-        first_set: u32,
-    ) -> Result<Vec<Gate>, Failure> {
-        let second = self.judge(run, baseline, first_set, CONFIRMATION)?;
-        Ok(report::confirm(&first.gates, &second.gates))
+        first: GateReport,
+        size: SetSize,
+    ) -> Result<GateReport, Failure> {
+        let first_set = run.blocks();
+        self.rounds(run, size.least)?;
+        loop {
+            let second = self.judge(run, baseline, first_set, CONFIRMATION)?;
+            let gates = report::confirm(&first.gates, &second.gates);
+            let asked = first.gates.iter().zip(&gates).filter(|(before, _)| before.needs_confirmation);
+            let undecided = asked
+                .filter_map(|(_, gate)| gate.confirmation.as_ref())
+                .any(|second| second.verdict == Verdict::Inconclusive);
+            if !undecided || run.blocks() - first_set >= size.most || !self.goes_on(run) {
+                return Ok(first.with_gates(gates));
+            }
+            self.rounds(run, 1)?;
+        }
     }
 
     /// Judges the rounds from `from` on; what is measured once counts in every set.
     fn judge(&self, run: &PairRun, baseline: &Manifest, from: u32, confidence: f64) -> Result<GateReport, Failure> {
         let once = |row: &SampleRow| metrics::is_deterministic(&row.metric);
         let samples = run.rows().into_iter().filter(|row| once(row) || row.block >= from).collect();
-        let record = RunRecord { manifest: run.manifest().clone(), samples };
-        let candidate = Side::of(&record).with_texts(&run.pair.candidate.texts);
-        let baseline = Side::rerun(baseline, &record).with_texts(&run.pair.baseline.texts);
-        report::gate(report::compare_at(&baseline, &candidate, confidence), &self.thresholds)
+        let texts = Some(run.pair.candidate.text_hashes());
+        let record = RunRecord { manifest: run.manifest().clone(), samples, texts };
+        let texts = run.pair.baseline.text_hashes();
+        let baseline = Side::rerun(baseline, &record).with_texts(&texts);
+        report::gate(report::compare_at(&baseline, &Side::of(&record), confidence), &self.thresholds)
             .map_err(|error| Failure::new(exit::RECIPE, "gate", error.to_string(), None))
     }
 }

@@ -37,25 +37,23 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     let comparisons: Vec<Comparison> =
         pairs.iter().map(|(baseline, candidate)| report::compare(&Side::of(baseline), &Side::of(candidate))).collect();
     let (old, new): (Vec<&RunRecord>, Vec<&RunRecord>) = pairs.iter().copied().unzip();
-    let lonely = [
-        ("baseline", &arguments.baseline, lonely(&baselines, &old)),
-        ("candidate", &arguments.candidate, lonely(&candidates, &new)),
-    ];
+    let lonely = [(&arguments.baseline, lonely(&baselines, &old)), (&arguments.candidate, lonely(&candidates, &new))];
     let out = Printer::stdout();
     match global.format {
         Format::Json => {
-            let mut list: Vec<_> = comparisons.iter().map(|comparison| json!(comparison)).collect();
-            for (side, _, records) in &lonely {
-                list.extend(records.iter().map(|record| lonely_json(side, record)));
-            }
-            out.json(&list)?;
+            let [old, new] = lonely.each_ref().map(|(_, records)| records.iter().map(|record| lonely_json(record)));
+            out.json(&json!({
+                "comparisons": comparisons,
+                "only_in_baseline": old.collect::<Vec<_>>(),
+                "only_in_candidate": new.collect::<Vec<_>>(),
+            }))?;
         }
         Format::Human => {
             for comparison in &comparisons {
                 out.table(&tables::differences_table(comparison))?;
                 out.table(&tables::comparison_table(comparison))?;
             }
-            for (_, selector, records) in &lonely {
+            for (selector, records) in &lonely {
                 for record in records {
                     out.text(&format!("only in {selector}: {}\n", name(record)))?;
                 }
@@ -93,7 +91,7 @@ fn name(record: &RunRecord) -> String {
     if label.is_empty() { format!("run {}", record.manifest.run_id) } else { label }
 }
 
-fn lonely_json(side: &str, record: &RunRecord) -> serde_json::Value {
+fn lonely_json(record: &RunRecord) -> serde_json::Value {
     let manifest = &record.manifest;
-    json!({"only_in": side, "recipe": manifest.recipe, "axes": manifest.axes, "run_id": manifest.run_id})
+    json!({"recipe": manifest.recipe, "axes": manifest.axes, "run_id": manifest.run_id})
 }

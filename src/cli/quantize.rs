@@ -14,8 +14,10 @@ use crate::{
     exit,
     model::weights::{
         Conversion, ConversionError, Importance, NamePattern, Scheme, Target, TensorType, Weights, WeightsError,
+        write::{self, WriteError},
     },
     report::tables::{Column, Entry, Table},
+    run::{Interrupt, RunError},
     ui::{Printer, Steps},
     units::{Bytes, Threads},
 };
@@ -110,6 +112,8 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
         threads: arguments.threads.resolve() as usize,
     };
     let converter = weights.converter(&conversion)?;
+    let unfinished = output.clone();
+    Interrupt::end_after(move || write::abandon(&unfinished)).map_err(RunError::Signals)?;
     let steps = Steps::new(global.quiet, converter.targets().len() as u64);
     let written =
         converter.write(output, |target| steps.next(&format!("{} {} → {}", target.name, target.from, target.kind)));
@@ -156,7 +160,7 @@ impl From<ConversionError> for Failure {
     fn from(error: ConversionError) -> Self {
         let code = match error {
             ConversionError::NoMatch { .. } | ConversionError::TiedOutput => exit::USAGE,
-            ConversionError::Importance { .. } => exit::RESOURCE,
+            ConversionError::Importance { .. } | ConversionError::Write(WriteError::Space { .. }) => exit::RESOURCE,
             ConversionError::Quantize { .. } | ConversionError::Write(_) => exit::UNEXPECTED,
         };
         Self::new(code, "quantize", error.to_string(), None)

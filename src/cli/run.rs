@@ -158,7 +158,8 @@ fn verdicts(baseline: &Baseline, records: &[RunRecord]) -> Result<Vec<GateReport
         let own = judge(cell, cell)?;
         let is_bound = |gate: &&Gate| gate.threshold_source == ThresholdSource::Bound;
         let bounds = own.gates.iter().filter(is_bound).cloned().collect();
-        reports.push(report.unwrap_or(own).with_gates(bounds));
+        reports.extend(report);
+        reports.push(own.with_gates(bounds));
     }
     Ok(reports)
 }

@@ -24,6 +24,8 @@ pub struct CacheSettings {
     pub policy: Option<Policy>,
     /// The most tokens a sequence may have in the cache.
     pub context_length: usize,
+    /// Whether layers see a window of tokens, which they count: there may be no gaps between positions.
+    pub windowed: bool,
     /// Where sequences may share whole pages they begin with: what names the empty prefix.
     pub prefix_root: Option<PrefixKey>,
 }
@@ -46,6 +48,9 @@ pub struct PagedCache {
     /// Rows each sequence of the coming step adds.
     demand: Vec<(u32, usize)>,
     pub(super) step: u64,
+    /// Sequences, and the places of the pages they lost.
+    #[cfg(test)]
+    pub(super) dropped: Vec<(u32, usize)>,
 }
 
 impl PagedCache {
@@ -67,7 +72,16 @@ impl PagedCache {
             }
         }
         let pool = Pool::new(kernels, settings.shape, spill);
-        Ok(Self { pool, tables: BTreeMap::new(), settings, transitions: VecDeque::new(), demand: Vec::new(), step: 0 })
+        Ok(Self {
+            pool,
+            tables: BTreeMap::new(),
+            settings,
+            transitions: VecDeque::new(),
+            demand: Vec::new(),
+            step: 0,
+            #[cfg(test)]
+            dropped: Vec::new(),
+        })
     }
 
     pub(super) fn has(&self, stage: Stage) -> bool {
@@ -93,11 +107,11 @@ impl PagedCache {
         self.settings.shape.page_tokens
     }
 
-    /// Returns the most rows a step should add, so that a policy can make room between two of them: a
-    /// quarter of what the budget holds, and no more than the context has room for beside what is never
-    /// evicted.
+    /// Returns the most rows a step of these chunks (a sequence and its new tokens) should add, so that a
+    /// policy can make room between two of them: a quarter of what the budget holds, and where a sequence
+    /// outgrows the context no more than that has room for beside what is never evicted.
     #[must_use]
-    pub fn most_rows(&self) -> usize {
+    pub fn most_rows(&self, chunks: impl Iterator<Item = (u32, usize)>) -> usize {
         let CacheSettings { shape, types, budget_bytes, policy, context_length, .. } = &self.settings;
         let (Some(policy), page_tokens) = (policy, shape.page_tokens) else { return usize::MAX };
         let mut most = usize::MAX;
@@ -105,7 +119,12 @@ impl PagedCache {
             let pages = budget as usize / shape.bytes(*types).max(1);
             most = (pages / 4).max(1) * page_tokens;
         }
-        if self.evicts() {
+        let (mut tokens, mut span) = (0, 0);
+        for (id, count) in chunks {
+            tokens += count;
+            span = span.max(self.tables.get(&id).map_or(0, Table::span));
+        }
+        if self.evicts() && span + tokens > *context_length {
             // Whole pages are evicted: one token less than a page may stay beside sinks and window.
             let kept = policy.sinks.next_multiple_of(page_tokens) + policy.window + page_tokens - 1;
             most = most.min(context_length.saturating_sub(kept).max(1));
@@ -191,7 +210,7 @@ impl PagedCache {
 
     /// Sees that all pages of a step's sequences are in memory, and that there is room for what it adds.
     pub(super) fn bring(&mut self, demand: &[(u32, usize)], rotation: &dyn Rotation) -> Result<(), CacheError> {
-        self.relieve(demand, rotation)?;
+        self.relieve(demand, 0, rotation)?;
         // Evicting changes what is needed.
         let need = self.need(demand)?;
         if let Some(budget) = self.settings.budget_bytes {

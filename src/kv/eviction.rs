@@ -4,7 +4,8 @@
 //! rotated on to close it, and those after it stay as they are. Where the oldest go only sinks are before the gap: it
 //! is closed at once, and they are kept in f32, so that nothing is lost however often they are rotated. Where the
 //! lightest go all the others may be before it, in types that every rotation rounds: gaps stay open until positions
-//! would leave the context, and are closed together.
+//! would leave the context, and are closed together. Layers that see a window of tokens count those that are cached, so
+//! there the gaps of a sequence are closed at once, too.
 use super::{CacheError, CacheType, CacheTypes, PagedCache, Policy, Rotation, Stage, TransitionKind, page::Page};
 
 /// Which page is dropped.
@@ -46,8 +47,13 @@ impl PagedCache {
         if needed > context_length {
             return Err(CacheError::Context { needed, context_length });
         }
+        let mut missing = self.close_gaps(id, &policy, rotation)?;
+        if missing > 0 {
+            // Others may have what can go.
+            self.relieve(&[(id, 0)], missing, rotation)?;
+        }
         loop {
-            let missing = self.close_gaps(id, &policy, rotation)?;
+            missing = self.close_gaps(id, &policy, rotation)?;
             if missing == 0 {
                 return Ok(());
             }
@@ -74,7 +80,7 @@ impl PagedCache {
         while self.pool.used() > target {
             let Some((id, index)) = self.choose(policy, choice, None) else { break };
             self.drop_page(id, index)?;
-            if choice == Choice::Oldest {
+            if choice == Choice::Oldest || self.settings.windowed {
                 // Where there is no room for that, gaps stay open for now.
                 self.close_gaps(id, policy, rotation)?;
             }
@@ -108,6 +114,8 @@ impl PagedCache {
 
     /// Takes a page out of a sequence.
     fn drop_page(&mut self, id: u32, index: usize) -> Result<(), CacheError> {
+        #[cfg(test)]
+        self.dropped.push((id, index));
         let page_tokens = self.settings.shape.page_tokens;
         let page = self.table_mut(id)?.remove(index, page_tokens);
         if self.pool.references(page) <= 1 {

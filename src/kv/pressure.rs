@@ -6,12 +6,17 @@ use super::{
 use crate::clock::Stopwatch;
 
 impl PagedCache {
-    /// Brings the bytes in use, and those a step needs, below the watermark as far as the policy can.
-    pub(super) fn relieve(&mut self, demand: &[(u32, usize)], rotation: &dyn Rotation) -> Result<(), CacheError> {
+    /// Brings the bytes in use, those a step needs and so many more below the watermark as far as the policy can.
+    pub(super) fn relieve(
+        &mut self,
+        demand: &[(u32, usize)],
+        more: usize,
+        rotation: &dyn Rotation,
+    ) -> Result<(), CacheError> {
         let Some(budget) = self.settings.budget_bytes else { return Ok(()) };
         let Some(policy) = self.settings.policy.clone() else { return Ok(()) };
         let share = |watermark: f64| (budget as f64 * watermark) as usize;
-        let need = self.need(demand)?;
+        let need = self.need(demand)? + more;
         if self.pool.used() + need <= share(policy.high_watermark) {
             return Ok(());
         }

@@ -81,6 +81,17 @@ pub(super) fn problem(recipe: &Recipe, spec: &ModelSpec, model: &ModelIdentity) 
     let tiers = cache.pressure.as_ref().map_or(&[][..], |pressure| &pressure.tiers);
     let page_tokens = cache.page_tokens as usize;
     let shape = PageShape { layers: spec.layers, kv_heads: spec.kv_heads, head_dim: spec.head_dim, page_tokens };
+    if let Some(pressure) = cache.pressure.as_ref().filter(|pressure| pressure.evicts()) {
+        let kept = pressure.kept(cache.page_tokens);
+        if kept > model.context_length {
+            let message = format!(
+                "{} sinks and a window of {} leave nothing to evict in the model's context of {}",
+                pressure.sinks, pressure.window, model.context_length
+            );
+            let hint = "make `window` smaller, two pages smaller than the context at least";
+            return Some(("kv_cache.pressure.window", Diagnostic::error("pressure", message).hint(hint)));
+        }
+    }
     let own = ("kv_cache.type_k", cache_types(cache), cache.type_k);
     let all = std::iter::once(own).chain(tiers.iter().map(|tier| {
         let types = CacheTypes { keys: cache_type(Some(tier.type_k)), values: cache_type(Some(tier.type_v)) };

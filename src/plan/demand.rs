@@ -31,6 +31,8 @@ pub(crate) struct Demand {
     pub(super) repetitions: Option<u32>,
     /// What goes through the model in the launch for quality.
     pub(super) quality: Tokens,
+    /// Whether it tells of single tokens, where `measure.token_trace` is on.
+    pub(super) traced: bool,
 }
 
 /// Tokens that go through a model.
@@ -69,6 +71,7 @@ const NOTHING: Demand = Demand {
     timed: Tokens { together: 0, steps: 0, batch: 0 },
     repetitions: None,
     quality: Tokens { together: 0, steps: 0, batch: 0 },
+    traced: false,
 };
 
 /// Returns what a workload takes.
@@ -101,11 +104,12 @@ pub(crate) fn demand(workload: &Workload) -> Demand {
                     batch,
                 },
                 repetitions: Some(decode.repetitions),
+                traced: true,
                 ..NOTHING
             }
         }
         Workload::Perplexity(scored) => scoring(&scored.text, scored.n_ctx, scored.chunks),
-        Workload::KlDivergence(scored) => scoring(&scored.text, scored.n_ctx, scored.chunks),
+        Workload::KlDivergence(scored) => Demand { traced: true, ..scoring(&scored.text, scored.n_ctx, scored.chunks) },
         Workload::KvPressure(trace) => {
             let (requests, batch) = (u64::from(trace.requests), u64::from(trace.concurrency));
             Demand {
@@ -121,6 +125,7 @@ pub(crate) fn demand(workload: &Workload) -> Demand {
                 },
                 // With its cache and with an unlimited one.
                 quality: Tokens::of_text(&trace.text, trace.n_ctx, Some(2 * (trace.concurrency + trace.needles))),
+                traced: true,
                 ..NOTHING
             }
         }
@@ -180,11 +185,11 @@ mod tests {
     fn tokens_are_counted_as_the_workloads_run_them() {
         let prefill = Prefill { prompt_tokens: 500, context_depth: 100, batch_size: 2, repetitions: 3 };
         let found = demand(&Workload::Prefill(prefill));
-        assert_eq!((found.timed, found.repetitions), (Tokens::together(1200), Some(3)));
+        assert_eq!((found.timed, found.repetitions, found.traced), (Tokens::together(1200), Some(3), false));
         let decode = Decode { prompt_tokens: 100, output_tokens: 50, batch_size: 4, repetitions: 2 };
         let found = demand(&Workload::Decode(decode));
         assert_eq!((found.timed, found.repetitions), (Tokens { together: 400, steps: 50, batch: 4 }, Some(2)));
-        assert_eq!(found.sequence_tokens, 149);
+        assert_eq!((found.sequence_tokens, found.traced), (149, true));
         let mut scored = Perplexity { chunks: Some(3), ..Perplexity::default() };
         assert_eq!(demand(&Workload::Perplexity(scored.clone())).quality.together, 3 * 512);
         scored.chunks = None;

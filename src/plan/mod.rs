@@ -123,6 +123,30 @@ impl Cell {
             LaunchTask::Quality | LaunchTask::Speed => any(task),
         }
     }
+
+    /// Returns whether its launches tell of single tokens, where `measure.token_trace` is on.
+    #[must_use]
+    pub fn has_traces(&self) -> bool {
+        self.recipe.workloads.iter().any(|workload| demand(workload).traced)
+    }
+
+    /// Returns the BLAKE3 of every text that its workloads and tasks read, by the key that names the text and
+    /// whose key that is: two cells are compared by what they read, wherever it lies.
+    #[must_use]
+    pub fn text_hashes(&self) -> IndexMap<String, String> {
+        let mut named: Vec<(String, String)> = Vec::new();
+        for mut workload in self.recipe.workloads.clone() {
+            let label = workload.to_string();
+            let texts = workload.texts_mut().into_iter();
+            named.extend(texts.map(|(key, text)| (format!("{key} of {label}"), text.clone())));
+        }
+        for task in self.recipe.continual.iter().flat_map(|continual| &continual.tasks) {
+            let texts = [("train", Some(&task.train)), ("test", Some(&task.test)), ("labels", task.labels.as_ref())];
+            let texts = texts.into_iter().filter_map(|(key, text)| Some((key, text?)));
+            named.extend(texts.map(|(key, text)| (format!("{key} of task {}", task.name), text.clone())));
+        }
+        named.into_iter().filter_map(|(place, text)| Some((place, self.texts.get(&text)?.clone()))).collect()
+    }
 }
 
 /// What a divergence is from, resolved.

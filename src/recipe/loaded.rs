@@ -176,7 +176,7 @@ impl Loaded {
             for problem in self.resolve(point).map_or_else(|problems| problems, |(_, warnings)| warnings) {
                 if let Some((_, _, times)) = found.iter_mut().find(|(known, ..)| *known == problem) {
                     *times += 1;
-                } else if found.len() < MAX_PROBLEMS {
+                } else if found.len() < MAX_PROBLEMS || problem.is_error() {
                     found.push((problem, point, 1));
                 }
             }

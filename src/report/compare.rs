@@ -7,9 +7,8 @@ use serde::Serialize;
 
 use super::label;
 use crate::metrics::{
-    self, Direction, is_deterministic, launch_values, measured,
+    self, Direction, SampleRow, is_deterministic, launch_values, measured,
     stats::{CONFIDENCE, Interval, Ratio},
-    workloads,
 };
 
 pub use comparability::{Difference, Effect};
@@ -46,7 +45,7 @@ pub struct MetricComparison {
     pub baseline_launches: usize,
     /// The candidate's launches that measured this.
     pub candidate_launches: usize,
-    /// Whether only the baseline measured this, though the candidate ran the workload too.
+    /// Whether only the baseline measured this, and the candidate says that it could not.
     pub candidate_lacks: bool,
     /// The change from baseline to candidate; absent for the reason below.
     pub ratio: Option<Ratio>,
@@ -161,8 +160,8 @@ pub fn compare_at(baseline: &Side<'_>, candidate: &Side<'_>, confidence: f64) ->
             };
             let values = |side: &Side<'_>| launch_values(side.samples, side.arm, item.metric, item.workload);
             let (old, new) = (values(baseline), values(candidate));
-            let ran = item.workload.is_empty() || workloads(candidate.samples, candidate.arm).contains(&item.workload);
-            comparison.candidate_lacks = ran && new.is_empty() && !old.is_empty();
+            let refused = refusal(candidate, item.metric, item.workload).is_some();
+            comparison.candidate_lacks = refused && new.is_empty() && !old.is_empty();
             comparison.reason = [(baseline, &old, "baseline"), (candidate, &new, "candidate")]
                 .into_iter()
                 .find(|(_, values, _)| values.is_empty())
@@ -186,16 +185,17 @@ pub fn compare_at(baseline: &Side<'_>, candidate: &Side<'_>, confidence: f64) ->
     }
 }
 
+/// Returns where a side says that it could not measure something. What is not available is said of the whole launch.
+fn refusal<'a>(side: &Side<'a>, metric: &str, workload: &str) -> Option<&'a SampleRow> {
+    side.samples.iter().find(|row| {
+        let is_of = row.workload == workload || row.workload.is_empty();
+        !row.valid && row.arm == side.arm.name() && row.metric == metric && is_of
+    })
+}
+
 /// Returns why a side has no value, as far as its rows tell.
 fn unmeasured(side: &Side<'_>, name: &str, metric: &str, workload: &str) -> String {
-    let row = side
-        .samples
-        .iter()
-        // Why something is not available is said of the whole launch.
-        .find(|row| {
-            let is_of = row.workload == workload || row.workload.is_empty();
-            !row.valid && row.arm == side.arm.name() && row.metric == metric && is_of
-        });
+    let row = refusal(side, metric, workload);
     let cause = row.and_then(|row| row.reason.as_deref()).map_or_else(String::new, |reason| format!(": {reason}"));
     format!("the {name} did not measure it{cause}")
 }

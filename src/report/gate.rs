@@ -5,6 +5,7 @@
 //! otherwise. A regression of a timed metric counts once a second set of launches confirms it.
 mod confirm;
 mod judge;
+mod rounds;
 mod thresholds;
 
 use serde::Serialize;
@@ -16,6 +17,7 @@ use super::{
 use crate::metrics::{Direction, stats::Ratio};
 
 pub use confirm::{Confirmation, confirm};
+pub use rounds::{Next, SetSize};
 pub use thresholds::{GateError, ThresholdSource, Thresholds};
 
 /// What a gate says.

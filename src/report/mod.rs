@@ -17,8 +17,8 @@ mod twins;
 
 pub use compare::{Comparison, Difference, Effect, MetricComparison, Pairing, Side, Worse, compare, compare_at};
 pub use gate::{
-    Confirmation, Gate, GateError, GateExit, GateReport, Outcome, ThresholdSource, Thresholds, Verdict, confirm, gate,
-    overall,
+    Confirmation, Gate, GateError, GateExit, GateReport, Next, Outcome, SetSize, ThresholdSource, Thresholds, Verdict,
+    confirm, gate, overall,
 };
 pub use junit::{Cause, JunitError, Untold, junit};
 pub use label::cell_labels;

@@ -61,7 +61,7 @@ pub(super) fn manifest() -> Manifest {
 }
 
 pub(super) fn record(samples: Vec<SampleRow>) -> RunRecord {
-    RunRecord { manifest: manifest(), samples }
+    RunRecord { manifest: manifest(), samples, texts: None }
 }
 
 /// Normal deviates by Box and Muller.

@@ -65,10 +65,11 @@ impl Manifest {
 
     /// Returns why the run cannot be gone on with by this machine and build; `None` when it can.
     ///
-    /// A run's launches are replicates of one measurement: machine and build stay the same.
+    /// A run's launches are replicates of one measurement: machine and build stay the same. One that is
+    /// complete goes on where more launches are wished for.
     #[must_use]
     pub fn resume_problem(&self, host: &Host) -> Option<String> {
-        if !matches!(self.state, RunState::Running | RunState::Interrupted | RunState::Failed) {
+        if self.state == RunState::Invalid {
             Some(format!("it is {}", self.state.name()))
         } else if self.host.host_id != host.host_id {
             Some(format!("it was begun on machine {}, this is {}", self.host.host_id, host.host_id))

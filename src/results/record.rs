@@ -82,4 +82,7 @@ pub struct RunRecord {
     pub manifest: Manifest,
     /// What was measured, invalid rows included.
     pub samples: Vec<SampleRow>,
+    /// The BLAKE3 of the texts that were read for it, by their places in its recipe; absent where its
+    /// cell cannot be read.
+    pub texts: Option<IndexMap<String, String>>,
 }

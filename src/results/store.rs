@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -155,13 +156,14 @@ impl Store {
         Ok(writer)
     }
 
-    /// Goes on with a run that is `running` (and was killed), `interrupted` or `failed`: takes the
-    /// lock, recovers the journal and marks launches that never finished as failed.
+    /// Goes on with a run that is `running` (and was killed), `interrupted`, `failed`, or `complete` and
+    /// to have more launches: takes the lock, recovers the journal and marks launches that never finished
+    /// as failed.
     ///
     /// # Errors
     ///
-    /// If another process writes it, it is complete or invalid, or it was begun on another machine
-    /// or by another build ([`Manifest::resume_problem`]).
+    /// If another process writes it, it is invalid, or it was begun on another machine or by another
+    /// build ([`Manifest::resume_problem`]).
     pub fn reopen(&self, manifest: &Manifest) -> Result<RunWriter, StoreError> {
         let host = Host::detect();
         let mut writer = RunWriter::resumed(&self.run_dir(manifest))?;
@@ -206,7 +208,7 @@ impl Store {
             },
             None => collector_of(manifest, &journal::read(&directory.join(layout::JOURNAL))?).rows(),
         };
-        Ok(RunRecord { manifest: manifest.clone(), samples })
+        Ok(RunRecord { manifest: manifest.clone(), samples, texts: texts_read(&directory) })
     }
 
     /// Returns the generated tokens of a run's launches that finished; none when the recipe did not ask
@@ -243,6 +245,12 @@ impl Store {
     pub fn cell(&self, manifest: &Manifest) -> Result<Cell, StoreError> {
         Ok(read_json(&self.run_dir(manifest).join(layout::CELL))?)
     }
+}
+
+/// Returns the texts that the cell of a run directory reads ([`Cell::text_hashes`]), where it can be read.
+pub(super) fn texts_read(directory: &Path) -> Option<IndexMap<String, String>> {
+    let cell: Cell = read_json(&directory.join(layout::CELL)).ok()?;
+    Some(cell.text_hashes())
 }
 
 /// Makes the directory of a run with everything that is known before its first launch, the journal

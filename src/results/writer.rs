@@ -6,7 +6,7 @@ use super::{
     journal::{self, Entry, Journal, Replay},
     layout, manifest, parquet,
     record::{Manifest, RunRecord, RunState},
-    store::{Environment, StoreError},
+    store::{Environment, StoreError, texts_read},
     summary::Summary,
 };
 use crate::{
@@ -186,7 +186,8 @@ impl RunWriter {
         self.manifest.launches_complete = u32::try_from(complete).unwrap_or(u32::MAX);
         self.manifest.launches_failed = u32::try_from(failed).unwrap_or(u32::MAX);
         self.manifest.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
-        let record = RunRecord { manifest: self.manifest, samples: collector.rows() };
+        let texts = texts_read(&self.directory);
+        let record = RunRecord { manifest: self.manifest, samples: collector.rows(), texts };
         let tokens = collect_tokens(&collector, replay.events());
         drop(replay);
         let summary = Summary::of(&record);

@@ -3,7 +3,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -11,7 +11,9 @@ use std::{
 
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
+    flag,
     iterator::Signals,
+    low_level,
 };
 
 use crate::clock::Stopwatch;
@@ -23,6 +25,8 @@ pub struct Interrupt {
     terminations: Arc<AtomicUsize>,
     /// How many SIGINTs wait for the launch under way.
     patience: usize,
+    /// Whether a signal has come that nobody took: for work in this process, where the next one ends it.
+    asked: Arc<AtomicBool>,
 }
 
 impl Interrupt {
@@ -43,6 +47,38 @@ impl Interrupt {
     /// If the system lets us install no handler.
     pub fn watch_impatiently() -> io::Result<Self> {
         Self::with_patience(0)
+    }
+
+    /// Returns one for work in this process, which looks here only between two steps: the first signal asks for
+    /// its end, the second ends the process at once.
+    ///
+    /// # Errors
+    ///
+    /// If the system lets us install no handler.
+    pub fn watch_in_process() -> io::Result<Self> {
+        let interrupt = Self::with_patience(0)?;
+        for signal in [SIGINT, SIGTERM] {
+            // They are called in this order: the first signal finds the flag down and raises it.
+            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&interrupt.asked))?;
+            flag::register(signal, Arc::clone(&interrupt.asked))?;
+        }
+        Ok(interrupt)
+    }
+
+    /// Lets the first signal from now on end the process after `tidy`: for work that cannot be asked to stop.
+    ///
+    /// # Errors
+    ///
+    /// If the system lets us install no handler.
+    pub fn end_after(tidy: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                tidy();
+                low_level::exit(128 + signal);
+            }
+        })?;
+        Ok(())
     }
 
     fn with_patience(patience: usize) -> io::Result<Self> {
@@ -73,7 +109,11 @@ impl Interrupt {
     /// Returns whether SIGINT came, and forgets it: what it was to end has ended.
     #[must_use]
     pub fn take_interrupt(&self) -> bool {
-        self.interrupts.swap(0, Ordering::SeqCst) > 0 && self.terminations.load(Ordering::SeqCst) == 0
+        let is_taken = self.interrupts.swap(0, Ordering::SeqCst) > 0 && self.terminations.load(Ordering::SeqCst) == 0;
+        if is_taken {
+            self.asked.store(false, Ordering::SeqCst);
+        }
+        is_taken
     }
 
     /// Returns whether even the launch under way must end: SIGTERM, or SIGINT once more than it waits.

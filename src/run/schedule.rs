@@ -8,7 +8,7 @@ use crate::{
     event::Arm,
     exit,
     host::Host,
-    metrics::{self, stats},
+    metrics::{self, SampleRow, stats},
     plan::{Cell, LaunchTask, Plan},
     recipe::schema::Order,
     results::{Manifest, RunKind, RunState, Store},
@@ -126,11 +126,31 @@ pub fn stored(store: &Store, host: &Host, cell: &Cell) -> Stored {
     };
     match manifest.state {
         RunState::Failed | RunState::Invalid => Stored::Failed(manifest),
-        RunState::Complete if manifest.launches_complete >= wanted_launches(cell) => Stored::Complete(manifest),
-        // What a new build or a wish for more launches finds is no continuation: it starts anew.
+        // Launches to come would have traces and those there are would not: it starts anew.
+        _ if lacks_traces(store, &manifest, cell) => Stored::Missing,
+        RunState::Complete if suffices(store, &manifest, cell) => Stored::Complete(manifest),
+        // Where more launches are wished for than there are, a complete run goes on, too.
         _ if manifest.resume_problem(host).is_none() => Stored::Partial(manifest),
+        // What a new build finds is no continuation: it starts anew.
         _ => Stored::Missing,
     }
+}
+
+/// Returns whether a run was measured without the traces of tokens that a cell asks for.
+fn lacks_traces(store: &Store, manifest: &Manifest, cell: &Cell) -> bool {
+    let keeps = |cell: &Cell| cell.recipe.measure.token_trace;
+    keeps(cell) && store.cell(manifest).is_ok_and(|measured| !keeps(&measured)) && cell.has_traces()
+}
+
+/// Returns whether a complete run has the launches that a cell wants, which need not be those it was
+/// measured for. Its samples are read only where the number of launches leaves that open.
+fn suffices(store: &Store, manifest: &Manifest, cell: &Cell) -> bool {
+    let (min, max) = needed(cell);
+    let replicates = manifest.launches_complete.checked_sub(once_launches(cell));
+    replicates.is_some_and(|replicates| {
+        let found_narrow = || store.load(manifest).is_ok_and(|record| is_narrow(cell, &record.samples));
+        replicates >= min && (replicates >= max || found_narrow())
+    })
 }
 
 fn open(context: &Context<'_>, cell: &Cell, rerun: Rerun) -> Result<Opened, RunError> {
@@ -157,10 +177,10 @@ fn needed(cell: &Cell) -> (u32, u32) {
     }
 }
 
-/// Returns how many launches a cell's complete run has at least.
-fn wanted_launches(cell: &Cell) -> u32 {
+/// Returns how many launches of a cell's complete run are no replicates: what is done once.
+fn once_launches(cell: &Cell) -> u32 {
     let once = [LaunchTask::Verify, LaunchTask::Quality].into_iter().filter(|task| cell.has_task(*task));
-    u32::try_from(once.count()).unwrap_or(u32::MAX) + needed(cell).0
+    u32::try_from(once.count()).unwrap_or(u32::MAX)
 }
 
 fn missing_once(work: &Work) -> impl Iterator<Item = LaunchTask> {
@@ -171,7 +191,10 @@ fn missing_once(work: &Work) -> impl Iterator<Item = LaunchTask> {
 
 fn expected_launches(work: &Work) -> u64 {
     let once = missing_once(work).count() as u64;
-    once + u64::from(needed(&work.session.cell).0.saturating_sub(work.replicates))
+    let (min, max) = needed(&work.session.cell);
+    // Behind the minimum each launch is expected when the one before it was not enough.
+    let more = u32::from(!work.enough && work.replicates < max);
+    once + u64::from(min.saturating_sub(work.replicates).max(more))
 }
 
 fn once_tasks(
@@ -249,14 +272,15 @@ fn is_enough(work: &Work) -> bool {
     if work.session.failure().is_some() || missing_once(work).next().is_some() || work.replicates < min {
         return false;
     }
-    if work.replicates >= max {
-        return true;
-    }
-    let target = work.session.cell.recipe.measure.launches.target_ci_half_width;
-    let rows = work.session.writer().rows();
-    let workloads = work.session.cell.recipe.workloads.iter().map(ToString::to_string);
+    work.replicates >= max || is_narrow(&work.session.cell, &work.session.writer().rows())
+}
+
+/// Returns whether the interval of every throughput is as narrow as a cell wants it.
+fn is_narrow(cell: &Cell, rows: &[SampleRow]) -> bool {
+    let target = cell.recipe.measure.launches.target_ci_half_width;
+    let workloads = cell.recipe.workloads.iter().map(ToString::to_string);
     workloads.flat_map(|label| STOP_METRICS.map(|metric| (label.clone(), metric))).all(|(label, metric)| {
-        let values: Vec<f64> = metrics::launch_values(&rows, Arm::Candidate, metric, &label)
+        let values: Vec<f64> = metrics::launch_values(rows, Arm::Candidate, metric, &label)
             .into_iter()
             .map(|(_, _, value)| value)
             .collect();

@@ -3,8 +3,9 @@ mod peft;
 mod train;
 
 use std::{
-    fs,
+    fs::{self, File},
     io::Write,
+    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     path::Path,
     process::{Command, Stdio},
 };
@@ -16,7 +17,7 @@ use ruvlab::{
 };
 use serde_json::Value;
 
-use super::logits::pico;
+use super::{cli::soon, logits::pico};
 
 /// Returns an adapter that changes much, of several matrices.
 fn example(spec: &ModelSpec, seed: u64) -> Adapter {
@@ -109,6 +110,31 @@ fn recipes_and_commands_run_with_an_adapter() {
     assert!(timed[0]["adapter"].as_str().unwrap().ends_with("a.gguf"));
     let said = with(&["chat", "--raw", "-p", "The", "--max-tokens", "4", "--temperature", "0"]);
     assert!(said["tokens"].as_u64().unwrap() >= 1);
+}
+
+/// What is not loaded yet has nothing to flush: the first signal ends it, here while an adapter is read that does
+/// not come.
+#[test]
+fn a_signal_ends_a_chat_that_still_loads() {
+    let folder = prepared();
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ruvlab"));
+    command.args(["chat", "-m", "builtin:pico", "--raw", "-p", "The", "--adapter", "a.gguf", "--adapter", "pipe"]);
+    let mut child = command.current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Without waiting, a pipe opens for writing only while somebody reads it.
+    let without_waiting = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let mut writer = None;
+    let reads = soon(|| {
+        writer = File::options().write(true).custom_flags(without_waiting).open(&pipe).ok();
+        writer.is_some()
+    });
+    assert!(reads, "it never came to its second adapter");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    if !soon(|| child.try_wait().unwrap().is_some()) {
+        child.kill().unwrap();
+    }
+    assert_eq!(child.wait().unwrap().signal(), Some(2));
 }
 
 /// Several adapters as one, by a method that a recipe names; of one alone, all come to the same.

@@ -9,6 +9,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    thread,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -27,6 +29,14 @@ workloads:
 measure: {launches: {min: 3, max: 3}, warmup: 0}
 baseline: {cell: {kernels.set: reference}}
 ";
+
+/// Returns whether a condition is met within ten seconds.
+pub(super) fn soon(mut is_met: impl FnMut() -> bool) -> bool {
+    (0..1000).any(|_| {
+        thread::sleep(Duration::from_millis(10));
+        is_met()
+    })
+}
 
 /// A folder with a recipe and a store.
 struct Bench {

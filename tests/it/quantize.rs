@@ -2,7 +2,9 @@
 use std::{
     env, fs,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    thread,
+    time::Duration,
 };
 
 use ruvlab::model::{
@@ -127,5 +129,28 @@ fn what_cannot_be_done_leaves_what_was_there() {
     let expected = source.requantized(TensorType::F16).unwrap();
     for name in again.index().tensors.keys() {
         assert!(again.tensor_bytes(name).unwrap() == expected.tensor_bytes(name).unwrap(), "{name}");
+    }
+}
+
+/// The source is large enough that one thread is seconds at it.
+#[test]
+fn an_interrupted_file_is_not_left_half_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let files = || fs::read_dir(&out).unwrap().count();
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ruvlab"));
+        command.args(["quantize", "-m", "synthetic:smollm2-135m:q4_0", "--type", "q4_k", "--threads", "1", "-o"]);
+        command.arg(out.join("out.gguf")).env("RUVLAB_MODELS", folder.path().join("models"));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let begun = (0..6000).any(|_| {
+            thread::sleep(Duration::from_millis(10));
+            files() > 0
+        });
+        let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(begun && sent.success());
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}");
+        assert_eq!(files(), 0, "{signal}");
     }
 }

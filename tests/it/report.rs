@@ -92,6 +92,7 @@ fn record(number: u32, kernels: &str, kind: RunKind, samples: Vec<SampleRow>) ->
             reason: None,
         },
         samples,
+        texts: None,
     };
     for row in &mut record.samples {
         record.manifest.run_id.clone_into(&mut row.run_id);

@@ -182,6 +182,7 @@ fn what_was_stopped_goes_on_and_machines_do_not_hide_each_others_runs() {
     let wanting = |launches: u32| {
         let mut cell = cell();
         cell.recipe.measure.launches.min = launches;
+        cell.recipe.measure.launches.max = launches;
         cell
     };
     let measured = |host: &Host, launches: u32, state: RunState| {
@@ -198,9 +199,18 @@ fn what_was_stopped_goes_on_and_machines_do_not_hide_each_others_runs() {
     let own = measured(&here, 2, RunState::Complete);
     assert_eq!(stored(&there, 2), Stored::Missing);
     let theirs = measured(&there, 2, RunState::Complete);
-    assert_eq!(stored(&here, 2), Stored::Complete(own));
+    assert_eq!(stored(&here, 2), Stored::Complete(own.clone()));
     assert_eq!(stored(&there, 2), Stored::Complete(theirs.clone()));
-    assert_eq!(stored(&here, 3), Stored::Missing, "a wish for more launches starts anew");
+    assert_eq!(stored(&here, 3), Stored::Partial(own.clone()), "a wish for more launches goes on");
+    // Of two launches with 0 and 1 tokens/s, half the interval is 12.7 times the mean.
+    let within = |target: f64| {
+        let mut cell = wanting(2);
+        cell.recipe.measure.launches.max = 3;
+        cell.recipe.measure.launches.target_ci_half_width = target;
+        run::stored(&store, &here, &cell)
+    };
+    assert_eq!(within(13.0), Stored::Complete(own.clone()));
+    assert_eq!(within(12.0), Stored::Partial(own), "an interval that is too wide asks for the launches there may be");
     let stopped = measured(&here, 1, RunState::Interrupted);
     assert_eq!(stored(&here, 3), Stored::Partial(stopped.clone()));
     assert_eq!(stored(&here, 2), Stored::Partial(stopped), "whoever measured again did not want the old ones");

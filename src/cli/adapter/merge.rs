@@ -7,8 +7,9 @@ use serde_json::json;
 use crate::{
     adapt::merge::{self, MergeError, Merged},
     exit,
-    model::weights::{Conversion, Scheme, TensorType},
+    model::weights::{Conversion, Scheme, TensorType, write},
     report::tables::{Column, Table},
+    run::{Interrupt, RunError},
     ui::Printer,
 };
 
@@ -61,6 +62,8 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     }
     let (weights, adapter) = subject.open(global)?;
     let (merged, report) = merge::merge(&weights, &adapter, *weight, *kind)?;
+    let unfinished = output.clone();
+    Interrupt::end_after(move || write::abandon(&unfinished)).map_err(RunError::Signals)?;
     match kind {
         None => merged.write_file(output)?,
         Some(kind) => {

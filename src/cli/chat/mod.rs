@@ -28,7 +28,7 @@ use session::{Answer, Session, Stop};
 
 /// Talk to a model: answers stream to standard output. Without --prompt, every line of standard input is
 /// a message; `/reset` starts anew, `/adapter NAME` answers with another adapter from now on (`/adapter` with
-/// none), `/rollback` with the one before, `/quit` ends, Ctrl-C ends the answer.
+/// none), `/rollback` with the one before, `/quit` ends, Ctrl-C ends the answer, a second one the program at once.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// A path, `hf:OWNER/REPO`, `synthetic:SHAPE:QUANT`, `builtin:pico`, or a short name (`ruvlab models`).
@@ -100,8 +100,9 @@ pub(super) fn execute(global: &Global, arguments: &Arguments) -> Result<u8, Fail
     };
     let mut locator = arguments.access.locator(&arguments.model, global.quiet)?;
     let cell = adhoc.cell(&mut locator)?;
-    let interrupt = Interrupt::watch_impatiently().map_err(RunError::Signals)?;
     let mut session = Session::open(arguments, &cell)?;
+    // Only now: there was nothing to flush while it was loaded, so a signal just ended the program.
+    let interrupt = Interrupt::watch_in_process().map_err(RunError::Signals)?;
     let out = Output { format: global.format, quiet: global.quiet };
     if let Some(prompt) = &arguments.prompt {
         let answer = session.answer(prompt, &interrupt, &mut |text| out.stream(text))?;

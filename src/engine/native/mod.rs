@@ -110,6 +110,7 @@ impl Native {
             budget_bytes: settings.cache_bytes,
             policy: settings.pressure.clone(),
             context_length,
+            windowed: model.spec.windows.iter().any(Option::is_some),
             prefix_root: settings.share_prefixes.then(|| {
                 let layout = format!("{} {} {page_tokens}", types.keys.name(), types.values.name());
                 prefix_root(&[weights.content_hash().as_bytes(), layout.as_bytes()])

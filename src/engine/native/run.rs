@@ -107,7 +107,8 @@ impl Native {
     }
 
     fn run(&mut self, batch: &[Chunk<'_>], mut wanted: Wanted<'_>) -> Result<(), EngineError> {
-        let mut steps = Steps::new(STEP_ROWS.min(self.cache.most_rows()));
+        let most = self.cache.most_rows(batch.iter().map(|chunk| (chunk.sequence, chunk.tokens.len())));
+        let mut steps = Steps::new(STEP_ROWS.min(most));
         while steps.next(batch, &self.sequences, &mut self.pieces, &mut self.step)? {
             let rotation = CachedRotation { model: &self.model, kernels: self.team.kernels };
             self.cache.prepare(self.step.segments.iter().map(|part| (part.sequence, part.rows.len())), &rotation)?;

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::model::weights::write::{hidden, writer};
+use crate::model::weights::write::{free_bytes, hidden, writer};
 
 /// Something that did not work in the folder of models.
 #[derive(Debug, thiserror::Error)]
@@ -106,9 +106,7 @@ const MARGIN_BYTES: u64 = 64 << 20;
 ///
 /// If they do not.
 pub(super) fn check_space(folder: &Path, what: &str, needed: u64) -> Result<(), CacheError> {
-    // A file system that does not say how full it is will say so when it is.
-    let Ok(found) = rustix::fs::statvfs(folder) else { return Ok(()) };
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let Some(free) = free_bytes(folder) else { return Ok(()) };
     if needed.saturating_add(MARGIN_BYTES) <= free {
         return Ok(());
     }

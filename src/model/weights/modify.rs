@@ -1,8 +1,8 @@
 //! A model with some of its tensors replaced.
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io,
+    fs::File,
+    io::{self, Seek, SeekFrom},
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -76,21 +76,13 @@ impl Weights {
     ///
     /// # Errors
     ///
-    /// If its metadata cannot be written as GGUF, or the file cannot be written.
+    /// If its metadata cannot be written as GGUF, there is no room for the file, or it cannot be written.
     pub fn write_file(&self, path: &Path) -> Result<(), WeightsError> {
         let mut image = self.image()?;
-        let temporary = write::hidden(path, &write::writer());
-        let written = File::create(&temporary).and_then(|mut file| {
-            io::copy(&mut image, &mut file)?;
-            file.sync_all()?;
-            fs::rename(&temporary, path)
-        });
-        written.map_err(|error| {
-            if fs::remove_file(&temporary).is_err() {
-                // The first error is the one to tell; a leftover is hidden.
-            }
-            let error = write::WriteError::File { action: "write", path: path.display().to_string(), error };
-            WeightsError::Write { source_name: self.source.clone(), error }
-        })
+        let failed = |error| write::WriteError::File { action: "write", path: path.display().to_string(), error };
+        let end = image.seek(SeekFrom::End(0)).and_then(|end| image.rewind().map(|()| end)).map_err(failed);
+        let copy = |file: &mut File| io::copy(&mut image, file).map(|_| ()).map_err(failed);
+        let written = end.and_then(|size| write::replace(path, size, copy));
+        written.map_err(|error| WeightsError::Write { source_name: self.source.clone(), error })
     }
 }

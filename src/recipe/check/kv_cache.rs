@@ -38,7 +38,7 @@ pub(super) fn check(recipe: &Recipe, report: &mut Report<'_>) {
         let hint = "a policy begins at the high one and stops at the low one";
         report.error(&["kv_cache.pressure.low_watermark"], "pressure", message, hint);
     }
-    let kept = pressure.sinks.saturating_add(pressure.window).saturating_add(2 * cache.page_tokens);
+    let kept = pressure.kept(cache.page_tokens);
     if let Some(context) = recipe.model.context_length.filter(|context| pressure.evicts() && kept > *context) {
         let message = format!(
             "{} sinks and a window of {} leave nothing to evict in a context of {context}",

@@ -126,6 +126,12 @@ impl Pressure {
         self.steps().iter().any(|step| matches!(step, PressurePolicy::Evict | PressurePolicy::H2o))
     }
 
+    /// Returns the tokens a context needs for what is never evicted, and for what is.
+    #[must_use]
+    pub fn kept(&self, page_tokens: u32) -> u32 {
+        self.sinks.saturating_add(self.window).saturating_add(2 * page_tokens)
+    }
+
     /// Returns what is done, in order: the stages of `hybrid`, or the policy itself.
     #[must_use]
     pub fn steps(&self) -> &[PressurePolicy] {

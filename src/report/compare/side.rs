@@ -19,7 +19,7 @@ pub struct Side<'a> {
     pub samples: &'a [SampleRow],
     /// Which arm of them.
     pub arm: Arm,
-    /// The texts of the cell with their BLAKE3, where known.
+    /// The BLAKE3 of the texts that were read for it, by their places in the recipe, where known.
     pub texts: Option<&'a IndexMap<String, String>>,
     /// Version of the metrics' definitions.
     pub metric_schema_version: u32,
@@ -34,18 +34,19 @@ impl<'a> Side<'a> {
             host: &record.manifest.host,
             samples: &record.samples,
             arm: Arm::Candidate,
-            texts: None,
+            texts: record.texts.as_ref(),
             metric_schema_version: METRIC_SCHEMA_VERSION,
         }
     }
 
-    /// Returns a stored baseline as it was measured again, as the baseline arm of a check run.
+    /// Returns a stored baseline as it was measured again, as the baseline arm of a check run, whose
+    /// texts are the candidate's.
     #[must_use]
     pub fn rerun(baseline: &'a Manifest, check: &'a RunRecord) -> Self {
-        Self { manifest: baseline, arm: Arm::Baseline, ..Self::of(check) }
+        Self { manifest: baseline, arm: Arm::Baseline, texts: None, ..Self::of(check) }
     }
 
-    /// Returns it with the texts of its cell.
+    /// Returns it with the texts of its cell ([`crate::plan::Cell::text_hashes`]).
     #[must_use]
     pub fn with_texts(self, texts: &'a IndexMap<String, String>) -> Self {
         Self { texts: Some(texts), ..self }

@@ -156,6 +156,21 @@ fn other_texts_and_other_metric_definitions_forbid_a_verdict() {
 }
 
 #[test]
+fn the_texts_of_stored_runs_are_compared_and_those_of_a_check_are_one_arms() {
+    let (mut a, mut b) = (Truth::default().record(1), elsewhen(Truth::default().record(2)));
+    let texts = |hash: &str| IndexMap::from([(format!("perplexity.text of {PERPLEXITY}"), hash.to_owned())]);
+    (a.texts, b.texts) = (Some(texts("aaaa")), Some(texts("bbbb")));
+    let comparison = compare(&Side::of(&a), &Side::of(&b));
+    let what = format!("text perplexity.text of {PERPLEXITY}");
+    assert_eq!(effect_of(&comparison, &what), Some(Effect::Forbids));
+    b.texts.clone_from(&a.texts);
+    assert!(compare(&Side::of(&a), &Side::of(&b)).is_comparable());
+    let (stored, mut run) = (manifest(), check(Truth::default(), Truth::default(), 1));
+    run.texts = Some(texts("cccc"));
+    assert_eq!(Side::rerun(&stored, &run).texts, None);
+}
+
+#[test]
 fn a_run_with_wrong_numbers_is_not_compared() {
     let a = Truth::default().record(1);
     let mut b = Truth::default().record(2);

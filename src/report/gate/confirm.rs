@@ -34,7 +34,8 @@ pub fn confirm(first: &[Gate], second: &[Gate]) -> Vec<Gate> {
             Gate {
                 verdict,
                 needs_confirmation: false,
-                confirmation: again.map(|again| Confirmation { ratio: again.ratio, verdict: again.verdict }),
+                // Also where it said nothing: it was asked.
+                confirmation: Some(Confirmation { ratio: again.and_then(|again| again.ratio), verdict }),
                 reason: Some(reason.to_owned()),
                 ..gate.clone()
             }

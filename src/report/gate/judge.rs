@@ -44,8 +44,8 @@ pub(super) fn judge(
         (Verdict::Regression, change.reason.clone())
     } else if broke {
         (Verdict::Regression, change.reason.clone().or_else(|| Some(BROKE.to_owned())))
-    } else if let Some(from_zero) = from_zero(change) {
-        from_zero
+    } else if let Some(of_nothing) = of_nothing(change) {
+        of_nothing
     } else {
         let (verdict, why) =
             if change.deterministic { exact_verdict(worse, threshold) } else { verdict(worse, threshold) };
@@ -72,19 +72,20 @@ pub(super) fn judge(
     }
 }
 
-/// Returns the verdict on what was nothing before: no threshold is a share of that.
-fn from_zero(change: &MetricComparison) -> Option<(Verdict, Option<String>)> {
+/// Returns the verdict on what was nothing before, or is now: no threshold is a share of that.
+fn of_nothing(change: &MetricComparison) -> Option<(Verdict, Option<String>)> {
     let (old, new) = (change.baseline?, change.candidate?);
-    if change.ratio.is_some() || old.abs() > 0.0 || new.is_nan() {
+    if change.ratio.is_some() || old.min(new).abs() > 0.0 || old.is_nan() || new.is_nan() {
         return None;
     }
     let is_worse = match change.direction {
-        Direction::Lower => new > 0.0,
-        Direction::Higher => new < 0.0,
+        Direction::Lower => new > old,
+        Direction::Higher => new < old,
         Direction::Neutral => return None,
     };
     let verdict = if is_worse { Verdict::Regression } else { Verdict::Pass };
-    Some((verdict, (new.abs() > 0.0).then(|| "the baseline's value is 0".to_owned())))
+    let side = if old.abs() > 0.0 { "candidate" } else { "baseline" };
+    Some((verdict, (old.max(new) > 0.0).then(|| format!("the {side}'s value is 0"))))
 }
 
 /// Returns the verdict on a timed metric. Whatever is NaN is neither over nor under anything.

@@ -4,6 +4,7 @@ use super::{judge::verdict, *};
 use crate::{
     event::Arm,
     metrics::{stats::Interval, testing::row},
+    recipe::schema::Launches,
     report::{
         compare::{Side, compare},
         testing::{Truth, check, manifest},
@@ -204,6 +205,67 @@ fn a_regression_needs_both_sets_of_launches() {
 
     let missing = decode(&confirm(&bad.gates, &[]));
     assert_eq!(missing.verdict, Verdict::Inconclusive);
+    assert_eq!(missing.confirmation, Some(Confirmation { ratio: None, verdict: Verdict::Inconclusive }));
+}
+
+#[test]
+fn a_set_has_the_rounds_that_the_recipe_says_and_three_at_least() {
+    for (min, max, least, most) in [(5, 5, 5, 15), (5, 20, 5, 20), (3, 4, 3, 9), (2, 8, 3, 9), (1, 1, 3, 9)] {
+        let launches = Launches { min, max, ..Launches::default() };
+        assert_eq!(SetSize::of(&launches), SetSize { least, most }, "{min} to {max}");
+    }
+}
+
+/// Returns a report whose gates pass, but for these.
+fn report_with(others: &[(&str, Verdict)]) -> GateReport {
+    let report = judge_run(&check(Truth::default(), Truth::default(), 5), &Thresholds::default());
+    let mut gates = report.gates.clone();
+    for gate in &mut gates {
+        let other = others.iter().find(|(metric, _)| *metric == gate.metric);
+        gate.verdict = other.map_or(Verdict::Pass, |(_, verdict)| *verdict);
+        gate.needs_confirmation = gate.verdict == Verdict::Regression;
+    }
+    report.with_gates(gates)
+}
+
+fn confirmed_by(first: &GateReport, second: &GateReport) -> GateReport {
+    first.clone().with_gates(confirm(&first.gates, &second.gates))
+}
+
+#[test]
+fn sampling_goes_on_after_a_regression_that_a_second_set_clears() {
+    let size = SetSize { least: 3, most: 5 };
+    let first = report_with(&[("decode_tok_s", Verdict::Regression), ("ttft_ms", Verdict::Inconclusive)]);
+    assert_eq!(size.next(&first, 3), Next::Confirm);
+    let cleared = confirmed_by(&first, &report_with(&[]));
+    assert_eq!((cleared.outcome, cleared.is_undecided()), (Outcome::Inconclusive, true));
+    assert_eq!(size.next(&cleared, 3), Next::Sample);
+    assert_eq!(size.next(&cleared, 5), Next::Conclude, "no rounds are left");
+
+    // All rounds together say again what the second set did not confirm: that is settled, the other gate is not.
+    let again = cleared.rejudged(first.clone());
+    assert_eq!(find(&again, "decode_tok_s"), find(&cleared, "decode_tok_s"));
+    assert_eq!((again.outcome, size.next(&again, 4)), (Outcome::Inconclusive, Next::Sample));
+    let passed = again.rejudged(report_with(&[]));
+    assert_eq!((passed.outcome, size.next(&passed, 4)), (Outcome::Pass, Next::Conclude));
+    let worse = again.rejudged(report_with(&[("ttft_ms", Verdict::Regression)]));
+    assert_eq!((worse.outcome, size.next(&worse, 4)), (Outcome::Regression, Next::Confirm));
+}
+
+#[test]
+fn sampling_ends_with_what_is_sure_and_with_what_a_second_set_left_open() {
+    let size = SetSize { least: 3, most: 5 };
+    let first = report_with(&[("decode_tok_s", Verdict::Regression), ("ttft_ms", Verdict::Inconclusive)]);
+    let sure = confirmed_by(&first, &first);
+    assert_eq!((sure.outcome, size.next(&sure, 3)), (Outcome::Regression, Next::Conclude));
+    let alone = report_with(&[("decode_tok_s", Verdict::Regression)]);
+    for second in [report_with(&[("decode_tok_s", Verdict::Inconclusive)]), alone.clone().with_gates(Vec::new())] {
+        let open = confirmed_by(&alone, &second);
+        assert_eq!((open.outcome, size.next(&open, 3)), (Outcome::Inconclusive, Next::Conclude));
+    }
+    let undecided = report_with(&[("ttft_ms", Verdict::Inconclusive)]);
+    assert_eq!((size.next(&undecided, 4), size.next(&undecided, 5)), (Next::Sample, Next::Conclude));
+    assert_eq!(size.next(&report_with(&[]), 3), Next::Conclude);
 }
 
 #[test]
@@ -304,20 +366,51 @@ fn from_nothing_and_to_nothing_are_changes() {
     assert_eq!(at([0.0, 0.0], [0.0, 0.0]), [Pass, Pass]);
 }
 
+/// Adds launches of both arms that count something.
+fn with_dropped(run: &mut RunRecord, counts: [f64; 2]) {
+    for (arm, count) in [Arm::Baseline, Arm::Candidate].into_iter().zip(counts) {
+        for block in 0..3 {
+            let mut found = row("kv_dropped", "kv_pressure(r4,p8,n8,heldout,c64,b2)", block, 80 + block, 0, count);
+            arm.name().clone_into(&mut found.arm);
+            run.samples.push(found);
+        }
+    }
+}
+
 #[test]
-fn what_the_candidate_measures_no_more_fails_its_gate() {
+fn what_is_counted_may_come_from_nothing_and_go_to_nothing() {
+    let gates = [("kv_dropped".to_owned(), Percent(0.05))].into();
+    let thresholds = Thresholds { gates, ..Thresholds::default() };
+    let at = |counts: [f64; 2]| {
+        let mut run = check(Truth::default(), Truth::default(), 5);
+        with_dropped(&mut run, counts);
+        let report = judge_run(&run, &thresholds);
+        let gate = find(&report, "kv_dropped");
+        (gate.verdict, gate.needs_confirmation)
+    };
+    assert_eq!(at([0.0, 8.0]), (Verdict::Regression, true));
+    assert_eq!(at([3.0, 0.0]), (Verdict::Pass, false));
+    assert_eq!(at([0.0, 0.0]), (Verdict::Pass, false));
+}
+
+#[test]
+fn what_the_candidate_cannot_measure_any_more_fails_its_gate() {
     let mut run = check(Truth::default(), Truth::default(), 5);
     let is_candidates = |row: &crate::metrics::SampleRow| row.arm == Arm::Candidate.name();
-    let workload = run.samples.iter().find(|row| row.metric == "decode_tok_s").unwrap().workload.clone();
+    let mut refusal =
+        run.samples.iter().find(|row| is_candidates(row) && row.metric == "decode_tok_s").unwrap().clone();
     run.samples.retain(|row| !(is_candidates(row) && row.metric == "decode_tok_s"));
+    // Of a launch that was stopped before it came to that nothing can be said.
+    let report = judge_run(&run, &Thresholds::default());
+    assert_eq!(find(&report, "decode_tok_s").verdict, Verdict::Inconclusive);
+    (refusal.valid, refusal.workload) = (false, String::new());
+    refusal.reason = Some("requests were given up".to_owned());
+    run.samples.push(refusal);
     let report = judge_run(&run, &Thresholds::default());
     let gate = find(&report, "decode_tok_s");
     assert_eq!((gate.verdict, gate.needs_confirmation), (Verdict::Regression, false));
-    assert!(gate.reason.as_ref().is_some_and(|reason| reason.contains("candidate did not measure it")), "{gate:?}");
+    assert!(gate.reason.as_ref().is_some_and(|reason| reason.contains("requests were given up")), "{gate:?}");
     assert_eq!(report.outcome, Outcome::Regression);
-    // Of a workload that it did not run nothing can be said.
-    run.samples.retain(|row| !(is_candidates(row) && row.workload == workload));
-    assert_eq!(judge_run(&run, &Thresholds::default()).outcome, Outcome::NotComparable);
 }
 
 #[test]

@@ -115,10 +115,10 @@ fn a_run_whose_process_is_gone_is_recovered_as_interrupted_and_can_go_on() {
 fn only_what_may_go_on_goes_on() {
     let fixture = fixture();
     let cell = cell("a", "ab", &serde_json::json!({}));
-    let complete = fixture.complete(&cell);
-    let error = fixture.store.reopen(&complete).unwrap_err().to_string();
-    assert!(error.contains("cannot go on: it is complete"), "{error}");
-    assert_eq!(fixture.manifest(&complete.run_id), complete);
+    let invalid = fixture.begin(&cell).finish(RunState::Invalid, None).unwrap().manifest;
+    let error = fixture.store.reopen(&invalid).unwrap_err().to_string();
+    assert!(error.contains("cannot go on: it is invalid"), "{error}");
+    assert_eq!(fixture.manifest(&invalid.run_id), invalid);
 
     let elsewhere = Host { host_id: "feedfeedfeedfeed".to_owned(), ..fixture.host.clone() };
     let writer = fixture.store.create(&cell, RunKind::Run, FILES, &elsewhere).unwrap();
@@ -134,6 +134,23 @@ fn only_what_may_go_on_goes_on() {
         assert_eq!(fixture.manifest(&record.manifest.run_id), record.manifest);
         assert_eq!(fixture.store.reopen(&record.manifest).is_ok(), state != RunState::Invalid);
     }
+}
+
+#[test]
+fn a_complete_run_takes_more_launches_and_keeps_those_it_has() {
+    let fixture = fixture();
+    let complete = fixture.complete(&cell("a", "ab", &serde_json::json!({})));
+    let before = fixture.store.load(&complete).unwrap();
+    let mut writer = fixture.store.reopen(&complete).unwrap();
+    for event in launch(writer.next_launch(), Arm::Candidate, &[30.0]) {
+        writer.append(&event).unwrap();
+    }
+    let record = writer.finish(RunState::Complete, None).unwrap();
+    assert_eq!((&record.manifest.run_id, record.manifest.launches_complete), (&complete.run_id, 2));
+    assert_eq!(fixture.store.load(&record.manifest).unwrap(), record);
+    let kept = record.samples.iter().filter(|row| row.launch == 0).cloned().collect::<Vec<_>>();
+    assert_same(&kept, &before.samples);
+    assert_eq!(record.samples.len(), kept.len() + 1);
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn a_run_leaves_everything_a_person_and_a_program_need() {
     let ids: Vec<String> =
         show.as_array().unwrap().iter().map(|run| run["manifest"]["run_id"].as_str().unwrap().to_owned()).collect();
     let compared = bench.json(&["compare", &ids[0], &ids[1]]);
-    assert_eq!(compared[0]["pairing"], "paired", "cells of one run are interleaved");
+    assert_eq!(compared["comparisons"][0]["pairing"], "paired", "cells of one run are interleaved");
     bench.ends(0, &["plot", "tiny", "-o", "pictures"]);
     assert!(bench.folder.path().join("pictures/throughput.png").is_file());
 }

@@ -2,17 +2,18 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use super::{Bench, journaled, text};
+use super::{Bench, RECIPE, journaled, soon, text};
 
 /// Enough launches that a run is still under way when it is stopped.
 const MANY: [&str; 5] = ["run", "tiny.yaml", "--quiet", "--set", "measure.launches={min: 12, max: 12}"];
@@ -81,12 +82,16 @@ fn found_directories(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+fn send(child: &Child, signal: &str) {
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
 /// Starts a long run, sends it a signal once it has measured something, and returns its exit code.
 fn signalled(bench: &Bench, signal: &str) -> Option<i32> {
     let mut child = bench.start(&MANY);
     wait_for_samples(bench, 0);
-    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
+    send(&child, signal);
     child.wait().unwrap().code()
 }
 
@@ -105,6 +110,50 @@ fn an_interrupted_run_flushes_and_goes_on() {
 }
 
 #[test]
+fn a_complete_run_goes_on_where_more_launches_are_wanted() {
+    let recipe = RECIPE.replace("[reference, candle]", "[candle]").replace("cell: {kernels.set: reference}", "");
+    let bench = Bench::with(&recipe);
+    let launches = |wanted: &str| {
+        let set = format!("measure.launches={wanted}");
+        bench.ends(0, &["run", "tiny.yaml", "--quiet", "--set", &set]);
+        let list = bench.json(&["list"]);
+        let [run] = list.as_array().unwrap().as_slice() else { panic!("{list}") };
+        assert_eq!(run["state"], "complete");
+        run["launches_complete"].as_u64().unwrap()
+    };
+    let planned = |wanted: &str| {
+        let set = format!("measure.launches={wanted}");
+        bench.json(&["plan", "tiny.yaml", "--set", &set])["cells"][0]["state"].clone()
+    };
+    let (few, more) = ("{min: 2, max: 2}", "{min: 2, max: 4, target_ci_half_width: 1.0e-6}");
+    let first = launches(few);
+    assert_eq!((planned(few), planned(more)), ("cached".into(), "partial".into()));
+    assert_eq!(launches(more), first + 2, "to the maximum, as no interval is that narrow");
+    assert_eq!(planned(more), "cached");
+    assert_eq!((launches(more), launches(few)), (first + 2, first + 2));
+}
+
+#[test]
+fn traces_that_are_asked_for_later_are_measured() {
+    let recipe = RECIPE.replace("[reference, candle]", "[candle]").replace("cell: {kernels.set: reference}", "");
+    let bench = Bench::with(&recipe.replace("{min: 3, max: 3}", "{min: 1, max: 1}"));
+    let traced = || bench.run_directories().iter().filter(|run| run.join("tokens.parquet").is_file()).count();
+    let without = ["run", "tiny.yaml", "--quiet", "--set", "measure.token_trace=false"];
+    bench.ends(0, &without);
+    assert_eq!((bench.run_directories().len(), traced()), (1, 0));
+    for _ in 0..2 {
+        bench.ends(0, &["run", "tiny.yaml", "--quiet"]);
+        assert_eq!((bench.run_directories().len(), traced()), (2, 1), "once measured, traces are there");
+    }
+    bench.ends(0, &without);
+    assert_eq!(bench.run_directories().len(), 2, "traces nobody asked for are not in the way");
+    // What has no traces to keep is not measured again for them.
+    let silent = "workloads=[{prefill: {prompt_tokens: 16, repetitions: 1}}]";
+    bench.ends(0, &[&without[..], &["--set", silent][..]].concat());
+    assert_eq!(bench.json(&["plan", "tiny.yaml", "--set", silent])["cells"][0]["state"], "cached");
+}
+
+#[test]
 fn an_interrupted_bench_shows_what_it_has_timed() {
     let bench = Bench::new();
     // The first test is short, the second long enough to be stopped.
@@ -112,10 +161,49 @@ fn an_interrupted_bench_shows_what_it_has_timed() {
     let mut child = bench.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut notes = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(notes.any(|line| line.unwrap().contains("timing tg400")), "it never came to the second test");
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
+    send(&child, "-INT");
     let output = child.wait_with_output().unwrap();
     let table = text(&output.stdout);
     assert_eq!(output.status.code(), Some(130), "{table}");
     assert!(table.contains("pp8") && !table.contains("tg400"), "{table}");
+}
+
+/// Returns a pipe that takes nothing more.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = io::pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    while writer.write_all(&[0; 4096]).is_ok() {}
+    fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer)
+}
+
+/// A step that does not end, here because nobody takes what it wrote, is not waited for twice.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_second_signal_ends_a_chat_at_once() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let bench = Bench::new();
+        let (_reader, writer) = full_pipe();
+        let mut command = bench.command(&["chat", "-m", "builtin:pico", "--raw", "-p", "The"]);
+        let mut child = command.stdout(writer).stderr(Stdio::null()).spawn().unwrap();
+        let status = format!("/proc/{}/status", child.id());
+        let watches = soon(|| {
+            let status = fs::read_to_string(&status).unwrap();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+            // Signal 2, SIGINT, is the second bit (proc_pid_status(5)).
+            u64::from_str_radix(caught.trim(), 16).unwrap() & 0b10 != 0
+        });
+        assert!(watches, "it never came to its prompt");
+        let pause = Duration::from_millis(300);
+        thread::sleep(pause);
+        send(&child, signal);
+        thread::sleep(pause);
+        assert!(child.try_wait().unwrap().is_none(), "the first signal waits for the step");
+        send(&child, signal);
+        if !soon(|| child.try_wait().unwrap().is_some()) {
+            child.kill().unwrap();
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}");
+    }
 }

@@ -171,6 +171,12 @@ fn a_cache_the_engine_or_the_model_should_not_have_is_a_planning_error() {
     let said = format!("{} {}", refused.message, refused.hint.unwrap_or_default());
     assert!(["keys", "force"].iter().all(|word| said.contains(word)), "no reason or no way out: {said}");
     assert_eq!(codes(json(r#"{"type_k": "q4_0", "force": true}"#), "auto"), [""; 0]);
+    let evict = |window: u32| {
+        let pressure = serde_json::json!({"policy": "evict", "window": window});
+        codes(serde_json::json!({"budget": "4MiB", "pressure": pressure}), "auto")
+    };
+    let context = pico().spec().context_length as u32;
+    assert_eq!((evict(context - 68), evict(context - 67)), (vec![], vec!["pressure".to_owned()]));
     assert_eq!(codes(json(r#"{"type_k": "q8_0", "type_v": "q4_0"}"#), "auto"), [""; 0]);
     for cache in [r#"{"budget": "1MiB"}"#, r#"{"prefix_sharing": true}"#, r#"{"page_tokens": 16}"#] {
         assert_eq!(codes(json(cache), "candle"), ["cache"], "{cache}");

@@ -136,7 +136,8 @@ impl Locator<'_> {
         Ok(())
     }
 
-    /// Checks that the files are those that were pinned.
+    /// Checks that the files are those that were pinned, by their listing: its digests are of the bytes as they came,
+    /// and what is on the disk now is known by its size only.
     fn compare(&self, name: &str, card: &Card, files: &[String], pin: &Pin) -> Result<(), LocateError> {
         let lock = self.pins.as_ref().map(|pins| pins.path().display().to_string()).unwrap_or_default();
         let differs = |file: &str, problem: String| {

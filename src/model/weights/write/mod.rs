@@ -61,6 +61,16 @@ pub enum WriteError {
         #[source]
         error: io::Error,
     },
+    /// Too little room.
+    #[error("{path} takes {needed} bytes, {free} are free there; free some, or name a file on a larger disk")]
+    Space {
+        /// The file.
+        path: String,
+        /// Bytes it takes.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// The destination of the bytes said no.
     #[error("cannot write the model: {0}")]
     Output(#[from] io::Error),
@@ -242,34 +252,101 @@ impl Layout {
     }
 
     /// Writes the file at `path`, which afterwards holds all of it or what it held before: the bytes
-    /// go to a hidden file beside it that is renamed at the end.
+    /// go to a hidden file beside it that is renamed at the end. What killed writers of it left goes.
     ///
     /// # Errors
     ///
-    /// As [`write`](Self::write), and if the file cannot be made or renamed.
+    /// As [`write`](Self::write), and if there is no room for the file, or it cannot be made or renamed.
     pub fn write_file<E: From<WriteError>>(
         &self,
         path: &Path,
         fill: impl FnMut(&Planned, &mut TensorSink<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let temporary = hidden(path, &writer());
-        let failed = |action| {
-            let path = path.display().to_string();
-            move |error| WriteError::File { action, path, error }
-        };
-        let written = File::create(&temporary).map_err(failed("create")).map_err(E::from).and_then(|file| {
+        replace(path, self.size, |file| {
             let mut writer = BufWriter::with_capacity(BUFFER_BYTES, file);
             self.write(&mut writer, fill)?;
-            let file = writer.into_inner().map_err(|error| failed("write")(error.into_error()))?;
-            file.sync_all().map_err(failed("write"))?;
-            fs::rename(&temporary, path).map_err(failed("replace"))?;
+            let failed = |error| WriteError::File { action: "write", path: path.display().to_string(), error };
+            writer.flush().map_err(failed)?;
             Ok(())
-        });
-        if written.is_err() && fs::remove_file(&temporary).is_err() {
-            // The first error is the one to tell; a leftover is hidden.
-        }
-        written
+        })
     }
+}
+
+/// Replaces the file at `path` by what `fill` writes, `size` bytes, once all of it is there: until then they are in
+/// a hidden file beside it.
+pub(in crate::model) fn replace<E: From<WriteError>>(
+    path: &Path,
+    size: u64,
+    fill: impl FnOnce(&mut File) -> Result<(), E>,
+) -> Result<(), E> {
+    remove_leftovers(path);
+    if let Some(free) = free_bytes(folder(path)).filter(|free| *free < size) {
+        return Err(WriteError::Space { path: path.display().to_string(), needed: size, free }.into());
+    }
+    let temporary = hidden(path, &writer());
+    let failed = |action| {
+        let path = path.display().to_string();
+        move |error| WriteError::File { action, path, error }
+    };
+    let written = File::create(&temporary).map_err(failed("create")).map_err(E::from).and_then(|mut file| {
+        // Held until the file is closed, however this process ends: so others see that it is no leftover.
+        if file.try_lock().is_err() {
+            // Where the file system knows no locks, nobody can take that of a leftover either, and all stay.
+        }
+        fill(&mut file)?;
+        file.sync_all().map_err(failed("write"))?;
+        fs::rename(&temporary, path).map_err(failed("replace"))?;
+        Ok(())
+    });
+    if written.is_err() && fs::remove_file(&temporary).is_err() {
+        // The first error is the one to tell; a leftover is hidden.
+    }
+    written
+}
+
+/// Removes what this process has written so far of the file at `path`: for who must end before it is whole.
+pub fn abandon(path: &Path) {
+    let own = std::process::id();
+    for (_, file) in unfinished(path).into_iter().filter(|(process, _)| *process == own) {
+        if fs::remove_file(&file).is_err() {
+            // It has its name by now, or whoever writes here next removes it.
+        }
+    }
+}
+
+/// Removes what killed writers of a file left: a living one holds its own file's lock.
+fn remove_leftovers(path: &Path) {
+    for (_, file) in unfinished(path) {
+        let opened = File::options().write(true).open(&file);
+        if opened.is_ok_and(|file| file.try_lock().is_ok()) && fs::remove_file(&file).is_err() {
+            // It only takes room; the next one who may write here removes it.
+        }
+    }
+}
+
+/// Returns the hidden files of a file's writers that have not been renamed, each with the writer's process.
+fn unfinished(path: &Path) -> Vec<(u32, PathBuf)> {
+    let prefix = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
+    let of_writer = |file: PathBuf| {
+        let writer = file.file_name()?.to_str()?.strip_prefix(prefix.as_str())?.strip_suffix(".tmp")?;
+        let (process, number) = writer.split_once('-')?;
+        let is_number = number.len() == 16 && number.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let process = process.parse::<u32>().ok().filter(|_| is_number)?;
+        Some((process, file))
+    };
+    fs::read_dir(folder(path)).into_iter().flatten().filter_map(|entry| of_writer(entry.ok()?.path())).collect()
+}
+
+/// Returns the folder that a file is in.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Returns how many bytes are free in a folder. A file system that does not say how full it is will say so when it
+/// is.
+pub(in crate::model) fn free_bytes(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// Returns a name that no other writer has, in this process, another, or on a machine that shares the

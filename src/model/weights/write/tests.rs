@@ -100,6 +100,59 @@ fn a_tensor_of_another_length_is_refused_and_leaves_no_file() {
 }
 
 #[test]
+fn what_killed_writers_left_goes_and_a_living_writer_keeps_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.gguf");
+    let others =
+        [".a.gguf.backup.tmp", ".a.gguf.x.12-0123456789abcdef.tmp", ".b.gguf.12-0123456789abcdef.tmp", "a.gguf"];
+    for name in [&others[..], &[".a.gguf.12-0123456789abcdef.tmp"]].concat() {
+        fs::write(folder.path().join(name), "x").unwrap();
+    }
+    let layout = Layout::new(&metadata(), tensors()).unwrap();
+    let mut is_alone = true;
+    // Another writer comes and goes while this one is at its first tensor.
+    let written = layout.write_file::<WriteError>(&path, |tensor, sink| {
+        if std::mem::take(&mut is_alone) {
+            layout.write_file(&path, fill)?;
+        }
+        fill(tensor, sink)
+    });
+    written.unwrap();
+    let mut left: Vec<String> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, others);
+    assert_eq!(fs::read(&path).unwrap(), file());
+}
+
+#[test]
+fn an_abandoned_file_is_gone_before_it_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.gguf");
+    fs::write(folder.path().join(".a.gguf.12-0123456789abcdef.tmp"), "x").unwrap();
+    let layout = Layout::new(&metadata(), tensors()).unwrap();
+    let error = layout.write_file::<WriteError>(&path, |tensor, sink| {
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "its own, and no leftover");
+        abandon(&path);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        fs::write(&path, "what was there").unwrap();
+        fill(tensor, sink)?;
+        Err(WriteError::Twice { name: tensor.name.clone() })
+    });
+    assert!(matches!(error, Err(WriteError::Twice { .. })), "{error:?}");
+    assert_eq!(fs::read(&path).unwrap(), b"what was there");
+}
+
+#[test]
+fn room_is_checked_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::new(&metadata(), vec![planned("t", TensorType::F32, &[1 << 30, 1 << 30])]).unwrap();
+    let error = layout.write_file(&folder.path().join("a.gguf"), fill).unwrap_err();
+    assert!(matches!(error, WriteError::Space { .. }), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn what_cannot_be_stored_is_refused() {
     let with = |key: &str, value: Value| {
         let mut metadata = metadata();
