@@ -59,7 +59,7 @@ pub enum TextError {
     },
     /// It is no file: what comes out of a pipe comes once, and each launch reads the text anew.
     #[error(
-        "the text {path} is no regular file (a folder, a pipe or a device), and every launch reads it again: name a file, or write it to one first"
+        "the text {path} is no regular file (a folder, a pipe or a device), and every launch reads it again: write it to a file first, and name that"
     )]
     NotAFile {
         /// Where it was looked for.
